@@ -1,0 +1,12 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The only file that knows which TorchGeo (0.8 to 0.10) is installed."""
+
+try:
+    # 0.10 renamed trainers to tasks; the old names warn and go away in 1.0
+    from torchgeo.tasks import BaseTask, SemanticSegmentationTask
+except ImportError:
+    from torchgeo.trainers import BaseTask, SemanticSegmentationTask
+
+__all__ = ('BaseTask', 'SemanticSegmentationTask')
