@@ -2,3 +2,29 @@
 # Licensed under the MIT License.
 
 """Learn, draw and judge labelled satellite image patches with TorchGeo."""
+
+from .datamodules.augmented import SyntheticAugmentedDataModule
+from .datamodules.generation import GenerationDataModule
+from .datamodules.latents import LatentDataModule
+from .datamodules.pairs import PairFolderDataModule
+from .datamodules.segmunich import SegMunichDataModule
+from .datasets.pairs import PairFolder
+from .datasets.segmunich import SegMunich
+from .datasets.spec import SampleSpec
+from .diffusion import Generator
+from .tasks.segmentation import MultispectralSegmentationTask
+from .tasks.specdm import SpecDMTask
+
+__all__ = (
+    'Generator',
+    'GenerationDataModule',
+    'LatentDataModule',
+    'MultispectralSegmentationTask',
+    'PairFolder',
+    'PairFolderDataModule',
+    'SampleSpec',
+    'SegMunich',
+    'SegMunichDataModule',
+    'SpecDMTask',
+    'SyntheticAugmentedDataModule',
+)

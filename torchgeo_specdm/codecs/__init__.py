@@ -1,0 +1,22 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Codecs: a labelled sample to a latent tensor and back."""
+
+from .base import Codec, Sample
+from .pixels import PixelCodec
+from .single_stream import SingleStreamCodec
+from .storage import CODECS, load_codec, make_codec, save_codec
+from .two_stream import TwoStreamCodec
+
+__all__ = (
+    'CODECS',
+    'Codec',
+    'PixelCodec',
+    'Sample',
+    'SingleStreamCodec',
+    'TwoStreamCodec',
+    'load_codec',
+    'make_codec',
+    'save_codec',
+)

@@ -1,0 +1,17 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The joint diffusion model over the streams of a latent."""
+
+from .denoiser import JointDenoiser
+from .generator import Generator
+from .noise import sample_noise, stream_random
+from .process import JointProcess
+
+__all__ = (
+    'Generator',
+    'JointDenoiser',
+    'JointProcess',
+    'sample_noise',
+    'stream_random',
+)

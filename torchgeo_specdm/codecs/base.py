@@ -1,0 +1,309 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What every codec does: a labelled sample to one latent tensor, and back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from ..datasets.spec import SampleSpec
+from ..metrics.spectral import mean_spectral_angle
+
+Sample = Mapping[str, Tensor]
+
+#: Scaled pixel values are clipped here; the bulk lies in -1..1.
+_CLIP = 1.5
+#: Percentiles of a band that become -1 and +1.
+_PERCENTILES = (0.5, 99.5)
+
+
+class Reconstruction(NamedTuple):
+    """What a pass through an autoencoder gives.
+
+    Attributes:
+        images: Scaled images (B, T, C, H, W).
+        logits: Class scores (B, K, H, W).
+        kl: Mean over latent elements of the KL divergence from a unit Gaussian.
+    """
+
+    images: Tensor
+    logits: Tensor
+    kl: Tensor
+
+
+class Codec(nn.Module, ABC):
+    """Turns samples into latents whose channels are named slices, the streams.
+
+    A subclass says how scaled images and masks become a raw latent and back. Here
+    are the parts all share: band scaling, latent standardisation, size checks and
+    the loss.
+
+    Args:
+        spec: What a sample is.
+        settings: The constructor arguments of the subclass, to be saved.
+        streams: Channels of each stream, in order.
+        factor: Pixels of a latent cell's side.
+    """
+
+    #: The name in configurations.
+    name: ClassVar[str]
+    #: Whether there is something to learn in stage 1.
+    trainable: ClassVar[bool] = True
+
+    center: Tensor
+    half_range: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(
+        self,
+        spec: SampleSpec,
+        settings: Mapping[str, Any],
+        streams: Mapping[str, int],
+        factor: int,
+    ) -> None:
+        """Prepare the buffers; statistics are NaN until they are measured."""
+        super().__init__()
+        self.spec = spec
+        self.settings = dict(settings)
+        self.factor = factor
+        self.streams: dict[str, slice] = {}
+        end = 0
+        for stream, channels in streams.items():
+            self.streams[stream] = slice(end, end + channels)
+            end += channels
+        self.latent_channels = end
+        nan = float('nan')
+        self.register_buffer('center', torch.full((spec.num_bands,), nan))
+        self.register_buffer('half_range', torch.full((spec.num_bands,), nan))
+        self.register_buffer('latent_mean', torch.full((end,), nan))
+        self.register_buffer('latent_std', torch.full((end,), nan))
+
+    @abstractmethod
+    def to_latent(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Encode without standardisation.
+
+        Args:
+            images: Scaled images (B, T, C, H, W).
+            mask: Class positions (B, H, W); other values mean "no label".
+
+        Returns:
+            Raw latents (B, D, h, w).
+        """
+
+    @abstractmethod
+    def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode raw latents.
+
+        Args:
+            latent: Raw latents (B, D, h, w).
+
+        Returns:
+            Scaled images (B, T, C, H, W) and class scores (B, K, H, W).
+        """
+
+    @abstractmethod
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
+        """Encode with sampled posteriors, and decode, with gradients."""
+
+    def encode(self, sample: Sample) -> Tensor:
+        """Encode a batch; posterior modes, each channel with mean 0 and std 1.
+
+        Args:
+            sample: ``image`` in digital numbers (B, C, H, W) or (B, T, C, H, W) and
+                ``mask`` (B, H, W) or (B, 1, H, W).
+
+        Returns:
+            Latents (B, D, H / factor, W / factor).
+
+        Raises:
+            ValueError: If the size or number of bands does not fit.
+            RuntimeError: If the statistics have not been measured.
+        """
+        self.require_statistics()
+        latent = self.to_latent(*self.prepare(sample))
+        return (latent - _channels(self.latent_mean)) / _channels(self.latent_std)
+
+    def decode(self, latent: Tensor) -> dict[str, Tensor]:
+        """Decode a batch.
+
+        Args:
+            latent: From :meth:`encode`, or from a denoiser.
+
+        Returns:
+            ``image``, float32 digital numbers (B, C, H, W), or (B, T, C, H, W) with T
+            dates, not yet rounded; ``mask``, int64 (B, H, W), or (B, 1, H, W).
+        """
+        self.require_statistics()
+        raw = latent * _channels(self.latent_std) + _channels(self.latent_mean)
+        images, logits = self.from_latent(raw)
+        return self._finish(images, logits)
+
+    def roundtrip(self, sample: Sample) -> tuple[dict[str, Tensor], Tensor]:
+        """Encode and decode a batch without gradients, as stage 2 will see it.
+
+        Returns:
+            The sample as in :meth:`decode` and the class scores (B, K, H, W).
+        """
+        with torch.no_grad():
+            images, logits = self.from_latent(self.to_latent(*self.prepare(sample)))
+        return self._finish(images, logits), logits
+
+    def loss(self, sample: Sample) -> dict[str, Tensor]:
+        """The stage-1 loss of a batch (SpecDM, Eq. 1 and 2).
+
+        Image: mean L1 of scaled pixels + ``sad_weight`` x mean spectral angle of
+        reflectance; mask: cross-entropy; and ``kl_weight`` x KL for all streams.
+
+        Args:
+            sample: As for :meth:`encode`.
+
+        Returns:
+            ``loss`` and its parts ``l1``, ``sad`` (radians), ``mask`` and ``kl``.
+        """
+        images, mask = self.prepare(sample)
+        output = self.reconstruct(images, mask)
+        l1 = (output.images - images).abs().mean()
+        sad = mean_spectral_angle(
+            self.reflectance(output.images), self.reflectance(images), dim=2
+        )
+        mask_loss = self.mask_loss(output.logits, mask)
+        weights: dict[str, float] = self.settings
+        loss = (
+            l1
+            + weights['sad_weight'] * sad
+            + mask_loss
+            + weights['kl_weight'] * output.kl
+        )
+        return {
+            'loss': loss,
+            'l1': l1,
+            'sad': sad,
+            'mask': mask_loss,
+            'kl': output.kl,
+        }
+
+    def mask_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Mean cross-entropy over labelled pixels; 0 if none has a label."""
+        target = mask.where((mask >= 0) & (mask < self.spec.num_classes), -100)
+        total = cross_entropy(
+            logits.float(), target, ignore_index=-100, reduction='sum'
+        )
+        return total / (target >= 0).sum().clamp(min=1)
+
+    def prepare(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Check a batch and scale its images.
+
+        Returns:
+            Scaled images (B, T, C, H, W) and the mask (B, H, W).
+        """
+        image, mask = sample['image'], sample['mask']
+        images = image[:, None] if image.ndim == 4 else image
+        mask = mask.reshape(len(mask), *mask.shape[-2:])
+        wanted = (self.spec.dates, self.spec.num_bands)
+        if tuple(images.shape[1:3]) != wanted:
+            raise ValueError(
+                f'A batch has {images.shape[1]} date(s) of {images.shape[2]} bands but '
+                f'this codec was made for {wanted[0]} of {wanted[1]}: '
+                f'{list(self.spec.bands)}. Give it the same bands in the same order.'
+            )
+        self.latent_size(images.shape[-2], images.shape[-1])
+        center, half = (b.view(-1, 1, 1) for b in (self.center, self.half_range))
+        return ((images - center) / half).clamp(-_CLIP, _CLIP), mask
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the latent of an image.
+
+        Raises:
+            ValueError: If the image's size is no multiple of the factor.
+        """
+        if height % self.factor or width % self.factor:
+            raise ValueError(
+                f'Patches of {height} x {width} pixels do not fit this codec: both '
+                f'sides must be multiples of {self.factor}. Crop them, for example '
+                f'with patch_size={height // self.factor * self.factor or self.factor}.'
+            )
+        return height // self.factor, width // self.factor
+
+    def reflectance(self, images: Tensor) -> Tensor:
+        """Turn scaled images (B, T, C, H, W) into reflectance, in float32."""
+        center, half = (b.view(-1, 1, 1) for b in (self.center, self.half_range))
+        return (images.float() * half + center) * self.spec.scale
+
+    def one_hot(self, mask: Tensor) -> Tensor:
+        """Masks (B, H, W) as -1 or +1 for each class (B, K, H, W); -1 if no label."""
+        known = (mask >= 0) & (mask < self.spec.num_classes)
+        hot = one_hot(mask.where(known, 0), self.spec.num_classes)
+        hot = rearrange(hot * known[..., None], 'b h w k -> b k h w')
+        return hot.to(self.center.dtype) * 2 - 1
+
+    def fit_scaling(self, images: Tensor) -> None:
+        """Measure the band scaling: the 0.5th and 99.5th percentile become -1 and +1.
+
+        Args:
+            images: Digital numbers (N, C, H, W) of training samples.
+        """
+        flat = images.movedim(1, 0).reshape(images.shape[1], -1).double()
+        step = flat.shape[1] // 1_000_000 + 1
+        low, high = torch.quantile(
+            flat[:, ::step], torch.tensor(_PERCENTILES, dtype=torch.float64) / 100, dim=1
+        )
+        self.center.copy_((high + low) / 2)
+        # a constant band would divide by zero
+        self.half_range.copy_(((high - low) / 2).clamp(min=1e-6))
+
+    @torch.no_grad()
+    def fit_statistics(self, batches: Iterable[Sample]) -> None:
+        """Measure mean and std of each latent channel over the training set.
+
+        Args:
+            batches: As for :meth:`encode`.
+        """
+        count = 0
+        total = torch.zeros(self.latent_channels, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for sample in batches:
+            latent = self.to_latent(*self.prepare(sample)).double().cpu()
+            count += latent[:, 0].numel()
+            total += latent.sum((0, 2, 3))
+            squares += latent.square().sum((0, 2, 3))
+        mean = total / max(count, 1)
+        std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
+        self.latent_mean.copy_(mean)
+        # a channel that says nothing stays as it is
+        self.latent_std.copy_(std.where(std > 1e-4, 1.0))
+
+    def require_statistics(self) -> None:
+        """Refuse to work on latents of unknown scale.
+
+        Raises:
+            RuntimeError: If the latent statistics have not been measured.
+        """
+        if not bool(torch.isfinite(self.latent_std).all()):
+            raise RuntimeError(
+                f'The {self.name} codec has no latent statistics; they are measured '
+                'when stage 1 ends. Finish stage 1 and use the folder that it wrote.'
+            )
+
+    def _finish(self, images: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Scaled images and class scores to a sample in digital numbers."""
+        image = self.reflectance(images) / self.spec.scale
+        mask = logits.argmax(1)
+        if self.spec.dates == 1:
+            return {'image': image[:, 0], 'mask': mask}
+        return {'image': image, 'mask': mask[:, None]}
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1)
+
+
+def image_streams(spec: SampleSpec, channels: int) -> dict[str, int]:
+    """Channels of the image streams ``image_1`` to ``image_T``."""
+    return {f'image_{date + 1}': channels for date in range(spec.dates)}

@@ -1,0 +1,75 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The codec without an autoencoder: pixels and label bits, folded into channels."""
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from ..datasets.spec import SampleSpec
+from .base import Codec, Reconstruction, Sample, image_streams
+
+
+class PixelCodec(Codec):
+    """Bands and label bits, ``fold`` x ``fold`` pixels moved into channels.
+
+    In the spirit of SatSynth (arXiv 2403.16605): class k is the binary code of k in
+    -1 and +1 (analog bits, arXiv 2208.04202). It decodes exactly and has nothing to
+    train, which makes it the better choice for few patches and minutes of computing
+    (prototype_real.md, section 0). The denoiser must predict the clean sample:
+    epsilon and v give noise on such latents.
+
+    Args:
+        spec: What a sample is.
+        fold: Side of the square of pixels that becomes one latent cell.
+    """
+
+    name: ClassVar[str] = 'pixels'
+    trainable: ClassVar[bool] = False
+
+    codes: Tensor
+
+    def __init__(self, spec: SampleSpec, fold: int = 4) -> None:
+        """Make the table of codes."""
+        bits = max(1, math.ceil(math.log2(spec.num_classes)))
+        streams = image_streams(spec, spec.num_bands * fold**2)
+        super().__init__(
+            spec, {'fold': fold}, {**streams, 'mask': bits * fold**2}, fold
+        )
+        numbers = torch.arange(spec.num_classes)[:, None]
+        codes = (numbers >> torch.arange(bits)) % 2 * 2.0 - 1
+        self.register_buffer('codes', codes)
+
+    def to_latent(self, images: Tensor, mask: Tensor) -> Tensor:
+        """See :meth:`Codec.to_latent`; a pixel without a label gets code 0."""
+        known = (mask >= 0) & (mask < self.spec.num_classes)
+        bits = self.codes[mask.where(known, 0)] * known[..., None]
+        pixels = torch.cat([images.flatten(1, 2), bits.movedim(-1, 1)], 1)
+        return pixel_unshuffle(pixels, self.factor)
+
+    def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Codec.from_latent`; the score of a class is code agreement."""
+        pixels = pixel_shuffle(latent, self.factor)
+        bands = self.spec.dates * self.spec.num_bands
+        images = pixels[:, :bands].unflatten(1, (self.spec.dates, -1))
+        bits = pixels[:, bands:].clamp(-1, 1)
+        return images, torch.einsum('bchw,kc->bkhw', bits, self.codes.to(bits.dtype))
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
+        """See :meth:`Codec.reconstruct`; exact, so the loss is nil."""
+        output = self.from_latent(self.to_latent(images, mask))
+        return Reconstruction(*output, images.new_zeros(()))
+
+    def fit_statistics(self, batches: Iterable[Sample]) -> None:
+        """See :meth:`Codec.fit_statistics`; label bits keep their -1 and +1.
+
+        Standardised, the bit of a rare class would lie many standard deviations out.
+        """
+        super().fit_statistics(batches)
+        self.latent_mean[self.streams['mask']] = 0
+        self.latent_std[self.streams['mask']] = 1

@@ -1,0 +1,81 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Making codecs by name, and their folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..datasets.spec import SampleSpec
+from ..files import load_weights, read_config, save_module
+from .base import Codec
+from .pixels import PixelCodec
+from .single_stream import SingleStreamCodec
+from .two_stream import TwoStreamCodec
+
+#: The codecs by their name in configurations.
+CODECS: dict[str, type[Codec]] = {
+    codec.name: codec for codec in (TwoStreamCodec, SingleStreamCodec, PixelCodec)
+}
+
+
+def make_codec(name: str, spec: SampleSpec, settings: Mapping[str, Any]) -> Codec:
+    """Make an untrained codec.
+
+    Args:
+        name: One of :data:`CODECS`.
+        spec: What a sample is.
+        settings: Its constructor arguments.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: If the name or a setting is unknown.
+    """
+    if name not in CODECS:
+        raise ValueError(
+            f'codec={name!r} must be one of {sorted(CODECS)}, or the folder that '
+            'stage 1 wrote.'
+        )
+    try:
+        return CODECS[name](spec, **settings)
+    except TypeError as error:
+        raise ValueError(
+            f'The {name} codec does not take these settings: {error}. Its docstring '
+            'lists them.'
+        ) from error
+
+
+def save_codec(codec: Codec, folder: Path) -> None:
+    """Write a codec as ``config.json`` and ``model.safetensors``."""
+    config = {
+        'stage': 'autoencoder',
+        'codec': codec.name,
+        'settings': codec.settings,
+        'spec': codec.spec.to_dict(),
+    }
+    save_module(folder, config, codec)
+
+
+def load_codec(folder: Path) -> Codec:
+    """Read what :func:`save_codec` wrote, for inference.
+
+    Raises:
+        FileNotFoundError: If the folder has no codec.
+        RuntimeError: If the codec has no latent statistics.
+        ValueError: If the folder comes from another stage, or is broken.
+    """
+    config = read_config(folder, 'autoencoder')
+    spec = SampleSpec.from_dict(config['spec'])
+    codec = make_codec(config['codec'], spec, config['settings'])
+    try:
+        codec.load_state_dict(load_weights(folder))
+    except RuntimeError as error:
+        raise ValueError(
+            f'The weights of {folder} do not fit its config.json ({error}). Copy the '
+            'folder again.'
+        ) from error
+    codec.require_statistics()
+    return codec.eval().requires_grad_(False)

@@ -1,0 +1,118 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The two-stream codec of SpecDM: images and masks do not share a parameter."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..datasets.spec import SampleSpec
+from .autoencoder import PatchAutoencoder, mean_kl
+from .base import Codec, Reconstruction, image_streams
+
+
+class TwoStreamCodec(Codec):
+    """Two KL autoencoders, one for every date's image, one for one-hot masks.
+
+    Since the streams are separate, the image branch cannot see the mask: it is not
+    able to paint the label into the image.
+
+    Args:
+        spec: What a sample is.
+        image_widths: Channels of the image branch's levels.
+        mask_widths: Channels of the mask branch's levels.
+        image_latents: Latent channels of one image.
+        mask_latents: Latent channels of the mask.
+        layers: Residual blocks of each level.
+        stem: Side of the space-to-depth stem (1: as published).
+        groups: Groups of the group norms.
+        attention: Whether the middle blocks attend (as published).
+        sad_weight: Weight of the spectral angle (lambda in SpecDM, Eq. 1).
+        kl_weight: Weight of the KL divergence, a mean over latent elements.
+
+    Raises:
+        ValueError: If the branches do not downsample equally.
+    """
+
+    name: ClassVar[str] = 'two_stream'
+
+    def __init__(
+        self,
+        spec: SampleSpec,
+        image_widths: Sequence[int] = (128, 256, 512),
+        mask_widths: Sequence[int] = (128, 256, 512),
+        image_latents: int = 3,
+        mask_latents: int = 3,
+        layers: int = 2,
+        stem: int = 1,
+        groups: int = 32,
+        attention: bool = True,
+        sad_weight: float = 0.1,
+        kl_weight: float = 1e-6,
+    ) -> None:
+        """Build both branches."""
+        if len(image_widths) != len(mask_widths):
+            raise ValueError(
+                f'image_widths={list(image_widths)} and mask_widths='
+                f'{list(mask_widths)} must have equally many levels, because their '
+                'latents are laid side by side. Drop a level of one.'
+            )
+        super().__init__(
+            spec,
+            {
+                'image_widths': list(image_widths),
+                'mask_widths': list(mask_widths),
+                'image_latents': image_latents,
+                'mask_latents': mask_latents,
+                'layers': layers,
+                'stem': stem,
+                'groups': groups,
+                'attention': attention,
+                'sad_weight': sad_weight,
+                'kl_weight': kl_weight,
+            },
+            {**image_streams(spec, image_latents), 'mask': mask_latents},
+            stem * 2 ** (len(image_widths) - 1),
+        )
+        common = (layers, stem, groups, attention)
+        self.image_branch = PatchAutoencoder(
+            spec.num_bands, image_latents, image_widths, *common
+        )
+        self.mask_branch = PatchAutoencoder(
+            spec.num_classes, mask_latents, mask_widths, *common
+        )
+
+    def to_latent(self, images: Tensor, mask: Tensor) -> Tensor:
+        """See :meth:`Codec.to_latent`."""
+        image = self.image_branch.encode(images.flatten(0, 1)).mode()
+        return self._join(image, self.mask_branch.encode(self.one_hot(mask)).mode())
+
+    def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Codec.from_latent`."""
+        images = rearrange(
+            latent[:, : self.streams['mask'].start],
+            'b (t d) h w -> (b t) d h w',
+            t=self.spec.dates,
+        )
+        images = self.image_branch.decode(images)
+        return (
+            images.unflatten(0, (-1, self.spec.dates)),
+            self.mask_branch.decode(latent[:, self.streams['mask']]),
+        )
+
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
+        """See :meth:`Codec.reconstruct`."""
+        image = self.image_branch.encode(images.flatten(0, 1))
+        label = self.mask_branch.encode(self.one_hot(mask))
+        latent = self._join(image.sample(), label.sample())
+        kl = mean_kl(image) + mean_kl(label)
+        return Reconstruction(*self.from_latent(latent), kl)
+
+    def _join(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Lay the dates (B x T, d, h, w) and the mask (B, d, h, w) side by side."""
+        dates = rearrange(image, '(b t) d h w -> b (t d) h w', t=self.spec.dates)
+        return torch.cat([dates, mask], 1)

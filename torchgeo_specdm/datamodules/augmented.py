@@ -1,0 +1,353 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Synthetic augmentation of any NonGeo datamodule."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+
+from ..datasets.pairs import PairFolder
+from ..datasets.spec import SampleSpec
+from .mixing import MatchedSamples, MixSampler, SampleForm, decimal, global_seed, subset
+from .mixing_checks import (
+    MixOptions,
+    open_folder,
+    require_no_leak,
+    require_room,
+    require_same_kind,
+)
+
+#: Attributes of the real datamodule that tasks and callbacks look at.
+_SHOWN = (
+    *('mean', 'std', 'collate_fn', 'aug', 'train_aug', 'val_aug', 'test_aug'),
+    *('predict_aug', 'val_dataset', 'test_dataset', 'predict_dataset'),
+)
+
+
+class SyntheticAugmentedDataModule(NonGeoDataModule):
+    """Adds synthetic samples to the training set of another datamodule.
+
+    Validation, test and prediction sets, augmentation, normalisation, collation and
+    plots are those of the real datamodule; only its training set grows. Samples of a
+    mixed set have the keys ``image`` and ``mask``, in the shapes, types and raw units
+    of the real ones. If real and synthetic patches differ in size, the larger ones
+    are cropped at random, so that a generator trained on crops can be used.
+
+    The number of synthetic samples is ``ratio`` times the number of real ones used,
+    rounded down: ratio 0.5 of 25 real samples is 12, ratio 1.5 is 37. Which ones is
+    fixed by ``seed``, and subsets are nested. With ratio 0 and no ``real_limit`` the
+    datamodule is the real one, to the number.
+
+    The order of the samples is a function of the epoch and Lightning's global seed
+    (``seed_everything``), not of the number of processes.
+    """
+
+    def __init__(
+        self,
+        real: BaseDataModule,
+        synthetic: str | Path | None = None,
+        ratio: float = 1.0,
+        real_limit: int | None = None,
+        synthetic_limit: int | None = None,
+        real_share: float | None = None,
+        equal_updates: bool = False,
+        seed: int = 0,
+        leak_check: bool = True,
+    ) -> None:
+        """Initialize a new SyntheticAugmentedDataModule instance.
+
+        Args:
+            real: The datamodule to add to, with integer-indexed data sets.
+            synthetic: A folder of pairs; not needed with ratio 0.
+            ratio: Synthetic samples for each real one used.
+            real_limit: Use just this many real training samples, chosen by *seed*;
+                0 trains on synthetic samples only (all, or *synthetic_limit*).
+            synthetic_limit: Use just this many synthetic samples, whatever *ratio*.
+            real_share: Share of real samples in every batch, between 0 and 1, up to
+                rounding to whole samples; None shuffles all samples together.
+            equal_updates: Whether an epoch has only as many batches as with the real
+                samples alone; the next epoch goes on where it stopped.
+            seed: Chooses the subsets.
+            leak_check: Whether to refuse synthetic samples whose generator was
+                trained on validation or test samples.
+
+        Raises:
+            TypeError: If *real* is no NonGeoDataModule.
+            ValueError: If the numbers are out of range or contradict each other.
+        """
+        if not isinstance(real, NonGeoDataModule):
+            raise TypeError(
+                f'real={type(real).__name__} must be a NonGeoDataModule: a '
+                'GeoDataModule samples places of a map, not numbered patches. Write '
+                'its patches into a folder of pairs and use PairFolderDataModule.'
+            )
+        super().__init__(
+            real.dataset_class,  # type: ignore[arg-type]
+            real.batch_size,
+            real.num_workers,
+        )
+        self.real = real
+        self.options = MixOptions(
+            synthetic,
+            ratio,
+            real_limit,
+            synthetic_limit,
+            real_share,
+            equal_updates,
+            seed,
+        )
+        self.leak_check = leak_check
+        #: Real and synthetic samples in the training set, after setup.
+        self.counts = (0, 0)
+        self._unchanged = True
+        for hook in ('on_before_batch_transfer', 'transfer_batch_to_device'):
+            # not methods of this class: Lightning would then take them for overridden
+            # and no longer call those of the task
+            setattr(self, hook, getattr(real, hook))
+        self._show()
+
+    @property
+    def spec(self) -> SampleSpec:
+        """What the samples are, if the real datamodule says so."""
+        real: Any = self.real
+        spec: SampleSpec = real.spec
+        return spec
+
+    def prepare_data(self) -> None:
+        """Download and prepare the real data."""
+        self.real.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Set up the data sets.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            FileNotFoundError: If there is no folder of synthetic samples.
+            ValueError: If there are too few samples, they do not fit together, or the
+                generator was trained on validation or test samples.
+        """
+        # augmentation asks the trainer for the stage, and is silently left out
+        # without one
+        self.real.trainer = self.trainer
+        self.real.setup(stage)
+        self._show()
+        if stage == 'fit':
+            # looking at samples must not move the random numbers of the training
+            with isolate_rng(include_cuda=False):
+                self.train_dataset = self._training_set()
+            self._report()
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The loader of the mixed training set, or that of the real datamodule."""
+        dataset = self.train_dataset
+        if dataset is None or self._unchanged:
+            return self.real.train_dataloader()
+        replicas, rank = self._processes()
+        sampler = MixSampler(
+            *self.counts,
+            self._batch_size,
+            self._batches(),
+            real_share=self.options.real_share,
+            seed=global_seed(),
+            replicas=replicas,
+            rank=rank,
+        )
+        if self.trainer is not None:
+            # workers of a resumed run fetch before Lightning tells the epoch
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
+        return DataLoader(
+            dataset=dataset,
+            batch_size=self._batch_size,
+            sampler=sampler,
+            num_workers=self.real.num_workers,
+            collate_fn=self.real.collate_fn,
+            drop_last=True,
+            persistent_workers=self.real.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The validation loader of the real datamodule."""
+        return self.real.val_dataloader()
+
+    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The test loader of the real datamodule."""
+        return self.real.test_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The prediction loader of the real datamodule."""
+        return self.real.predict_dataloader()
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Augment and normalise a batch as the real datamodule does.
+
+        Args:
+            batch: A batch on the device.
+            dataloader_idx: The index of its loader.
+
+        Returns:
+            The batch for the task.
+        """
+        augmented: dict[str, Tensor] = self.real.on_after_batch_transfer(
+            batch, dataloader_idx
+        )
+        return augmented
+
+    def plot(self, *args: Any, **kwargs: Any) -> Figure | None:
+        """Plot a sample as the real datamodule does.
+
+        Args:
+            *args: Arguments of its plot method.
+            **kwargs: Keyword arguments of its plot method.
+
+        Returns:
+            A figure, if its data set can plot.
+        """
+        figure: Figure | None = self.real.plot(*args, **kwargs)
+        return figure
+
+    def teardown(self, stage: str) -> None:
+        """Clean up the real datamodule.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+        """
+        self.real.teardown(stage)
+
+    @property
+    def _batch_size(self) -> int:
+        size: int = self.real.train_batch_size or self.real.batch_size
+        return size
+
+    def _real_set(self) -> Dataset[dict[str, Tensor]]:
+        for dataset in (self.real.train_dataset, self.real.dataset):
+            if dataset is not None:
+                return dataset
+        raise ValueError(
+            f'{type(self.real).__name__} has no training set after setup. Use a '
+            'datamodule that sets train_dataset.'
+        )
+
+    def _show(self) -> None:
+        for name in _SHOWN:
+            setattr(self, name, getattr(self.real, name))
+
+    def _training_set(self) -> Dataset[dict[str, Tensor]]:
+        dataset, options = self._real_set(), self.options
+        available = len(dataset)  # type: ignore[arg-type]
+        real = available if options.real_limit is None else options.real_limit
+        if real > available or available == 0:
+            raise ValueError(
+                f'{type(self.real).__name__} has {available} training samples, but '
+                f'real_limit={options.real_limit} needs {max(real, 1)}. Use '
+                'real_limit=None for all of them, and check that there are any.'
+            )
+        chosen = subset(real, available, options.seed, 0)
+        self._unchanged = options.only_real and real == available
+        if options.only_real:
+            self.counts = (real, 0)
+            return dataset if self._unchanged else Subset(dataset, chosen)
+        folder = open_folder(options.synthetic)
+        self.counts = (real, self._synthetic_count(real, folder))
+        used = subset(self.counts[1], len(folder), options.seed, 1)
+        mixed = self._mix(dataset, chosen, folder, used)
+        if self.leak_check:
+            require_no_leak(self.real, folder.root)
+        return mixed
+
+    def _synthetic_count(self, real: int, folder: PairFolder) -> int:
+        """How many synthetic samples to use with this many real ones."""
+        ratio, limit = self.options.ratio, self.options.synthetic_limit
+        if limit is None and real == 0:
+            return len(folder)
+        count = int(decimal(ratio) * real) if limit is None else limit
+        if not 1 <= count <= len(folder):
+            wish = f'ratio={ratio} of {real} real samples'
+            wish = wish if limit is None else f'synthetic_limit={limit}'
+            raise ValueError(
+                f'{wish} needs {count} synthetic samples, but {folder.root} has '
+                f'{len(folder)} and at least 1 must be used. Change the number, or '
+                f'write more: torchgeo-specdm generate --count {max(count, 1)}.'
+            )
+        return count
+
+    def _mix(
+        self,
+        dataset: Dataset[dict[str, Tensor]],
+        chosen: list[int],
+        folder: PairFolder,
+        used: list[int],
+    ) -> Dataset[dict[str, Tensor]]:
+        """Join the chosen samples of both sides, after comparing the sides."""
+        real, synthetic = SampleForm.of(dataset[0]), SampleForm.of(folder[used[0]])
+        size = (
+            min(real.size[0], synthetic.size[0]),
+            min(real.size[1], synthetic.size[1]),
+        )
+        form = replace(real, size=size)
+        parts = [
+            MatchedSamples(dataset, chosen, form),
+            MatchedSamples(folder, used, form),
+        ]
+        # the shapes first: what follows needs the same bands
+        _ = parts[1][0]
+        require_room(self.real, size, folder.root)
+        require_same_kind(self.real, dataset, folder)
+        for side, found in (('Real', real.size), ('Synthetic', synthetic.size)):
+            if found != size:
+                rank_zero_info(
+                    f'{side} training samples of {found} pixels are cropped at random '
+                    f'to {size}, the size of the others.'
+                )
+        return ConcatDataset(parts)
+
+    def _processes(self) -> tuple[int, int]:
+        """Number of processes that share the training set, and which this one is."""
+        shared = self.trainer and self.trainer.distributed_sampler_kwargs
+        return (shared['num_replicas'], shared['rank']) if shared else (1, 0)
+
+    def _batches(self) -> int:
+        """Batches of one process in an epoch, as many as Lightning would give."""
+        samples = self.counts[0] if self.options.equal_updates else sum(self.counts)
+        return math.ceil(samples / self._processes()[0]) // self._batch_size
+
+    def _report(self) -> None:
+        """Say what will be trained on; nothing at all is an error."""
+        (real, synthetic), batches = self.counts, self._batches()
+        if batches == 0 and not (self._unchanged and self._keeps_last()):
+            counted = f'{real} real' if self.options.equal_updates else real + synthetic
+            raise ValueError(
+                f'{counted} training samples do not fill one batch_size='
+                f'{self._batch_size} in each of {self._processes()[0]} process(es), so '
+                'nothing would be trained. Use a smaller batch size or more samples.'
+            )
+        rank_zero_info(
+            f'Training set: {real} real and {synthetic} synthetic samples, {batches} '
+            f'batches of {self._batch_size} in an epoch, {self._updates(batches)} '
+            'updates.'
+        )
+
+    def _keeps_last(self) -> bool:
+        return not getattr(self.real.train_dataloader(), 'drop_last', True)
+
+    def _updates(self, batches: int) -> str:
+        """How often the weights will be changed at most, as far as is known."""
+        trainer = self.trainer
+        if trainer is None:
+            return 'any number of'
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        limits = [trainer.max_steps, steps * (trainer.max_epochs or -1)]
+        return str(min((n for n in limits if n >= 0), default='any number of'))

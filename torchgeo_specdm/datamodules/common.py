@@ -1,0 +1,225 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What every datamodule here shares: statistics, augmentation and refusals."""
+
+from typing import Any
+
+import kornia.augmentation as K
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+#: A band that varies less than this is constant but for rounding.
+_LEAST_STD = 1e-6
+
+
+class BatchAugmentation:
+    """Normalise a batch; in training also crop, flip and rotate by 90 degrees.
+
+    Takes and returns a batch with ``image``, float (B, C, H, W) or
+    (B, T, C, H, W), and, if there is one, ``mask``, (B, H, W) or (B, 1, H, W). Image
+    and mask stay aligned to the pixel, and all dates of a sample move alike. Other
+    keys pass untouched.
+    """
+
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        training: bool = False,
+        patch_size: int | None = None,
+    ) -> None:
+        """Initialize a new BatchAugmentation instance.
+
+        Args:
+            mean: Mean of each band, (C,), in the units of the image.
+            std: Standard deviation of each band, (C,).
+            training: Whether to flip and rotate at random.
+            patch_size: Side of a random square crop in pixels; None for no crop. Only
+                looked at in training.
+        """
+        self.mean = mean
+        self.std = std
+        self.training = training
+        self.patch_size = patch_size
+        crop = [] if patch_size is None else [K.RandomCrop((patch_size, patch_size))]
+        self._geometry = K.AugmentationSequential(
+            *crop,
+            K.RandomHorizontalFlip(),
+            K.RandomVerticalFlip(),
+            data_keys=None,
+            keepdim=True,
+        )
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Augment a batch.
+
+        Args:
+            batch: The batch (see the class).
+
+        Returns:
+            A new batch; the one given is not changed.
+
+        Raises:
+            ValueError: If the images are smaller than the crop, or their bands are not
+                those of the statistics.
+        """
+        image = batch['image']
+        if image.shape[-3] != len(self.mean):
+            raise ValueError(
+                f'the batch has {image.shape[-3]} bands, but mean and std were measured '
+                f'over {len(self.mean)}. Use the same bands in every split.'
+            )
+        mean = self.mean.to(image)[:, None, None]
+        std = self.std.to(image)[:, None, None]
+        batch = batch | {'image': (image - mean) / std}
+        return batch | self._move(batch) if self.training else batch
+
+    def _move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Crop, flip and rotate image and mask alike."""
+        size = tuple(batch['image'].shape[-2:])
+        require_patch(self.patch_size, size)
+        # kornia misaligns or refuses masks of videos (kornia 0.8 and 0.9), so the
+        # dates become channels; masks get the channel axis that images have
+        planes = {key: batch[key] for key in ('image', 'mask') if key in batch}
+        moved: dict[str, Tensor] = self._geometry(
+            {key: plane.reshape(len(plane), -1, *size) for key, plane in planes.items()}
+        )
+        moved = _transpose_some(moved)
+        return {
+            key: moved[key].reshape(*plane.shape[:-2], *moved[key].shape[-2:])
+            for key, plane in planes.items()
+        }
+
+
+def training_augmentations(
+    mean: Tensor, std: Tensor, patch_size: int | None = None
+) -> BatchAugmentation:
+    """Augmentation of training batches: normalise, crop, flip and rotate by 90.
+
+    Args:
+        mean: Mean of each band, (C,), in the units of the image.
+        std: Standard deviation of each band, (C,).
+        patch_size: Side of a random square crop in pixels; None for no crop.
+
+    Returns:
+        A callable on a batch dict, for ``datamodule.train_aug``.
+    """
+    return BatchAugmentation(mean, std, training=True, patch_size=patch_size)
+
+
+def evaluation_augmentations(mean: Tensor, std: Tensor) -> BatchAugmentation:
+    """Augmentation of validation and test batches: normalise, nothing else.
+
+    Args:
+        mean: Mean of each band, (C,), in the units of the image.
+        std: Standard deviation of each band, (C,).
+
+    Returns:
+        A callable on a batch dict, for ``datamodule.aug``.
+    """
+    return BatchAugmentation(mean, std)
+
+
+def measure_statistics(
+    dataset: Dataset[Any], max_samples: int = 2000
+) -> tuple[Tensor, Tensor]:
+    """Measure the mean and standard deviation of each band.
+
+    Reads one sample at a time, evenly spaced over the data set, so memory does not
+    grow and the result is the same in every run and on every rank.
+
+    Args:
+        dataset: Has samples with an ``image``, (C, H, W) or (T, C, H, W); dates are
+            pooled.
+        max_samples: Read at most this many samples.
+
+    Returns:
+        Mean and standard deviation, float32 (C,), in the units of the image. The
+        standard deviation of a constant band is 1, so that it can be divided by.
+
+    Raises:
+        ValueError: If there is no sample, or one has NaN or infinite pixels.
+    """
+    samples = len(dataset)  # type: ignore[arg-type]
+    if not samples or max_samples < 1:
+        raise ValueError(
+            f'mean and std need at least one sample, but the data set has {samples} '
+            f'and max_samples={max_samples}. Check the split and the filters.'
+        )
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for index in np.linspace(0, samples - 1, min(samples, max_samples)).astype(int):
+        image = dataset[int(index)]['image']
+        # dates and pixels pooled: (C, T*H*W)
+        pixels = image.movedim(-3, 0).flatten(1).double().numpy()
+        if not np.isfinite(pixels).all():
+            raise ValueError(
+                f'sample {index} has NaN or infinite pixels; mean and std need numbers. '
+                'Mend or remove this sample.'
+            )
+        # Chan's update: sums of squares of large numbers would cancel
+        total = count + pixels.shape[1]
+        here = pixels.mean(axis=1)
+        step = here - mean
+        squares = squares + ((pixels - here[:, None]) ** 2).sum(axis=1)
+        squares = squares + step**2 * count * pixels.shape[1] / total
+        mean = mean + step * pixels.shape[1] / total
+        count = total
+    std = np.sqrt(squares / count)
+    std[std < _LEAST_STD] = 1.0
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+
+def refuse_empty_training(name: str, samples: int, batch_size: int) -> None:
+    """Refuse a training set that the loader would turn into no batch at all.
+
+    Args:
+        name: What is being trained on, for the message.
+        samples: Number of training samples.
+        batch_size: Size of a batch; incomplete ones are dropped in training.
+
+    Raises:
+        ValueError: If there are fewer samples than one batch needs.
+    """
+    if samples < batch_size:
+        raise ValueError(
+            f'{name} has {samples} training samples for batch_size={batch_size}; '
+            'incomplete batches are dropped, so nothing would be trained. Use '
+            f'batch_size={max(samples, 1)} or less, or more samples.'
+        )
+
+
+def require_patch(patch_size: int | None, size: tuple[int, ...]) -> None:
+    """Refuse a crop that is larger than the images.
+
+    Args:
+        patch_size: Side of the crop in pixels; None for no crop.
+        size: Height and width of the images.
+
+    Raises:
+        ValueError: If the crop does not fit.
+    """
+    if patch_size is not None and not 1 <= patch_size <= min(size):
+        raise ValueError(
+            f'patch_size={patch_size} does not fit into images of {size[0]}x{size[1]} '
+            f'pixels. Use 1 to {min(size)}, or None for the whole image.'
+        )
+
+
+def _transpose_some(planes: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Mirror half of the samples at the diagonal.
+
+    With both flips this gives all rotations by 90 degrees, each as likely, exact to
+    the bit; kornia's RandomRotation90 interpolates, so image values change. Samples
+    that are not square cannot be turned and stay as they are.
+    """
+    height, width = planes['image'].shape[-2:]
+    if height != width:
+        return planes
+    chosen = torch.rand(len(planes['image'])) < 0.5
+    return {
+        key: torch.where(chosen.to(x.device)[:, None, None, None], x.mT, x)
+        for key, x in planes.items()
+    }

@@ -1,0 +1,71 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The noise of a sample, which is its identity."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator as RandomGenerator
+from numpy.random import Philox
+from torch import Tensor
+
+#: Numbers of the streams in the counter; image_t is t.
+_STREAMS = {'mask': 0, 'image_and_mask': 1_000, 'choice': 1_001}
+
+
+def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGenerator:
+    """Random numbers that are a function of (seed, index, stream, draw) alone.
+
+    Counter-based, so they do not depend on batch size, order, workers, ranks or
+    restarts, and no two samples share them; torch's generator keeps only 32 bits of
+    a seed, which makes duplicates (reliability.md, section 1).
+
+    Args:
+        seed: Seed of the run, 0 or more.
+        index: Number of the sample, 0 or more.
+        stream: ``mask``, ``image_<t>``, ``image_and_mask``, or ``choice`` for what is
+            chosen by lot.
+        draw: Which draw, for samplers that need fresh noise at each step.
+
+    Returns:
+        The random number generator.
+    """
+    number = _STREAMS.get(stream)
+    if number is None:
+        number = int(stream.removeprefix('image_'))
+    key = np.array([seed, index], np.uint64)
+    counter = np.array([0, 0, draw, number], np.uint64)
+    return RandomGenerator(Philox(key=key, counter=counter))
+
+
+def sample_noise(
+    seed: int,
+    indices: Sequence[int],
+    streams: dict[str, slice],
+    size: tuple[int, int],
+    draw: int = 0,
+) -> Tensor:
+    """Standard normal noise for a batch of samples.
+
+    Args:
+        seed: Seed of the run.
+        indices: Number of each sample.
+        streams: Channels of each stream.
+        size: Height and width of the latent.
+        draw: Which draw (see :func:`stream_random`).
+
+    Returns:
+        Noise (B, D, h, w), float32, on the CPU.
+    """
+    batch = []
+    for index in indices:
+        parts = [
+            stream_random(seed, index, stream, draw).standard_normal(
+                (channels.stop - channels.start, *size), dtype=np.float32
+            )
+            for stream, channels in streams.items()
+        ]
+        batch.append(np.concatenate(parts))
+    return torch.from_numpy(np.stack(batch))

@@ -1,0 +1,179 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The noising process with a time for each stream, and what the network predicts."""
+
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+Prediction = Literal['epsilon', 'v', 'sample']
+
+
+class JointProcess(nn.Module):
+    """Variance-preserving diffusion over streams of one latent.
+
+    Time 0 is the clean latent and time T is noise. Each stream has its own time; with
+    all equal this is SpecDM as published. The schedule is the one called "linear" by
+    LDM, which is linear in the root of beta (ldm.md, section 3).
+
+    Args:
+        streams: Channels of each stream.
+        prediction: What the network gives: ``epsilon`` (as published), ``v``, or the
+            clean ``sample``.
+        independent: Share of training samples whose streams get independent times.
+            Half of those see a clean mask, so that the network learns to paint an
+            image for a given mask.
+        signal_scale: Latents are multiplied by this before noise is added. Below 1
+            for folded pixels, whose neighbours repeat each other and so need more
+            noise (prototype_real.md, section 5).
+        num_steps: Number of times T.
+        beta_start: First beta of the schedule.
+        beta_end: Last beta of the schedule.
+
+    Raises:
+        ValueError: If *prediction* is unknown or a number is out of range.
+    """
+
+    signal: Tensor
+
+    def __init__(
+        self,
+        streams: dict[str, slice],
+        prediction: Prediction = 'epsilon',
+        independent: float = 0.0,
+        signal_scale: float = 1.0,
+        num_steps: int = 1000,
+        beta_start: float = 0.0015,
+        beta_end: float = 0.0155,
+    ) -> None:
+        """Compute the schedule."""
+        super().__init__()
+        if prediction not in get_args(Prediction):
+            raise ValueError(
+                f'prediction={prediction!r} must be one of {get_args(Prediction)}. '
+                'Use v for learned codecs and sample for pixels.'
+            )
+        if not 0 <= independent <= 1 or not 0 < signal_scale <= 1:
+            raise ValueError(
+                f'independent={independent} must lie in 0..1 and '
+                f'signal_scale={signal_scale} in 0..1 without 0.'
+            )
+        self.streams = streams
+        self.prediction = prediction
+        self.independent = independent
+        self.signal_scale = signal_scale
+        self.num_steps = num_steps
+        #: Arguments that a diffusers scheduler needs for the same schedule.
+        self.schedule: dict[str, Any] = {
+            'num_train_timesteps': num_steps,
+            'beta_start': beta_start,
+            'beta_end': beta_end,
+            'beta_schedule': 'scaled_linear',
+        }
+        products = DDPMScheduler(**self.schedule).alphas_cumprod
+        # time 0 is clean, so that a given mask can be told from a nearly clean one
+        products = torch.cat([torch.ones(1), products])
+        self.register_buffer('signal', products.sqrt(), persistent=False)
+
+    def draw_times(self, count: int) -> Tensor:
+        """Random times for training.
+
+        Args:
+            count: Number of samples B.
+
+        Returns:
+            Times in 0..T, int64 (B, S) for S streams; 0 only for a given mask.
+        """
+        device = self.signal.device
+        shape = (count, len(self.streams))
+        times = torch.randint(1, self.num_steps + 1, shape, device=device)
+        apart = torch.rand(count, 1, device=device) < self.independent
+        times = times.where(apart, times[:, :1])
+        if 'mask' in self.streams:
+            given = apart[:, 0] & (torch.rand(count, device=device) < 0.5)
+            mask = list(self.streams).index('mask')
+            times[:, mask] = times[:, mask].where(~given, 0)
+        return times
+
+    def add_noise(self, latent: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Noise each stream to its time.
+
+        Args:
+            latent: Standardised latents (B, D, h, w).
+            noise: Standard normal, of the same shape.
+            times: (B, S).
+
+        Returns:
+            Noisy latents (B, D, h, w), in units of the signal scale.
+        """
+        alpha, sigma = self._levels(times)
+        return alpha * self.signal_scale * latent + sigma * noise
+
+    def network_input(self, noisy: Tensor, times: Tensor) -> Tensor:
+        """Noisy latents brought to variance one."""
+        alpha, sigma = self._levels(times)
+        return noisy / ((alpha * self.signal_scale).square() + sigma.square()).sqrt()
+
+    def loss(
+        self, output: Tensor, latent: Tensor, noise: Tensor, times: Tensor
+    ) -> dict[str, Tensor]:
+        """Mean squared error of the prediction, over noised streams only.
+
+        The clean sample is weighted as ``v`` would be, with (SNR + 1).
+
+        Args:
+            output: What the network gave (B, D, h, w).
+            latent: The clean latents.
+            noise: The noise that was added.
+            times: (B, S).
+
+        Returns:
+            ``loss`` and ``loss_<stream>`` for each stream, scalars.
+        """
+        alpha, sigma = self._levels(times)
+        clean = latent * self.signal_scale
+        # a given stream has sigma 0 and is not learned; any divisor does
+        safe = sigma.where(sigma > 0, 1.0)
+        if self.prediction == 'epsilon':
+            error = output - noise
+        elif self.prediction == 'v':
+            error = output - (alpha * noise - sigma * clean)
+        else:
+            error = (output - latent) * self.signal_scale / safe
+        learned = (sigma > 0).expand_as(error)
+        squares = error.square() * learned
+        losses = {'loss': squares.sum() / learned.sum().clamp(min=1)}
+        for stream, channels in self.streams.items():
+            count = learned[:, channels].sum().clamp(min=1)
+            losses[f'loss_{stream}'] = squares[:, channels].sum() / count
+        return losses
+
+    def clean_estimate(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
+        """The clean latents that a network output stands for.
+
+        Args:
+            output: What the network gave (B, D, h, w).
+            noisy: Noisy latents from :meth:`add_noise`.
+            times: (B, S), above 0 where the estimate is used.
+
+        Returns:
+            Standardised latents (B, D, h, w).
+        """
+        if self.prediction == 'sample':
+            return output
+        alpha, sigma = self._levels(times)
+        if self.prediction == 'epsilon':
+            clean = (noisy - sigma * output) / alpha
+        else:
+            clean = alpha * noisy - sigma * output
+        return clean / self.signal_scale
+
+    def _levels(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise level of each channel, both (B, D, 1, 1)."""
+        widths = [s.stop - s.start for s in self.streams.values()]
+        repeats = torch.tensor(widths, device=times.device)
+        alpha = self.signal[times].repeat_interleave(repeats, dim=1)[..., None, None]
+        return alpha, (1 - alpha.square()).clamp(min=0).sqrt()

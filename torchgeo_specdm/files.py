@@ -1,0 +1,126 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Files that are whole or not there, and folders of weights without pickles."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write under another name, flush to the disk, and rename.
+
+    Args:
+        path: The final path; an old file stays until the new one is whole.
+        write: Writes the path that it is given.
+    """
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        write(part)
+        with part.open('rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: If the file holds anything else; the message names it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not valid JSON ({error}). Mend it.') from error
+    if not isinstance(values, dict):
+        raise ValueError(f'{path} must hold one JSON object, not a list. Mend it.')
+    return values
+
+
+def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> None:
+    """Write a module as ``config.json`` and ``model.safetensors``.
+
+    The configuration comes last, so a folder that has one is whole.
+
+    Args:
+        folder: Made if needed; old files are replaced.
+        config: Plain JSON types.
+        module: Its state is written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: value.detach().cpu().contiguous()
+        for name, value in module.state_dict().items()
+    }
+    write_atomically(folder / WEIGHTS, lambda part: save_file(state, part))
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
+
+
+def read_config(folder: Path, stage: str) -> dict[str, Any]:
+    """Read the configuration of a stage's folder.
+
+    Args:
+        folder: Written by :func:`save_module`.
+        stage: ``autoencoder`` or ``diffusion``: what the folder must come from.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the folder comes from the other stage.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} does not exist, but stage {stage!r} must have written it. Finish '
+            'that stage first, or correct the path.'
+        )
+    config = read_json(path)
+    if config.get('stage') != stage:
+        raise ValueError(
+            f'{folder} was written by stage {config.get("stage")!r}, but here the '
+            f'folder of stage {stage!r} is needed. Give the folder that this stage '
+            'wrote.'
+        )
+    return config
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Read ``model.safetensors`` of a folder.
+
+    Raises:
+        ValueError: If the file is missing or cut short; the message names it.
+    """
+    path = folder / WEIGHTS
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}). Copy the folder again or train this '
+            'stage again.'
+        ) from error

@@ -1,0 +1,122 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Nothing trains on nothing: refusals that every task here shares."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+
+class StepGuard(LightningModule):
+    """A training that cannot end well stops with an error instead of exit code 0.
+
+    Name it before the base class of the task: ``class MyTask(StepGuard, BaseTask)``. A
+    task that overrides one of the hooks below calls ``super()`` in it. Lightning alone
+    lets these pass (reliability.md, 23, 51, 68):
+
+    * folders that cannot be written: it drops some of the checkpoint's errors;
+    * a loss that is NaN or infinite: it trains on, and saves what comes out;
+    * a loader without a batch: it skips the training and reports success.
+    """
+
+    def prepare_data(self) -> None:
+        """Refuse folders that cannot be written, before anything is read or made.
+
+        The first hook of all: the loggers and the copy of the configuration are written
+        in the setup that follows, and fail there without a remedy.
+
+        Raises:
+            RuntimeError: With the folder and the reason.
+        """
+        super().prepare_data()
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            for folder in sorted(_folders_to_write(self.trainer)):
+                require_writable(folder)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Refuse a loss that is not a number.
+
+        Args:
+            loss: The loss of one batch, scalar.
+
+        Raises:
+            RuntimeError: With the step and the value.
+        """
+        super().on_before_backward(loss)
+        if not loss.isfinite().all():
+            raise RuntimeError(
+                f'the training loss is {loss.item()} at step {self.global_step} (epoch '
+                f'{self.current_epoch}), but it must be finite: the weights would be '
+                'lost. Look for NaN or infinite pixels in the data, lower lr, or set '
+                'trainer.gradient_clip_val or trainer.precision to 32.'
+            )
+
+    def on_fit_end(self) -> None:
+        """Refuse to call a run without a step a success.
+
+        Raises:
+            RuntimeError: If nothing was trained.
+        """
+        super().on_fit_end()
+        batches = self.trainer.num_training_batches
+        if self.trainer.global_step == 0 or batches == 0:
+            raise RuntimeError(
+                f'nothing was trained: {self.trainer.global_step} steps from '
+                f'{batches} training batches per epoch, but at least one is needed. '
+                'Use a batch_size of at most the number of training samples (incomplete '
+                'batches are dropped), and limit_train_batches, max_steps and '
+                'max_epochs above 0.'
+            )
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which no file can be made.
+
+    A file is really written and removed, because permission bits tell nothing about a
+    full disk, a read-only mount or the superuser. Of a folder that does not exist yet,
+    the nearest parent that does is tried, so that nothing is left behind.
+
+    Args:
+        folder: A local folder; it need not exist.
+
+    Raises:
+        RuntimeError: With the folder and the reason.
+    """
+    nearest = Path(folder).expanduser().absolute()
+    # unlike Path.exists, this is also false below a folder that cannot be entered
+    while not os.path.exists(nearest):
+        nearest = nearest.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix='.specdm-') as file:
+            file.write(b'0')
+            file.flush()
+    except OSError as error:
+        raise RuntimeError(
+            f'cannot write to {str(folder)!r} ({error.strerror}: {str(nearest)!r}), but '
+            'checkpoints and logs go there. Choose another folder with '
+            'trainer.default_root_dir, or with dirpath of ModelCheckpoint or save_dir '
+            'of the logger.'
+        ) from error
+
+
+def _folders_to_write(trainer: Trainer) -> set[str]:
+    """The local folders that the callbacks and loggers of a trainer will fill."""
+    # an attribute that Lightning sets from afar, so it has no type
+    if getattr(trainer, 'fast_dev_run', False):
+        # neither checkpoints nor logs are written then
+        return set()
+    root = trainer.default_root_dir
+    logs = [logger.save_dir or root for logger in trainer.loggers]
+    checkpoints = [
+        callback.dirpath or (logs[0] if logs else root)
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint)
+    ]
+    # addresses such as s3://bucket are not ours to try
+    return {str(x) for x in (*logs, *checkpoints) if '://' not in str(x)}
