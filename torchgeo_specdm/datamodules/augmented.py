@@ -73,7 +73,8 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
                 0 trains on synthetic samples only (all, or *synthetic_limit*).
             synthetic_limit: Use just this many synthetic samples, whatever *ratio*.
             real_share: Share of real samples in every batch, between 0 and 1, up to
-                rounding to whole samples; None shuffles all samples together.
+                rounding to whole samples; the side that is short of samples repeats
+                them. None shuffles all samples together.
             equal_updates: Whether an epoch has only as many batches as with the real
                 samples alone; the next epoch goes on where it stopped.
             seed: Chooses the subsets.

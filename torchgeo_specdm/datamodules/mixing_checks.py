@@ -7,6 +7,7 @@ import copy
 import math
 import re
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchgeo.datamodules import NonGeoDataModule
 
-from ..datasets.fingerprint import fingerprints
+from ..datasets.fingerprint import fingerprints, read_seen_samples
 from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
-from ..datasets.fingerprint import read_seen_samples
 
 #: Means of the same band that differ by more than this factor have other units.
 UNIT_FACTOR = 10.0
@@ -294,10 +294,10 @@ def _stand_in(names: tuple[str, ...]) -> bool:
 def _require_count(name: str, value: int | None, least: int) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f'{name}={value!r} must be a whole number, {least} or more.')
 
 
 def _is_number(value: float) -> bool:
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    numeric = isinstance(value, Real) and not isinstance(value, bool)
     return numeric and math.isfinite(value)

@@ -27,11 +27,10 @@ Where = NDArray[np.bool_]
 #: Parts of the mask below this many pixels are given to their neighbours.
 MINIMUM_UNIT = 9
 
-# What can cover a pixel: the hard classes in order, then gardens, which a mapper counts
-# as grassland; "to" is the easy class. "early" ("late" from day "turn" on) hides "ground"
-# by the share "full", reached around day "up". The share varies by "vary" between
-# parcels, by "wild" and "rows" between pixels; brightness varies by "grit"; "tall"
-# (pixels) throws shadows.
+# What can cover a pixel: the hard classes in order, then gardens (mapped as grassland).
+# "to" is the easy class. "early" ("late" from day "turn") hides "ground" by the share
+# "full", reached around day "up". The share varies by "vary" between parcels, by "wild"
+# and "rows" between pixels; brightness by "grit"; "tall" (in pixels) throws shadows.
 _TABLE = """
 name            colour early   late    ground  to full  up turn vary wild rows grit tall
 cereals         e8c862 crop    straw   soil     0  .92  90  188  .06  .03  .03  .02   .0
@@ -40,7 +39,7 @@ rapeseed        f6ec3c bloom   crop    soil     0  .94  80  148  .05  .03  .02  
 bare_soil       a87c58 grass   straw   soil     5  .10  90  190  .07  .04  .03  .03   .0
 grassland       a3cc70 grass   straw   soil     1  .84  75  215  .09  .06  .01  .04   .0
 orchard         966eaa foliage straw   grass    0  .52 108  295  .10  .07  .18  .06   .2
-deciduous_wood  469646 foliage straw   shade    2  .90 112  295  .04  .07  .00  .08  1.2
+deciduous_wood  469646 foliage straw   shade    2  .80 112  295  .04  .07  .00  .08  1.2
 coniferous_wood 14543c needle  needle  shade    2  .85   0  999  .05  .08  .00  .08  1.4
 wetland         6ebab2 reed    straw   turbid   1  .66 118  270  .08  .16  .00  .05   .1
 water           3a7cc4 clear   clear   turbid   3  .60   0  999  .28  .03  .00  .02   .0
@@ -154,16 +153,17 @@ def lay_out(rng: Generator, size: int, hard: bool) -> Land:
     _plant(rng, blocks, cover, parcels)
     if hard and rng.random() < 0.4:
         quarry = _blobs(rng, blocks, 1, 6, 11) < 0
-        cover[quarry], parcels[quarry] = _QUARRY, -1
-    town = _town(rng, blocks, fields, 0.055 if hard else 0.065)
+        cover[quarry], parcels[quarry] = _QUARRY, -5
+    town = _settle(rng, blocks, fields)
     _build(rng, blocks, town, cover, parcels)
     lakes = rng.binomial(2, 0.35) if size < 128 else rng.poisson(size**2 / 130**2)
     river, lake = _river(rng, blocks), _blobs(rng, blocks, lakes, 7, 15)
     wet = 3 * _noise(rng, size, 7) + 3 * _noise(rng, size, 16)
     marsh = (np.minimum(river, lake) < wet) & ~town
     bridge = (blocks.lane < 1.15) & (lake >= 0) & hard
-    layers = (marsh, _WETLAND), (river < 0, _WATER), (lake < 0, _WATER), (bridge, _ROAD)
-    for number, (where, kind) in enumerate(layers, 2):
+    layers = (bridge, _ROAD), (lake < 0, _WATER), (river < 0, _WATER), (marsh, _WETLAND)
+    # Last first: lanes bridge rivers, not lakes.
+    for number, (where, kind) in reversed([*enumerate(layers, 1)]):
         cover[where], parcels[where] = kind, -number
     labels = np.where(cover == _GARDEN, _GRASSLAND, cover).astype(np.uint8)
     if not hard:
@@ -186,9 +186,7 @@ def _blocks(rng: Generator, size: int) -> _Blocks:
     edge = size // 36 + 6
     points = np.indices((edge, edge)).reshape(2, -1).astype(float)
     points += rng.uniform(0.1, 0.9, points.shape)
-    cell = y.astype(np.intp).clip(1, edge - 2) * edge + x.astype(np.intp).clip(
-        1, edge - 2
-    )
+    cell = y.astype(np.intp) * edge + x.astype(np.intp)
     cells = np.stack([cell + i * edge + j for i in (-1, 0, 1) for j in (-1, 0, 1)])
     away = np.hypot(*(np.stack([y, x])[:, None] - points[:, cells]))
     order = np.argsort(away, axis=0)[:2]
@@ -257,7 +255,7 @@ def _blobs(rng: Generator, at: _Blocks, number: int, low: float, high: float) ->
     return away + 0.4 * low * _noise(rng, size, 10) + 0.1 * low * _noise(rng, size, 4)
 
 
-def _town(rng: Generator, blocks: _Blocks, fields: Ids, least: float) -> Where:
+def _settle(rng: Generator, blocks: _Blocks, fields: Ids) -> Where:
     """Built-up land, (size, size): around centres, further out along the lanes."""
     size = len(fields)
     if rng.random() < 0.15:
@@ -266,7 +264,7 @@ def _town(rng: Generator, blocks: _Blocks, fields: Ids, least: float) -> Where:
     score += 0.6 * np.exp(-blocks.lane / 7) + 0.35 * _noise(rng, size, 11)
     score += 0.2 * rng.standard_normal(fields.max() + 1)[fields]
     # A large scene shows the country around the village.
-    share = rng.uniform(least, 5 * least) * min(1.0, (96 / size) ** 0.7)
+    share = rng.uniform(0.06, 0.31) * min(1.0, (96 / size) ** 0.7)
     return np.asarray(score > np.quantile(score, 1 - share))
 
 
@@ -283,12 +281,10 @@ def _build(rng: Generator, at: _Blocks, town: Where, cover: Ids, parcels: Ids) -
         house = _number(house, start + inside // pitch)
         half = rng.uniform(0.26, 0.44, house.max() + 1)[house] * pitch
         roof &= np.abs(inside % pitch - pitch / 2) < half
-    layers = (
-        (town, _GARDEN, -(10**6) - at.own),
-        (town & roof, _BUILDING, -(10**8) - house),
-    )
-    for where, kind, number in (*layers, (town & street, _ROAD, 0 * house - 5)):
-        cover[where], parcels[where] = kind, number[where]
+    roof, street = roof & town, street & town
+    cover[town], parcels[town] = _GARDEN, (-(10**6) - at.own)[town]
+    cover[roof], parcels[roof] = _BUILDING, (-(10**8) - house)[roof]
+    cover[street], parcels[street] = _ROAD, -1
 
 
 def render(land: Land, look: Look, rng: Generator) -> NDArray[np.uint16]:
@@ -341,7 +337,7 @@ def _reflect(land: Land, day: Field, waves: Field) -> Field:
     image = (1 - bare) * (early + turned * (late - early)) + bare * ground
     # Smooth changes of the curve: brightness, colour, leaf pigments and water.
     ones, tilt = 0 * waves + 1, waves / 900 - 1
-    curves = np.stack([ones, tilt, -_pigment(waves), -_moist(waves)])
+    curves = np.stack([ones, tilt, *(-curve for curve in _absorb(waves))])
     amounts = habits[2:] * np.array([0.08, 0.06, 0.12, 0.12])[:, None, None]
     amounts[0] += _NUMBER['grit'][cover] * fine + 0.04 * patches + 0.2 * bare * soil
     amounts[3] -= 0.15 * bare * soil
@@ -350,9 +346,10 @@ def _reflect(land: Land, day: Field, waves: Field) -> Field:
 
 def _materials(waves: Field) -> dict[str, Field]:
     """Reflectance of pure materials, one value for each wavelength in nm."""
+    pigment, water = _absorb(waves)
 
-    def leaf(plateau: float, pigment: float, water: float) -> Field:
-        return plateau * np.exp(-pigment * _pigment(waves) - water * _moist(waves))
+    def leaf(plateau: float, green: float, wet: float) -> Field:
+        return plateau * np.exp(-green * pigment - wet * water)
 
     def rise(top: float, start: float, length: float) -> Field:
         return top * (1 - np.exp((start - waves) / length))
@@ -376,14 +373,10 @@ def _materials(waves: Field) -> dict[str, Field]:
     }
 
 
-def _pigment(waves: Field) -> Field:
-    """Absorption by leaf pigments, 0..1: strong up to the red edge at 715 nm."""
-    return _step((715 - waves) / 15) * (1 - 0.3 * _bump(waves, 555, 35))
-
-
-def _moist(waves: Field) -> Field:
-    """Absorption by liquid water: 0 below 1200 nm, 0.75 at 1600, 1.55 at 2200."""
-    return 0.75 * _step((waves - 1350) / 60) + 0.8 * _step((waves - 1900) / 60)
+def _absorb(waves: Field) -> tuple[Field, Field]:
+    """Absorption by leaf pigments up to the red edge at 715 nm, and by liquid water."""
+    pigment = _step((715 - waves) / 15) * (1 - 0.3 * _bump(waves, 555, 35))
+    return pigment, 0.75 * _step((waves - 1350) / 60) + 0.8 * _step((waves - 1900) / 60)
 
 
 def _bump(waves: Field, centre: float, width: float) -> Field:

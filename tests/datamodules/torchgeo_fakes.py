@@ -1,0 +1,239 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Small fake data sets in the formats of TorchGeo's own, and folders of pairs.
+
+Run as a module, it trains on two processes (see :func:`train_on_two_processes`).
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import kornia.augmentation as K
+import numpy as np
+import rasterio
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchgeo.datamodules import NonGeoDataModule
+from torchgeo.datasets import DeepGlobeLandCover
+
+from torchgeo_specdm.compat import SemanticSegmentationTask
+from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
+from torchgeo_specdm.datasets.pairs import PairFolder
+from torchgeo_specdm.datasets.spec import SampleSpec
+from torchgeo_specdm.synthesis.writing import PairWriter
+
+CODED = SampleSpec(bands=('B02', 'B03'), classes=('a', 'b', 'c', 'd', 'e'))
+
+
+def coded_sample(number: int, size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A sample that tells who it is (band 1), and its mask from its image (band 0)."""
+    grid = np.arange(size * size).reshape(size, size) + 7 * (number % 10)
+    return np.stack([grid, np.full_like(grid, number)]), grid % 5
+
+
+def coded_mask(image: Tensor) -> Tensor:
+    """The mask (B, H, W) that belongs to normalised coded images (B, 2, H, W)."""
+    return (image[:, 0] * 255).round().long() % 5
+
+
+def coded_numbers(image: Tensor) -> list[int]:
+    """The number of each coded sample of a normalised batch."""
+    numbers: list[int] = (image[:, 1, 0, 0] * 255).round().long().tolist()
+    return numbers
+
+
+def write_coded_pairs(root: Path, first: int, count: int, size: int = 32) -> Path:
+    """Write coded samples as a folder of pairs."""
+    writer = PairWriter(root, CODED, {}, {})
+    for i in range(count):
+        image, mask = coded_sample(first + i, size)
+        writer.write(f'{i:04d}', image, mask, {'index': i})
+    writer.finish('')
+    return root
+
+
+def write_random_pairs(
+    root: Path,
+    spec: SampleSpec,
+    count: int = 8,
+    size: int = 32,
+    low: float | NDArray[Any] = 0,
+    high: float | NDArray[Any] = 255,
+    seed: int = 7,
+) -> Path:
+    """Write random samples as a folder of pairs."""
+    random = np.random.default_rng(seed)
+    writer = PairWriter(root, spec, {}, {})
+    dates = () if spec.dates == 1 else (spec.dates,)
+    for i in range(count):
+        image = random.uniform(low, high, (*dates, spec.num_bands, size, size))
+        mask = random.integers(0, spec.num_classes, (size, size))
+        writer.write(f'{i:04d}', image, mask, {'index': i})
+    writer.finish('')
+    return root
+
+
+class CodedDataModule(NonGeoDataModule):
+    """Pairs with train.txt, val.txt and test.txt, cropped and flipped on the device."""
+
+    def __init__(
+        self,
+        root: Path,
+        batch_size: int = 4,
+        num_workers: int = 0,
+        patch_size: int | None = None,
+    ) -> None:
+        super().__init__(PairFolder, batch_size, num_workers, root=root)
+        crop = [] if patch_size is None else [K.RandomCrop((patch_size, patch_size))]
+        self.patch_size = patch_size
+        self.train_aug = K.AugmentationSequential(
+            K.Normalize(mean=self.mean, std=self.std),
+            *crop,
+            K.RandomHorizontalFlip(),
+            K.RandomVerticalFlip(),
+            data_keys=None,
+            keepdim=True,
+        )
+
+
+def write_coded_splits(
+    root: Path, size: int = 32, counts: Sequence[int] = (8, 4, 4)
+) -> Path:
+    """Write what :class:`CodedDataModule` reads; samples are numbered from 1000."""
+    write_coded_pairs(root, 1000, sum(counts), size)
+    first = 0
+    for split, count in zip(('train', 'val', 'test'), counts, strict=True):
+        ids = ''.join(f'{i:04d}\n' for i in range(first, first + count))
+        (root / f'{split}.txt').write_text(ids)
+        first += count
+    return root
+
+
+def write_landcoverai(root: Path, size: int = 32) -> Path:
+    """LandCover.ai: JPEG tiles, masks of class positions, lists of tiles."""
+    random = np.random.default_rng(0)
+    (root / 'output').mkdir(parents=True)
+    for split, count in (('train', 8), ('val', 4), ('test', 4)):
+        names = [f'M-{split}_{i}_{i}' for i in range(count)]
+        (root / f'{split}.txt').write_text(''.join(f'{name}\n' for name in names))
+        for name in names:
+            image = random.integers(0, 256, (size, size, 3), np.uint8)
+            mask = random.integers(0, 5, (size, size), np.uint8)
+            Image.fromarray(image).save(root / 'output' / f'{name}.jpg')
+            Image.fromarray(mask).save(root / 'output' / f'{name}_m.png')
+    return root
+
+
+def write_deepglobe(root: Path, size: int = 48) -> Path:
+    """DeepGlobe land cover: JPEG images and masks in the colours of the classes."""
+    random = np.random.default_rng(0)
+    colors = np.array(DeepGlobeLandCover.colormap, np.uint8)
+    for folder, count in (('training_data', 10), ('test_data', 4)):
+        for kind in ('images', 'masks'):
+            (root / 'data' / folder / kind).mkdir(parents=True)
+        for i in range(count):
+            image = random.integers(0, 256, (size, size, 3), np.uint8)
+            mask = colors[random.integers(0, len(colors), (size, size))]
+            base = root / 'data' / folder
+            Image.fromarray(image).save(base / 'images' / f'{i}_sat.jpg')
+            Image.fromarray(mask).save(base / 'masks' / f'{i}_mask.png')
+    return root
+
+
+def write_sen12ms(root: Path, size: int = 32) -> Path:
+    """SEN12MS: radar in decibels, optics in digital numbers, four land cover schemes."""
+    random = np.random.default_rng(0)
+    for folder in ('ROIs1158_spring', 'ROIs1868_summer', 'ROIs1970_fall'):
+        (root / folder).mkdir(parents=True)
+    names = {'train': [], 'test': []}
+    for split, scenes in (('train', range(5)), ('test', range(5, 7))):
+        for scene in scenes:
+            for patch in range(3):
+                name = f'ROIs2017_winter_s2_{scene}_p{patch}.tif'
+                names[split].append(name)
+                for source, array in (
+                    ('s1', random.uniform(-25, 0, (2, size, size)).astype('float32')),
+                    ('s2', random.integers(0, 3000, (13, size, size), np.uint16)),
+                    ('lc', random.integers(1, 18, (4, size, size), np.uint16)),
+                ):
+                    path = root / 'ROIs2017_winter' / f'{source}_{scene}'
+                    path.mkdir(parents=True, exist_ok=True)
+                    path = path / name.replace('_s2_', f'_{source}_')
+                    write_tiff(path, array)
+        (root / f'{split}_list.txt').write_text('\n'.join(names[split]) + '\n')
+    return root
+
+
+def write_tiff(path: Path, array: NDArray[Any]) -> None:
+    """Write a plain GeoTIFF (C, H, W)."""
+    count, height, width = array.shape
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        count=count,
+        height=height,
+        width=width,
+        dtype=array.dtype,
+    ) as target:
+        target.write(array)
+
+
+def tiny_task(in_channels: int, num_classes: int) -> LightningModule:
+    """TorchGeo's own task, unchanged, with a network of a few filters."""
+    return SemanticSegmentationTask(
+        model='fcn', in_channels=in_channels, num_classes=num_classes, num_filters=4
+    )
+
+
+def quiet_trainer(**kwargs: Any) -> Trainer:
+    """A trainer on the processor that writes nothing."""
+    silent = {'logger': False, 'enable_checkpointing': False}
+    silent |= {'enable_progress_bar': False, 'enable_model_summary': False}
+    return Trainer(accelerator='cpu', **(silent | {'devices': 1} | kwargs))
+
+
+class Recorder(Callback):
+    """Keeps the training batches as the task gets them, and the loss."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Tensor]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.batches.append({key: value.clone() for key, value in batch.items()})
+        self.losses.append(float(outputs['loss']))
+
+    @property
+    def numbers(self) -> list[list[int]]:
+        """Who is in each batch of coded samples."""
+        return [coded_numbers(batch['image']) for batch in self.batches]
+
+
+def train_on_two_processes(real: Path, synthetic: Path, out: Path) -> None:
+    """Fit two epochs with half real batches, and write who was in each batch."""
+    torch.set_num_threads(1)
+    seed_everything(0)
+    recorder = Recorder()
+    trainer = quiet_trainer(
+        strategy='ddp', devices=2, max_epochs=2, callbacks=[recorder]
+    )
+    datamodule = SyntheticAugmentedDataModule(
+        CodedDataModule(real), synthetic, real_share=0.5
+    )
+    trainer.fit(tiny_task(2, 5), datamodule=datamodule)
+    found = {'steps': trainer.global_step, 'numbers': recorder.numbers}
+    (out / f'rank_{trainer.global_rank}.json').write_text(json.dumps(found))
+
+
+if __name__ == '__main__':
+    train_on_two_processes(*map(Path, sys.argv[1:]))
