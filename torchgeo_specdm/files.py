@@ -40,6 +40,27 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
 
+def read_text(path: Path) -> str:
+    """Read a text file that any editor may have written.
+
+    Args:
+        path: The file, in UTF-8 with or without a byte order mark.
+
+    Returns:
+        Its text, lines ending in a plain newline.
+
+    Raises:
+        ValueError: If the file is in another encoding, or no text; the message names
+            it.
+    """
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{path} is no UTF-8 text ({error}). Save it again as UTF-8.'
+        ) from error
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open('rb') as file:
@@ -53,11 +74,14 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: If the file holds anything else; the message names it.
     """
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise ValueError(f'{path} is not valid JSON ({error}). Mend it.') from error
-    if not isinstance(values, dict):
-        raise ValueError(f'{path} must hold one JSON object, not a list. Mend it.')
+    if type(values) is not dict:
+        raise ValueError(
+            f'{path} holds a JSON {type(values).__name__}, but must hold one object '
+            '{...}. Mend it.'
+        )
     return values
 
 

@@ -2,15 +2,17 @@
 # Licensed under the MIT License.
 
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.main import main
@@ -99,3 +101,317 @@ def fit(
     assert len(losses.values) == trainer.global_step
     assert all(map(math.isfinite, losses.values))
     return trainer, losses.values
+
+
+def toy_task(**kwargs: Any) -> MultispectralSegmentationTask:
+    options: dict[str, Any] = {'lr': 1e-3, 'head_lr_factor': 1.0, **kwargs}
+    return MultispectralSegmentationTask(**options)
+
+
+def known_task(**kwargs: Any) -> MultispectralSegmentationTask:
+    return toy_task(in_channels=4, num_classes=3, **kwargs)
+
+
+def batch_of(mask: Tensor, channels: int = 4) -> dict[str, Tensor]:
+    return {'image': torch.rand(len(mask), channels, *mask.shape[-2:]), 'mask': mask}
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    seed_everything(0)
+
+
+class TestTraining:
+    def test_learns_and_scores(self, tmp_path: Path) -> None:
+        task, data = toy_task(), BlocksDataModule()
+        callbacks = [ModelCheckpoint(tmp_path, monitor=task.monitor, mode=task.mode)]
+        trainer, losses = fit(
+            task, data, max_epochs=15, callbacks=callbacks, enable_checkpointing=True
+        )
+        assert losses[0] > 0.5
+        assert max(losses[-4:]) < losses[0] / 4
+        assert float(trainer.callback_metrics['val_miou']) > 0.8
+
+        (tested,) = trainer.test(task, data, verbose=False)
+        assert set(tested) == {
+            'test_loss',
+            'test_miou',
+            'test_f1',
+            'test_accuracy',
+            'test_iou/water',
+            'test_iou/forest',
+            'test_iou/city',
+        }
+        seen = tested['test_iou/water'], tested['test_iou/forest']
+        assert tested['test_miou'] == pytest.approx(sum(seen) / 2)
+        assert math.isnan(tested['test_iou/city'])
+
+        (predicted,) = trainer.predict(task, data.predict_dataloader())
+        assert predicted.dtype == torch.int64
+        assert predicted.shape == (4, 32, 32)
+        right = (predicted == data.predict_dataset.masks).float().mean()
+        assert right > 0.8
+
+        path = callbacks[0].best_model_path
+        loaded = MultispectralSegmentationTask.load_from_checkpoint(path)
+        best = torch.load(path)['state_dict']
+        task.load_state_dict(best)
+        images = data.test_dataset.images
+        with torch.no_grad():
+            assert torch.equal(loaded.eval()(images), task.eval()(images))
+        assert loaded.hparams['in_channels'] == 4
+        assert loaded.hparams['num_classes'] == 3
+        assert loaded.hparams['ignore_index'] == IGNORED
+
+    @pytest.mark.parametrize(
+        'options',
+        [
+            {'stem': 'map'},
+            {'loss': 'ce+dice', 'class_weights': [1.0, 2.0, 3.0]},
+            {'model': 'unet', 'backbone': 'resnet18', 'stem': 'map'},
+            {'model': 'deeplabv3+', 'backbone': 'resnet18'},
+        ],
+        ids=str,
+    )
+    def test_choices(self, options: dict[str, Any]) -> None:
+        task = toy_task(**options)
+        # an odd size, which none of the networks takes by itself
+        _, losses = fit(task, BlocksDataModule(size=40), max_epochs=2)
+        assert losses[-1] < losses[0]
+
+    def test_batches_without_labels(self) -> None:
+        data = BlocksDataModule(ignored=True)
+        trainer, losses = fit(toy_task(loss='ce+dice'), data, max_epochs=1)
+        assert losses == [0, 0, 0, 0]
+        assert trainer.callback_metrics['train_unlabelled_batches'] == 4
+        assert trainer.callback_metrics['val_miou'].isnan()
+
+    def test_schedule(self, tmp_path: Path) -> None:
+        task = toy_task(lr=1e-3, head_lr_factor=10.0, warmup=0.25)
+        rates = Rates()
+        fit(task, BlocksDataModule(), max_epochs=2, callbacks=[rates])
+        share = [1e-6, 0.5 * 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+        backbone, head = (list(x) for x in zip(*rates.values, strict=True))
+        assert backbone == pytest.approx([1e-3 * x for x in share], rel=1e-4)
+        assert head == pytest.approx([1e-2 * x for x in share], rel=1e-4)
+
+    def test_endless_run_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r'max_epochs=-1 give the run no end'):
+            fit(toy_task(), BlocksDataModule(), max_epochs=-1)
+
+    def test_command_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(Path(__file__).parent)
+        monkeypatch.chdir(tmp_path)
+        Path('config.yaml').write_text(CONFIG)
+        main(['fit', '--config=config.yaml'])
+        (run,) = Path('runs').iterdir()
+        assert 'in_channels: 4' in (run / 'hparams.yaml').read_text()
+        assert 'val_iou/forest' in (run / 'metrics.csv').read_text()
+        (checkpoint,) = (run / 'checkpoints').glob('*step=4*')
+        main(['test', '--config=config.yaml', f'--ckpt_path={checkpoint}'])
+        MultispectralSegmentationTask.load_from_checkpoint(checkpoint)
+
+
+CONFIG = """
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  enable_progress_bar: false
+  logger:
+    class_path: CSVLogger
+    init_args: {save_dir: ., name: runs}
+  callbacks:
+    - class_path: ModelCheckpoint
+      init_args: {monitor: val_miou, mode: max}
+model:
+  class_path: torchgeo_specdm.tasks.segmentation.MultispectralSegmentationTask
+  init_args:
+    lr: 1e-3
+data:
+  class_path: test_segmentation.BlocksDataModule
+"""
+
+
+class Rates(Callback):
+    """Keeps the learning rates of backbone and head at every step."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[float, float]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        rates = [group['lr'] for group in trainer.optimizers[0].param_groups]
+        self.values.append((min(rates), max(rates)))
+
+
+class TestOptimizer:
+    def test_groups(self) -> None:
+        task = known_task(lr=1e-3, head_lr_factor=10.0, stem='map')
+        groups = task._parameter_groups()
+        kinds = {(group['lr'], group['weight_decay']) for group in groups}
+        assert kinds == {(1e-3, 0.01), (1e-3, 0.0), (1e-2, 0.01), (1e-2, 0.0)}
+        grouped = [id(p) for group in groups for p in group['params']]
+        assert sorted(grouped) == sorted(id(p) for p in task.parameters())
+
+        rate = {id(p): group['lr'] for group in groups for p in group['params']}
+        decay = {
+            id(p): group['weight_decay'] for group in groups for p in group['params']
+        }
+        mapper, encoder = task.model.mapper, task.model.network.encoder
+        assert isinstance(mapper, BandMapper)
+        assert rate[id(mapper.weight)] == 1e-2
+        assert {rate[id(p)] for p in encoder.parameters()} == {1e-3}
+        norm = encoder.norm1
+        assert isinstance(norm, nn.LayerNorm)
+        assert {decay[id(p)] for p in norm.parameters()} == {0.0}
+
+
+class TestLoss:
+    def test_cross_entropy(self) -> None:
+        task = known_task(ignore_index=IGNORED, class_weights=[1.0, 2.0, 3.0]).eval()
+        batch = batch_of(torch.randint(3, (2, 32, 32)))
+        batch['mask'][0, 0] = IGNORED
+        loss, logits, _, labelled = task._step(batch)
+        weights = torch.tensor([1.0, 2.0, 3.0])
+        expected = nn.CrossEntropyLoss(weights, ignore_index=IGNORED)
+        torch.testing.assert_close(loss, expected(logits, batch['mask']))
+        assert labelled == 2 * 32 * 32 - 32
+
+    def test_dice_is_added(self) -> None:
+        batch = batch_of(torch.randint(3, (2, 32, 32)))
+        both, single = known_task(loss='ce+dice').eval(), known_task().eval()
+        single.load_state_dict(both.state_dict())
+        difference = (both._step(batch)[0] - single._step(batch)[0]).detach()
+        assert 0 < float(difference) < 1
+
+    def test_no_label_has_a_gradient(self) -> None:
+        task = known_task(ignore_index=IGNORED)
+        loss, *_ = task._step(batch_of(torch.full((2, 32, 32), IGNORED)))
+        loss.backward()
+        assert loss == 0
+        assert all(p.grad is not None and not p.grad.any() for p in task.parameters())
+
+    def test_mask_may_have_a_channel(self) -> None:
+        task = known_task().eval()
+        batch = batch_of(torch.randint(3, (2, 32, 32)))
+        with_channel = batch | {'mask': batch['mask'][:, None]}
+        assert torch.equal(task._step(batch)[0], task._step(with_channel)[0])
+
+    def test_half_precision(self) -> None:
+        task = known_task()
+        with torch.autocast('cpu', torch.bfloat16):
+            loss, logits, *_ = task._step(batch_of(torch.randint(3, (2, 32, 32))))
+        assert loss.dtype == logits.dtype == torch.float32
+
+    @pytest.mark.parametrize('value', [-1, 3, IGNORED])
+    def test_refuses_values_outside(self, value: int) -> None:
+        mask = torch.zeros(2, 32, 32, dtype=torch.long)
+        mask[1, 5, 5] = value
+        with pytest.raises(ValueError, match=rf'\[{value}\].*\[0, 1, 2\].*num_classes'):
+            known_task().training_step(batch_of(mask), 0)
+
+    def test_refuses_other_bands(self) -> None:
+        batch = batch_of(torch.zeros(2, 32, 32), channels=3)
+        with pytest.raises(
+            ValueError, match=r'\(2, 3, 32, 32\) must be \(B, 4, H, W\)'
+        ):
+            known_task().training_step(batch, 0)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        'name, value, choice',
+        [
+            ('model', 'segfromer', 'segformer'),
+            ('stem', 'wide', 'widen'),
+            ('loss', 'dice', 'ce+dice'),
+            ('backbone', 'mit_b9', 'mit_b5'),
+        ],
+    )
+    def test_refuses_typos(self, name: str, value: str, choice: str) -> None:
+        with pytest.raises(
+            ValueError, match=rf"{name}='{value}'.*'{re.escape(choice)}'"
+        ):
+            known_task(**{name: value})
+
+    @pytest.mark.parametrize('warmup', [-0.1, 1.0, 1500])
+    def test_refuses_warmup(self, warmup: float) -> None:
+        with pytest.raises(ValueError, match=rf'warmup={warmup} is a share'):
+            toy_task(warmup=warmup)
+
+    @pytest.mark.parametrize('weights', [[1.0, 2.0], [1.0, 0.0, 1.0], [1.0, -1.0, 1.0]])
+    def test_refuses_class_weights(self, weights: list[float]) -> None:
+        with pytest.raises(ValueError, match=r'one positive number for each of 3'):
+            known_task(class_weights=weights)
+
+    def test_hyperparameters_are_plain(self) -> None:
+        task = known_task(class_weights=[1.0, 2.0, 3.0], weights=False)
+        plain = (str, int, float, bool, list, type(None))
+        assert all(isinstance(value, plain) for value in task.hparams.values())
+        assert 'weights' not in task.hparams
+
+    def test_class_weights_stay_out_of_checkpoints(self) -> None:
+        task = known_task(class_weights=[1.0, 2.0, 3.0])
+        assert 'class_weights' not in task.state_dict()
+
+
+class TestSpec:
+    def set_up(self, task: LightningModule, **changes: Any) -> None:
+        data = BlocksDataModule()
+        data.spec = replace(data.spec, **changes)
+        task.trainer = Trainer(logger=False, accelerator='cpu')
+        task.trainer.datamodule = data
+        task.setup('fit')
+
+    def test_fills_in_what_is_missing(self) -> None:
+        task = toy_task(stem='map')
+        assert task.model is None
+        self.set_up(task)
+        assert task.hparams['in_channels'] == 4
+        assert task.hparams['num_classes'] == 3
+        assert task.hparams['ignore_index'] == IGNORED
+        assert task.hparams == task.hparams_initial
+        assert task.val_scores.ignore_index == IGNORED
+        # the mapper starts from B04, B03, B02
+        image = torch.rand(1, 4, 32, 32)
+        assert torch.equal(task.model.mapper(image), image[:, [2, 1, 0]])
+
+    def test_given_network_is_kept(self) -> None:
+        task = known_task()
+        model = task.model
+        self.set_up(task)
+        assert task.model is model
+        assert task.val_scores.ignore_index == IGNORED
+
+    def test_given_ignore_index_is_kept(self) -> None:
+        task = known_task(ignore_index=0)
+        self.set_up(task)
+        assert task.hparams['ignore_index'] == 0
+
+    @pytest.mark.parametrize('name', ['in_channels', 'num_classes'])
+    def test_refuses_other_data(self, name: str) -> None:
+        task = toy_task(**{name: 7})
+        with pytest.raises(ValueError, match=rf'{name}=7 of the task .*, [34] \(.*B02'):
+            self.set_up(task)
+
+    def test_refuses_more_dates(self) -> None:
+        with pytest.raises(ValueError, match=r'dates=2 .*change detection'):
+            self.set_up(toy_task(), dates=2)
+
+    def test_refuses_class_weights_of_other_data(self) -> None:
+        with pytest.raises(ValueError, match=r'one positive number for each of 3'):
+            self.set_up(toy_task(class_weights=[1.0, 2.0]))
+
+    def test_needs_a_spec_or_numbers(self) -> None:
+        loader = DataLoader(Blocks(4, 0), batch_size=4)
+        trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
+        match = r'in_channels=None and num_classes=3 must be known.*`spec`'
+        with pytest.raises(ValueError, match=match):
+            trainer.fit(toy_task(num_classes=3), loader)
+
+    def test_class_ids_without_a_spec(self) -> None:
+        loader = DataLoader(Blocks(4, 0), batch_size=4)
+        trainer = Trainer(accelerator='cpu', logger=False, enable_progress_bar=False)
+        (scores,) = trainer.validate(known_task(), loader, verbose=False)
+        assert {'val_iou/0', 'val_iou/1', 'val_iou/2'} <= set(scores)

@@ -6,17 +6,20 @@
 from .base import Codec, Sample
 from .pixels import PixelCodec
 from .single_stream import SingleStreamCodec
-from .storage import CODECS, load_codec, make_codec, save_codec
+from .scores import ReconstructionScores
+from .storage import CODECS, load_codec, load_state, make_codec, save_codec
 from .two_stream import TwoStreamCodec
 
 __all__ = (
     'CODECS',
     'Codec',
     'PixelCodec',
+    'ReconstructionScores',
     'Sample',
     'SingleStreamCodec',
     'TwoStreamCodec',
     'load_codec',
+    'load_state',
     'make_codec',
     'save_codec',
 )

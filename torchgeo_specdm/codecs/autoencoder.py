@@ -73,6 +73,9 @@ class PatchAutoencoder(nn.Module):
 
 
 def mean_kl(posterior: DiagonalGaussianDistribution) -> Tensor:
-    """KL divergence from a unit Gaussian, as a mean over all latent elements."""
-    kl: Tensor = posterior.kl().sum() / posterior.mean.numel()
-    return kl
+    """KL divergence from a unit Gaussian, as a mean over all latent elements.
+
+    In float32, because the squares of half-precision means overflow.
+    """
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()

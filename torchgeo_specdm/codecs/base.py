@@ -21,6 +21,10 @@ Sample = Mapping[str, Tensor]
 _CLIP = 1.5
 #: Percentiles of a band that become -1 and +1.
 _PERCENTILES = (0.5, 99.5)
+#: Percentiles are taken of at most this many pixels of a band.
+_MOST_PIXELS = 1_000_000
+#: A band that varies less than this share of its level is constant but for rounding.
+_LEAST_RANGE = 1e-4
 
 
 class Reconstruction(NamedTuple):
@@ -174,12 +178,11 @@ class Codec(nn.Module, ABC):
             self.reflectance(output.images), self.reflectance(images), dim=2
         )
         mask_loss = self.mask_loss(output.logits, mask)
-        weights: dict[str, float] = self.settings
         loss = (
             l1
-            + weights['sad_weight'] * sad
+            + self.settings.get('sad_weight', 0) * sad
             + mask_loss
-            + weights['kl_weight'] * output.kl
+            + self.settings.get('kl_weight', 0) * output.kl
         )
         return {
             'loss': loss,
@@ -200,11 +203,22 @@ class Codec(nn.Module, ABC):
     def prepare(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Check a batch and scale its images.
 
+        Args:
+            sample: As for :meth:`encode`.
+
         Returns:
             Scaled images (B, T, C, H, W) and the mask (B, H, W).
+
+        Raises:
+            ValueError: If the bands or sizes do not fit.
         """
         image, mask = sample['image'], sample['mask']
         images = image[:, None] if image.ndim == 4 else image
+        if mask.shape[-2:] != images.shape[-2:]:
+            raise ValueError(
+                f'A batch has masks of {tuple(mask.shape[-2:])} pixels but images of '
+                f'{tuple(images.shape[-2:])}; they must cover the same pixels.'
+            )
         mask = mask.reshape(len(mask), *mask.shape[-2:])
         wanted = (self.spec.dates, self.spec.num_bands)
         if tuple(images.shape[1:3]) != wanted:
@@ -214,8 +228,20 @@ class Codec(nn.Module, ABC):
                 f'{list(self.spec.bands)}. Give it the same bands in the same order.'
             )
         self.latent_size(images.shape[-2], images.shape[-1])
-        center, half = (b.view(-1, 1, 1) for b in (self.center, self.half_range))
+        center, half = _bands(self.center), _bands(self.half_range)
         return ((images - center) / half).clamp(-_CLIP, _CLIP), mask
+
+    def blank_image(self, mask: Tensor) -> Tensor:
+        """Mid-range images for masks, where only the masks matter.
+
+        Args:
+            mask: (B, H, W) or (B, 1, H, W).
+
+        Returns:
+            Digital numbers (B, T, C, H, W).
+        """
+        shape = (len(mask), self.spec.dates, -1, *mask.shape[-2:])
+        return _bands(self.center).expand(shape)
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of the latent of an image.
@@ -233,8 +259,7 @@ class Codec(nn.Module, ABC):
 
     def reflectance(self, images: Tensor) -> Tensor:
         """Turn scaled images (B, T, C, H, W) into reflectance, in float32."""
-        center, half = (b.view(-1, 1, 1) for b in (self.center, self.half_range))
-        return (images.float() * half + center) * self.spec.scale
+        return self._digital_numbers(images) * self.spec.scale
 
     def one_hot(self, mask: Tensor) -> Tensor:
         """Masks (B, H, W) as -1 or +1 for each class (B, K, H, W); -1 if no label."""
@@ -249,14 +274,19 @@ class Codec(nn.Module, ABC):
         Args:
             images: Digital numbers (N, C, H, W) of training samples.
         """
-        flat = images.movedim(1, 0).reshape(images.shape[1], -1).double()
-        step = flat.shape[1] // 1_000_000 + 1
-        low, high = torch.quantile(
-            flat[:, ::step], torch.tensor(_PERCENTILES, dtype=torch.float64) / 100, dim=1
-        )
-        self.center.copy_((high + low) / 2)
-        # a constant band would divide by zero
-        self.half_range.copy_(((high - low) / 2).clamp(min=1e-6))
+        quantiles = torch.tensor(_PERCENTILES, dtype=torch.float64) / 100
+        for band in range(self.spec.num_bands):
+            values = images[:, band].flatten().cpu()
+            values = values[:: len(values) // _MOST_PIXELS + 1].double()
+            low, high = torch.quantile(values, quantiles)
+            if low == high:
+                # nearly all pixels are equal: the rest must not be clipped away
+                low, high = values.aminmax()
+            center = (high + low) / 2
+            self.center[band] = center
+            # a constant band would divide by zero, or by its rounding errors
+            floor = float(_LEAST_RANGE * center.abs().clamp(min=_LEAST_RANGE))
+            self.half_range[band] = ((high - low) / 2).clamp(min=floor)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Sample]) -> None:
@@ -264,6 +294,9 @@ class Codec(nn.Module, ABC):
 
         Args:
             batches: As for :meth:`encode`.
+
+        Raises:
+            ValueError: If there is no batch, or a latent is not finite.
         """
         count = 0
         total = torch.zeros(self.latent_channels, dtype=torch.float64)
@@ -273,8 +306,13 @@ class Codec(nn.Module, ABC):
             count += latent[:, 0].numel()
             total += latent.sum((0, 2, 3))
             squares += latent.square().sum((0, 2, 3))
-        mean = total / max(count, 1)
-        std = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt()
+        if not count or not bool(torch.isfinite(total + squares).all()):
+            raise ValueError(
+                f'The latents of {count} cells have the sums {total.tolist()}; their '
+                'statistics need numbers. Look for NaN pixels or an empty training set.'
+            )
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.latent_mean.copy_(mean)
         # a channel that says nothing stays as it is
         self.latent_std.copy_(std.where(std > 1e-4, 1.0))
@@ -291,9 +329,13 @@ class Codec(nn.Module, ABC):
                 'when stage 1 ends. Finish stage 1 and use the folder that it wrote.'
             )
 
+    def _digital_numbers(self, images: Tensor) -> Tensor:
+        """Undo the scaling, in float32."""
+        return images.float() * _bands(self.half_range) + _bands(self.center)
+
     def _finish(self, images: Tensor, logits: Tensor) -> dict[str, Tensor]:
         """Scaled images and class scores to a sample in digital numbers."""
-        image = self.reflectance(images) / self.spec.scale
+        image = self._digital_numbers(images)
         mask = logits.argmax(1)
         if self.spec.dates == 1:
             return {'image': image[:, 0], 'mask': mask}
@@ -304,6 +346,26 @@ def _channels(values: Tensor) -> Tensor:
     return values.view(1, -1, 1, 1)
 
 
+def _bands(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1)
+
+
 def image_streams(spec: SampleSpec, channels: int) -> dict[str, int]:
     """Channels of the image streams ``image_1`` to ``image_T``."""
     return {f'image_{date + 1}': channels for date in range(spec.dates)}
+
+
+def plain_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a codec's constructor as JSON types, to build it again.
+
+    Args:
+        arguments: ``locals()`` of the constructor, before it sets any variable.
+
+    Returns:
+        All but the description of the sample.
+    """
+    return {
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in arguments.items()
+        if name not in ('self', 'spec', '__class__')
+    }

@@ -61,7 +61,7 @@ class PixelCodec(Codec):
         return images, torch.einsum('bchw,kc->bkhw', bits, self.codes.to(bits.dtype))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
-        """See :meth:`Codec.reconstruct`; exact, so the loss is nil."""
+        """See :meth:`Codec.reconstruct`; exact, with no posterior to pull."""
         output = self.from_latent(self.to_latent(images, mask))
         return Reconstruction(*output, images.new_zeros(()))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..datasets.spec import SampleSpec
 from .autoencoder import PatchAutoencoder, mean_kl
-from .base import Codec, Reconstruction
+from .base import Codec, Reconstruction, plain_settings
 
 
 class SingleStreamCodec(Codec):
@@ -56,6 +56,7 @@ class SingleStreamCodec(Codec):
         kl_weight: float = 1e-6,
     ) -> None:
         """Build the autoencoder."""
+        settings = plain_settings(locals())
         if mask_input not in ('one_hot', 'index'):
             raise ValueError(
                 f"mask_input={mask_input!r} must be 'one_hot' or 'index'. The paper "
@@ -63,17 +64,7 @@ class SingleStreamCodec(Codec):
             )
         super().__init__(
             spec,
-            {
-                'widths': list(widths),
-                'latents': latents,
-                'mask_input': mask_input,
-                'layers': layers,
-                'stem': stem,
-                'groups': groups,
-                'attention': attention,
-                'sad_weight': sad_weight,
-                'kl_weight': kl_weight,
-            },
+            settings,
             {'image_and_mask': latents},
             stem * 2 ** (len(widths) - 1),
         )

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..datasets.spec import SampleSpec
 from ..files import load_weights, read_config, save_module
 from .base import Codec
@@ -68,14 +70,32 @@ def load_codec(folder: Path) -> Codec:
         ValueError: If the folder comes from another stage, or is broken.
     """
     config = read_config(folder, 'autoencoder')
-    spec = SampleSpec.from_dict(config['spec'])
-    codec = make_codec(config['codec'], spec, config['settings'])
     try:
-        codec.load_state_dict(load_weights(folder))
+        spec = SampleSpec.from_dict(config['spec'])
+        codec = make_codec(config['codec'], spec, config['settings'])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'The config.json of {folder} lacks {error}. Copy the folder again.'
+        ) from error
+    load_state(codec, folder)
+    codec.require_statistics()
+    return codec.eval().requires_grad_(False)
+
+
+def load_state(module: nn.Module, folder: Path) -> None:
+    """Read the weights of a folder into a module.
+
+    Args:
+        module: Made from the ``config.json`` of the folder.
+        folder: Has ``model.safetensors``.
+
+    Raises:
+        ValueError: If the weights are broken or those of another module.
+    """
+    try:
+        module.load_state_dict(load_weights(folder))
     except RuntimeError as error:
         raise ValueError(
             f'The weights of {folder} do not fit its config.json ({error}). Copy the '
             'folder again.'
         ) from error
-    codec.require_statistics()
-    return codec.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..datasets.spec import SampleSpec
 from .autoencoder import PatchAutoencoder, mean_kl
-from .base import Codec, Reconstruction, image_streams
+from .base import Codec, Reconstruction, image_streams, plain_settings
 
 
 class TwoStreamCodec(Codec):
@@ -55,6 +55,7 @@ class TwoStreamCodec(Codec):
         kl_weight: float = 1e-6,
     ) -> None:
         """Build both branches."""
+        settings = plain_settings(locals())
         if len(image_widths) != len(mask_widths):
             raise ValueError(
                 f'image_widths={list(image_widths)} and mask_widths='
@@ -63,18 +64,7 @@ class TwoStreamCodec(Codec):
             )
         super().__init__(
             spec,
-            {
-                'image_widths': list(image_widths),
-                'mask_widths': list(mask_widths),
-                'image_latents': image_latents,
-                'mask_latents': mask_latents,
-                'layers': layers,
-                'stem': stem,
-                'groups': groups,
-                'attention': attention,
-                'sad_weight': sad_weight,
-                'kl_weight': kl_weight,
-            },
+            settings,
             {**image_streams(spec, image_latents), 'mask': mask_latents},
             stem * 2 ** (len(image_widths) - 1),
         )

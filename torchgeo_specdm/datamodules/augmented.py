@@ -91,11 +91,8 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
                 'GeoDataModule samples places of a map, not numbered patches. Write '
                 'its patches into a folder of pairs and use PairFolderDataModule.'
             )
-        super().__init__(
-            real.dataset_class,  # type: ignore[arg-type]
-            real.batch_size,
-            real.num_workers,
-        )
+        dataset_class: Any = real.dataset_class
+        super().__init__(dataset_class, real.batch_size, real.num_workers)
         self.real = real
         self.options = MixOptions(
             synthetic,

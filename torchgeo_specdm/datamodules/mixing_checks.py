@@ -173,9 +173,9 @@ def require_same_kind(
     )
     if 2 * len(differ) >= len(ours):
         raise ValueError(
-            f'The samples of {type(real).__name__} and of {folder.root} have other '
-            f'units: mean absolute values are {text}, but must agree within a factor '
-            f'of {UNIT_FACTOR:g}. Use a folder in the raw units of the real data set.'
+            f'{type(real).__name__} and {folder.root} have different units: mean '
+            f'absolute values are {text}, but must agree within a factor of '
+            f'{UNIT_FACTOR:g}. Use a folder in the raw units of the real data set.'
         )
     if differ:
         rank_zero_warn(
@@ -291,13 +291,13 @@ def _stand_in(names: tuple[str, ...]) -> bool:
     return all(re.fullmatch(r'(band|class)_\d+', name) for name in names)
 
 
-def _require_count(name: str, value: int | None, least: int) -> None:
+def _require_count(name: str, value: Any, least: int) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f'{name}={value!r} must be a whole number, {least} or more.')
 
 
-def _is_number(value: float) -> bool:
+def _is_number(value: Any) -> bool:
     numeric = isinstance(value, Real) and not isinstance(value, bool)
     return numeric and math.isfinite(value)

@@ -3,34 +3,34 @@
 
 """A folder of image-and-mask pairs: what users bring, and what we generate."""
 
-import csv
 import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import rasterio
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from ..files import read_json, write_text
+from .pair_description import CLASSES, check_image, describe
+from .pair_files import (
+    DESCRIPTION,
+    Raster,
+    read_codes,
+    read_list,
+    read_manifest,
+    read_raster,
+)
 from .plotting import plot_sample
-from .spec import SampleSpec
 
-DESCRIPTION = 'dataset.json'
-MANIFEST = 'manifest.jsonl'
-_SUFFIXES = ('.tif', '.tiff')
-#: The mask value that the remote sensing community uses for "no label".
-_USUAL_IGNORE = 255
-#: A mask with a higher value than this holds codes, not class positions.
-_MOST_CLASSES = 64
+#: How many faulty samples verify() looks for before it gives up.
+_MOST_FAULTS = 5
 
 
 class PairFolder(NonGeoDataset):
@@ -42,18 +42,26 @@ class PairFolder(NonGeoDataset):
       ``images/<id>_1.tif`` to ``images/<id>_T.tif``
     * ``masks/<id>.tif``: one band of class positions
     * ``dataset.json``: bands, classes with colours, dates, scale, dtype, nodata,
-      ignore index and where the data come from (optional)
-    * ``classes.csv``: columns ``id`` (value in the masks) and ``name`` (optional)
+      ignore index, codes (the value in the masks of each class, where it is not its
+      position) and where the data come from (optional)
+    * ``classes.csv``: columns ``id`` (value in the masks) and ``name`` (optional; not
+      looked at where there is a ``dataset.json``)
     * ``train.txt``, ``val.txt``, ``test.txt``: one id a line (optional)
     * ``manifest.jsonl``: one line a sample that a generator wrote (optional)
 
-    A folder with just ``images/`` and ``masks/`` also reads: band names come from
-    the GeoTIFF descriptions, classes from the values in the masks, the scale from
-    the data type (:meth:`write_description` writes down what was found).
+    A folder with just ``images/`` and ``masks/`` also reads
+    (:meth:`write_description` writes down what was found):
+
+    * bands: the descriptions in the first GeoTIFF, else ``band_1``, ``band_2``, ...
+    * classes: all positions up to the highest in the masks; 255 is no label
+    * scale: that of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for other
+      integers; for floating-point numbers 1, 1/255 or 0.0001 where they go up to 2,
+      up to 255 or further
 
     Samples are ``image``, float32 digital numbers of shape (C, H, W), or
     (T, C, H, W) with T dates, and ``mask``, int64 of shape (H, W), or (1, H, W)
-    with T dates. Pixels whose bands are all nodata get the ignore index.
+    with T dates. Pixels that are nodata in all stored bands of a date get the ignore
+    index.
     """
 
     def __init__(
@@ -74,22 +82,28 @@ class PairFolder(NonGeoDataset):
             accepted_only: Leave out samples that the manifest marks as rejected.
 
         Raises:
-            FileNotFoundError: If the folder or its images are missing.
+            FileNotFoundError: If the folder, its images or the list are missing.
             ValueError: If images and masks do not pair, or a list, band or class is
                 not known.
         """
         self.root = Path(root)
         self.split = split
         self.transforms = transforms
-        self._everything = _pair_ids(self.root, self._read_dates())
-        self.provenance, self._stored, self._codes = _describe(
-            self.root, self._everything
-        )
-        self._channels = _select(self._stored.bands, bands, self.root)
-        self.spec = SampleSpec.from_dict(
-            self._stored.to_dict()
-            | {'bands': [self._stored.bands[i] for i in self._channels]}
-        )
+        self._files, self._stored = describe(self.root)
+        #: Where the samples come from, as far as dataset.json says so.
+        self.provenance = self._stored.provenance
+        names = self._stored.spec.bands
+        unknown = [band for band in bands or () if band not in names]
+        if unknown:
+            raise ValueError(
+                f'bands {unknown} are not in {self.root}, which has {list(names)}. Use '
+                'its names.'
+            )
+        chosen = names if bands is None else tuple(bands)
+        #: What the samples are.
+        self.spec = replace(self._stored.spec, bands=chosen)
+        self._channels = [names.index(band) for band in chosen]
+        #: Which samples there are, in order.
         self.ids = self.choose_ids(split, accepted_only)
 
     def __len__(self) -> int:
@@ -109,23 +123,7 @@ class PairFolder(NonGeoDataset):
             ValueError: If a file is broken, has the wrong bands or size, non-finite
                 pixels, or a mask value that is not a class; the message names it.
         """
-        name = self.ids[index]
-        images = np.stack(
-            [self._read_image(path) for path in self.image_paths(name)]
-        )
-        mask = self._read_mask(self.mask_path(name))
-        if mask.shape != images.shape[-2:]:
-            raise ValueError(
-                f'{self.mask_path(name)} has the size {mask.shape} but its image has '
-                f'{images.shape[-2:]}. Image and mask must cover the same pixels.'
-            )
-        if self.spec.nodata is not None and self.spec.ignore_index is not None:
-            missing = (images == self.spec.nodata).all(axis=1).any(axis=0)
-            mask[missing] = self.spec.ignore_index
-        sample = {
-            'image': torch.from_numpy(images if len(images) > 1 else images[0]),
-            'mask': torch.from_numpy(mask if len(images) == 1 else mask[None]),
-        }
+        sample = self._load(self.ids[index])
         return sample if self.transforms is None else self.transforms(sample)
 
     def choose_ids(self, split: str | None, accepted_only: bool = True) -> list[str]:
@@ -140,20 +138,29 @@ class PairFolder(NonGeoDataset):
 
         Raises:
             FileNotFoundError: If there is no such list.
-            ValueError: If the list has ids without files.
+            ValueError: If the list has ids without files, or no sample is left.
         """
-        chosen = self._everything if split is None else read_list(self.root, split)
-        unknown = sorted(set(chosen) - set(self._everything))
-        if unknown:
-            raise ValueError(
-                f'{len(unknown)} ids of {self.root / f"{split}.txt"} have no files: '
-                f'{unknown[:5]}. Remove them from the list or add the files.'
-            )
-        if not accepted_only:
-            return list(chosen)
-        rows = read_manifest(self.root)
+        rows = read_manifest(self.root) if accepted_only else []
         rejected = {row['id'] for row in rows if not row.get('accepted', True)}
-        return [name for name in chosen if name not in rejected]
+        chosen = list(self._files.ids)
+        if split is not None:
+            lines = read_list(self.root, split)
+            unknown = sorted(lines.keys() - {*chosen} - rejected, key=lines.__getitem__)
+            if unknown:
+                raise ValueError(
+                    f'{self.root / f"{split}.txt"}, line {lines[unknown[0]]}: '
+                    f'{unknown[0]!r} has no files ({len(unknown)} such ids in all: '
+                    f'{unknown[:5]}). Remove them from the list or add the files.'
+                )
+            chosen = list(lines)
+        left = [name for name in chosen if name not in rejected]
+        if not left:
+            source = 'the folder' if split is None else f'{split}.txt'
+            raise ValueError(
+                f'{self.root} has no sample left: {len(chosen)} are in {source}, and '
+                'the manifest rejects all of them. Give samples, or accepted_only=False.'
+            )
+        return left
 
     def select(self, ids: Sequence[str]) -> 'PairFolder':
         """The same folder with just these ids, in this order."""
@@ -163,38 +170,52 @@ class PairFolder(NonGeoDataset):
 
     def image_paths(self, name: str) -> list[Path]:
         """The image file of each date of a sample."""
-        return image_paths(self.root, name, self._stored.dates)
+        return self._files.images(name)
 
     def mask_path(self, name: str) -> Path:
         """The mask file of a sample."""
-        return _existing(self.root / 'masks', name)
+        return self._files.mask(name)
 
     def verify(self) -> None:
-        """Read every sample once and refuse the folder at the first bad one.
+        """Read every sample once, and refuse the folder if any is at fault.
 
         Raises:
-            ValueError: As :meth:`__getitem__`, and if patches differ in size.
+            ValueError: As :meth:`__getitem__`, and if patches differ in size; with
+                the first few faults.
         """
+        first, faults = '', []
         size: torch.Size | None = None
-        for index, name in enumerate(self.ids):
-            shape = self[index]['image'].shape
-            size = size or shape
-            if shape != size:
-                raise ValueError(
-                    f'{self.image_paths(name)[0]} has the shape {tuple(shape)} but '
-                    f'{self.image_paths(self.ids[0])[0]} has {tuple(size)}. All '
-                    'patches of a folder must have one size: cut them first.'
-                )
+        for name in self.ids:
+            try:
+                shape = self._load(name)['mask'].shape[-2:]
+            except ValueError as error:
+                faults.append(str(error))
+            else:
+                first, size = (name, shape) if size is None else (first, size)
+                if shape != size:
+                    faults.append(
+                        f'{self.mask_path(name)} and its image have {_pixels(shape)}, '
+                        f'but those of {first} {_pixels(size)}. All patches of a '
+                        'folder must have one size: cut them first.'
+                    )
+            if len(faults) == _MOST_FAULTS:
+                faults.append('Further samples were not looked at.')
+                break
+        if faults:
+            raise ValueError('\n'.join(faults))
 
     def write_description(self) -> Path:
         """Write what was found about a plain folder to ``dataset.json``.
+
+        What the file already says besides is kept.
 
         Returns:
             The path of the file.
         """
         path = self.root / DESCRIPTION
-        stored = self._stored.to_dict() | {'codes': self._codes}
-        write_text(path, json.dumps(stored, indent=2) + '\n')
+        values = read_json(path) if path.exists() else {}
+        values |= self._stored.spec.to_dict() | {'codes': list(self._stored.codes)}
+        write_text(path, json.dumps(values, indent=2) + '\n')
         return path
 
     def plot(
@@ -215,242 +236,71 @@ class PairFolder(NonGeoDataset):
         """
         return plot_sample(sample, self.spec, show_titles, suptitle)
 
-    def _read_dates(self) -> int:
-        """The dates must be known before the files can be paired."""
-        path = self.root / DESCRIPTION
-        return int(read_json(path).get('dates', 1)) if path.exists() else 1
+    def _load(self, name: str) -> dict[str, Tensor]:
+        """A sample as it is in the files."""
+        mask = self._read_mask(self.mask_path(name))
+        images = []
+        for path in self.image_paths(name):
+            raster = read_raster(path)
+            _require_same_size(path, raster, self.mask_path(name), mask)
+            check_image(path, raster, self._stored.spec)
+            images.append(self._choose_bands(path, raster))
+            if self.spec.ignore_index is not None:
+                for nodata in {self.spec.nodata, raster.nodata} - {None}:
+                    missing = (raster.values == nodata).all(axis=0)
+                    mask[missing] = self.spec.ignore_index
+        several = len(images) > 1
+        return {
+            'image': torch.from_numpy(np.stack(images) if several else images[0]),
+            'mask': torch.from_numpy(mask[None] if several else mask),
+        }
 
-    def _read_image(self, path: Path) -> NDArray[np.float32]:
-        """One date as float32 (C, H, W), checked."""
-        array = read_raster(path)
-        if len(array) != self._stored.num_bands:
-            raise ValueError(
-                f'{path} has {len(array)} bands but the folder has '
-                f'{self._stored.num_bands}: {list(self._stored.bands)}. Export it with '
-                'all bands, or remove it.'
-            )
-        image = array[self._channels].astype(np.float32)
+    def _choose_bands(self, path: Path, raster: Raster) -> NDArray[np.float32]:
+        """The chosen bands of one date as float32 (C, H, W)."""
+        image: NDArray[np.float32] = raster.values[self._channels].astype(np.float32)
         if not np.isfinite(image).all():
             raise ValueError(
                 f'{path} has {int((~np.isfinite(image)).sum())} NaN or infinite '
-                'values; every pixel must be a number. Fill them with a nodata value '
-                f'and name it in {DESCRIPTION}.'
+                'values, but every pixel must be a number. Fill them with one number '
+                f'and name it as nodata in {DESCRIPTION}.'
             )
         return image
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
-        """The mask as class positions, int64 (H, W), checked."""
-        array = read_raster(path)
-        if len(array) != 1:
-            raise ValueError(f'{path} has {len(array)} bands; a mask must have one.')
-        codes = array[0].astype(np.int64)
-        mask = np.full(codes.shape, -1, np.int64)
-        for position, code in enumerate(self._codes):
+        """The mask as class positions, int64 (H, W)."""
+        codes = read_codes(path)
+        mask = np.zeros_like(codes)
+        known = np.zeros(codes.shape, bool)
+        for position, code in enumerate(self._stored.codes):
             mask[codes == code] = position
-        if self.spec.ignore_index is not None:
-            mask[codes == self.spec.ignore_index] = self.spec.ignore_index
-        unknown = np.unique(codes[(mask < 0) & (codes != self.spec.ignore_index)])
-        if unknown.size:
+            known |= codes == code
+        for value in self._stored.ignored:
+            mask[codes == value] = self.spec.ignore_index
+            known |= codes == value
+        if not known.all():
+            allowed = sorted({*self._stored.codes, *self._stored.ignored})
             raise ValueError(
-                f'{path} has the mask values {unknown[:5].tolist()}, which are no '
-                f'classes; allowed are {list(self._codes)} and the ignore index '
-                f'{self.spec.ignore_index}. Mend the file, or name the classes in '
-                f'classes.csv or {DESCRIPTION}.'
+                f'{path} has the values {np.unique(codes[~known])[:5].tolist()}, which '
+                f'are no classes; allowed are {allowed}. Mend the file, or name the '
+                f'classes in {CLASSES} or {DESCRIPTION}.'
             )
         return mask
 
 
-def image_paths(root: Path, name: str, dates: int) -> list[Path]:
-    """The image file of each date: ``<id>.tif``, or ``<id>_1.tif`` to ``<id>_T.tif``.
-
-    Args:
-        root: The folder of pairs.
-        name: The sample's id.
-        dates: Number of dates T.
-
-    Returns:
-        T paths; a file need not exist.
-    """
-    names = [name] if dates == 1 else [f'{name}_{i + 1}' for i in range(dates)]
-    return [_existing(root / 'images', stem) for stem in names]
-
-
-def read_raster(path: Path) -> NDArray[Any]:
-    """Read all bands of a georaster.
-
-    Args:
-        path: A file that GDAL opens.
-
-    Returns:
-        The array (C, H, W) in the type of the file.
-
-    Raises:
-        ValueError: If the file is missing, cut short or no image at all.
-    """
-    try:
-        with warnings.catch_warnings():
-            # patches have no georeference, and need none here
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as source:
-                array: NDArray[Any] = source.read()
-    except RasterioIOError as error:
-        raise ValueError(
-            f'{path} cannot be read as an image ({error}). Extract it again or delete '
-            'it together with its partner.'
-        ) from error
-    return array
+def _require_same_size(
+    path: Path, raster: Raster, mask_path: Path, mask: NDArray[np.int64]
+) -> None:
+    shape = raster.values.shape
+    if shape[1:] == mask.shape:
+        return
+    hint = 'Cut both alike, or remove both.'
+    if shape[:2] == mask.shape:
+        hint = 'It seems to be channel-last: write it again as (bands, rows, columns).'
+    raise ValueError(
+        f'{path} has {shape[0]} bands of {_pixels(shape[1:])}, but {mask_path} has '
+        f'{_pixels(mask.shape)}; image and mask must cover the same pixels. {hint}'
+    )
 
 
-def read_list(root: Path, split: str) -> list[str]:
-    """Read ``<split>.txt``: one id a line, blank lines and repeats left out.
-
-    Raises:
-        FileNotFoundError: If the list does not exist.
-    """
-    path = root / f'{split}.txt'
-    if not path.exists():
-        raise FileNotFoundError(
-            f'{path} does not exist, but split={split!r} needs it. Write one id a '
-            'line, or leave the split out to use all samples.'
-        )
-    lines = path.read_text(encoding='utf-8-sig').split('\n')
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-
-
-def read_manifest(root: Path) -> list[dict[str, Any]]:
-    """Read ``manifest.jsonl``; a torn line (a killed writer) is dropped.
-
-    Returns:
-        One dict a line, the last one of an id winning, in file order.
-    """
-    path = root / MANIFEST
-    rows: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding='utf-8').split('\n'):
-            try:
-                row = json.loads(line)
-                rows[row['id']] = row
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-    return list(rows.values())
-
-
-def _existing(folder: Path, stem: str) -> Path:
-    for suffix in _SUFFIXES:
-        path = folder / f'{stem}{suffix}'
-        if path.exists():
-            return path
-    return folder / f'{stem}.tif'
-
-
-def _stems(folder: Path) -> set[str]:
-    return {path.stem for path in folder.iterdir() if path.suffix in _SUFFIXES}
-
-
-def _pair_ids(root: Path, dates: int) -> list[str]:
-    """Sorted ids that have all images and a mask; a missing partner is an error."""
-    for folder in (root / 'images', root / 'masks'):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f'{folder} does not exist. A folder of pairs needs images/ and masks/ '
-                'with files of the same names; torchgeo-specdm scenes makes one to try.'
-            )
-    masks = _stems(root / 'masks')
-    wanted = {p.stem for m in masks for p in image_paths(root, m, dates)}
-    images = _stems(root / 'images')
-    alone = [f'image {s}' for s in sorted(images - wanted)]
-    alone += [f'mask of {s}' for s in sorted(wanted - images)]
-    if alone or not masks:
-        raise ValueError(
-            f'{root} has {len(images)} images and {len(masks)} masks for {dates} '
-            f'date(s), without partner: {", ".join(alone[:5]) or "all"}. Every image '
-            'needs a mask of the same name: add or remove these files.'
-        )
-    return sorted(masks)
-
-
-def _select(
-    stored: Sequence[str], bands: Sequence[str] | None, root: Path
-) -> list[int]:
-    unknown = sorted(set(bands or ()) - set(stored))
-    if unknown:
-        raise ValueError(
-            f'bands {unknown} are not in {root}, which has {list(stored)}. Use its '
-            'names.'
-        )
-    return [stored.index(band) for band in bands or stored]
-
-
-def _describe(
-    root: Path, ids: list[str]
-) -> tuple[dict[str, Any], SampleSpec, list[int]]:
-    """Provenance, what is stored, and the mask value of each class."""
-    path = root / DESCRIPTION
-    if path.exists():
-        values = read_json(path)
-        try:
-            spec = SampleSpec.from_dict(values)
-        except TypeError as error:
-            raise ValueError(f'{path} lacks a field ({error}). Mend it.') from error
-        codes = [int(code) for code in values.get('codes', range(spec.num_classes))]
-        return values.get('provenance', {}), spec, codes
-    first = image_paths(root, ids[0], 1)[0]
-    read_raster(first)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(first) as source:
-            names = [
-                text or f'band_{i + 1}' for i, text in enumerate(source.descriptions)
-            ]
-            scale = source.scales[0]
-            dtype, nodata, top = source.dtypes[0], source.nodata, source.read().max()
-    if scale == 1:
-        # GDAL's default, so nobody set it: the usual scales of each type
-        integer = np.issubdtype(np.dtype(dtype), np.integer)
-        scale = (1 / 255 if top <= 255 else 1e-4) if integer or top > 2 else 1.0
-    codes, classes, ignore = _find_classes(root, ids)
-    values = {
-        'bands': names if len(set(names)) == len(names) else
-        [f'band_{i + 1}' for i in range(len(names))],
-        'classes': classes,
-        'scale': scale,
-        'dtype': dtype,
-        'nodata': nodata,
-        'ignore_index': ignore,
-    }
-    return {}, SampleSpec.from_dict(values), codes
-
-
-def _find_classes(root: Path, ids: list[str]) -> tuple[list[int], list[str], int]:
-    """Codes, names and ignore index from ``classes.csv``, else from the masks."""
-    path = root / 'classes.csv'
-    if path.exists():
-        with path.open(encoding='utf-8-sig', newline='') as file:
-            rows = list(csv.DictReader(file))
-        try:
-            codes = [int(row['id']) for row in rows]
-            return codes, [row['name'].strip() for row in rows], _ignore_for(codes)
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f'{path} must have the columns id (an integer) and name; {error} does '
-                'not fit. Mend the file.'
-            ) from error
-    found = {int(v) for values in _mask_values(root, ids) for v in values}
-    found.discard(_USUAL_IGNORE)
-    top = max(found, default=0)
-    if top > _MOST_CLASSES or min(found, default=0) < 0:
-        raise ValueError(
-            f'The masks of {root} hold the values {sorted(found)[:8]}, which look like '
-            'codes, not like class positions 0, 1, 2. Add classes.csv with the columns '
-            'id (the value in the masks) and name.'
-        )
-    return list(range(top + 1)), [f'class_{i}' for i in range(top + 1)], _USUAL_IGNORE
-
-
-def _ignore_for(codes: list[int]) -> int:
-    return _USUAL_IGNORE if _USUAL_IGNORE not in codes else -1
-
-
-def _mask_values(root: Path, ids: list[str]) -> Iterator[NDArray[Any]]:
-    for name in ids:
-        yield np.unique(read_raster(_existing(root / 'masks', name)))
+def _pixels(shape: Sequence[int]) -> str:
+    return f'{shape[0]}x{shape[1]} pixels'

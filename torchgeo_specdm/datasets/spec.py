@@ -4,9 +4,12 @@
 """What one labelled sample is: bands, classes, dates and units."""
 
 import colorsys
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
+
+import numpy as np
 
 #: Central wavelengths of the Sentinel-2A bands in nanometres (ESA, MSI user guide).
 SENTINEL2_WAVELENGTHS: Mapping[str, float] = {
@@ -28,7 +31,15 @@ SENTINEL2_WAVELENGTHS: Mapping[str, float] = {
 #: The ten bands, in file order, that SegMunich holds and that OSCD is read with.
 TEN_BANDS = ('B02', 'B03', 'B04', 'B08', 'B05', 'B06', 'B07', 'B8A', 'B11', 'B12')
 
-_RGB_NAMES = (('b04', 'b03', 'b02'), ('red', 'green', 'blue'), ('r', 'g', 'b'))
+#: Types of digital numbers that GeoTIFF, GDAL and NumPy all know.
+DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64')
+
+_RGB_NAMES = (
+    ('b04', 'b03', 'b02'),
+    ('b4', 'b3', 'b2'),
+    ('red', 'green', 'blue'),
+    ('r', 'g', 'b'),
+)
 
 
 @dataclass(frozen=True)
@@ -60,28 +71,22 @@ class SampleSpec:
     colors: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Bring JSON lists to tuples and check the values."""
+        """Bring JSON types to plain ones and check the values."""
         set_ = object.__setattr__
-        set_(self, 'bands', tuple(self.bands))
-        set_(self, 'classes', tuple(self.classes))
-        colors = tuple((int(r), int(g), int(b)) for r, g, b in self.colors)
-        set_(self, 'colors', colors or _spread_hues(len(self.classes)))
         for name in ('bands', 'classes'):
-            values: tuple[str, ...] = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(
-                    f'{name}={list(values)} must be a list of one or more different '
-                    'names. Remove the duplicates or name what is missing.'
-                )
-        if len(self.colors) != len(self.classes):
+            set_(self, name, _names(name, getattr(self, name)))
+        set_(self, 'dates', _whole('dates', self.dates, 1))
+        if self.ignore_index is not None:
+            set_(self, 'ignore_index', _whole('ignore_index', self.ignore_index))
+        set_(self, 'dtype', _dtype(self.dtype))
+        set_(self, 'scale', _scale(self.scale))
+        set_(self, 'nodata', _nodata(self.nodata, self.dtype))
+        colors = _colors(self.colors) or _spread_hues(self.num_classes)
+        set_(self, 'colors', colors)
+        if len(colors) != self.num_classes:
             raise ValueError(
-                f'{len(self.colors)} colors for {len(self.classes)} classes: give one '
-                'color for each class, or none at all.'
-            )
-        if self.dates < 1 or self.scale <= 0:
-            raise ValueError(
-                f'dates={self.dates} and scale={self.scale} must be positive. '
-                'Sentinel-2 reflectance x 10000 has scale 0.0001.'
+                f'{len(colors)} colors for {self.num_classes} classes: give one color '
+                'for each class, or none at all.'
             )
         if self.ignore_index is not None and 0 <= self.ignore_index < self.num_classes:
             raise ValueError(
@@ -104,15 +109,18 @@ class SampleSpec:
     def rgb(self) -> tuple[int, int, int]:
         """Channels to show as red, green and blue.
 
-        By name where the names tell (Sentinel-2 or colour names), else the first
-        three, or the only one three times.
+        By name where the names tell (Sentinel-2, Landsat 8 or colour names). Else
+        three bands are taken as red, green and blue, more as ordered by wavelength
+        from blue on, and one or two as grey.
         """
         lower = [band.lower() for band in self.bands]
         for names in _RGB_NAMES:
             if set(names) <= set(lower):
                 red, green, blue = (lower.index(name) for name in names)
                 return red, green, blue
-        return (2, 1, 0) if len(lower) >= 3 else (0, 0, 0)
+        if len(lower) < 3:
+            return (0, 0, 0)
+        return (0, 1, 2) if len(lower) == 3 else (2, 1, 0)
 
     @property
     def wavelengths(self) -> tuple[float | None, ...]:
@@ -125,8 +133,27 @@ class SampleSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a spec from :meth:`to_dict` output; other keys are not looked at."""
-        known = {field.name for field in fields(cls)}
+        """Build a spec from :meth:`to_dict` output.
+
+        Args:
+            values: The fields; other keys are not looked at.
+
+        Returns:
+            The spec.
+
+        Raises:
+            ValueError: If a field is missing or does not fit.
+        """
+        known = {field.name: field for field in fields(cls)}
+        missing = [
+            name
+            for name, field in known.items()
+            if field.default is MISSING and name not in values
+        ]
+        if missing:
+            raise ValueError(
+                f'{missing} are missing; needed are the names of all bands and classes.'
+            )
         return cls(**{key: value for key, value in values.items() if key in known})
 
     def require_match(
@@ -161,8 +188,84 @@ class SampleSpec:
             )
 
 
-def _show(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+def _show(value: Any) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)
+
+
+def _names(field: str, values: Any) -> tuple[str, ...]:
+    """Check a list of different names; a bare string would fall into its letters."""
+    names = tuple(values) if isinstance(values, Sequence) else ()
+    text = all(isinstance(name, str) and name.strip() for name in names)
+    if isinstance(values, str) or not names or not text or len({*names}) < len(names):
+        raise ValueError(
+            f'{field}={_show(values)} must be a list of one or more different names. '
+            'Remove the duplicates or name what is missing.'
+        )
+    return names
+
+
+def _whole(field: str, value: Any, least: float = -math.inf) -> int:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        rule = '' if least == -math.inf else f', {least} or more'
+        raise ValueError(f'{field}={value!r} must be a whole number{rule}.')
+    return int(value)
+
+
+def _dtype(value: Any) -> str:
+    try:
+        name = np.dtype(value).name
+    except TypeError:
+        name = None
+    if value is None or name not in DTYPES:
+        raise ValueError(f'dtype={value!r} must be one of {list(DTYPES)}.')
+    return str(name)
+
+
+def _scale(value: Any) -> float:
+    if not _is_finite(value) or value <= 0:
+        raise ValueError(
+            f'scale={value!r} must be a number above 0. Sentinel-2 reflectance x 10000 '
+            'has scale 0.0001.'
+        )
+    return float(value)
+
+
+def _nodata(value: Any, dtype: str) -> float | None:
+    if value is None:
+        return None
+    if not _is_finite(value) or not fits_dtype(float(value), dtype):
+        raise ValueError(
+            f'nodata={value!r} is no {dtype}. Use a number that the images can hold, '
+            'or null if no pixel is missing.'
+        )
+    return float(value)
+
+
+def fits_dtype(value: float, dtype: str) -> bool:
+    """Whether a finite number can be stored in a type without becoming another."""
+    if not np.issubdtype(np.dtype(dtype), np.integer):
+        return True
+    info = np.iinfo(dtype)
+    return info.min <= value <= info.max and value == int(value)
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _colors(values: Any) -> tuple[tuple[int, int, int], ...]:
+    try:
+        colors = tuple((int(r), int(g), int(b)) for r, g, b in values)
+    except (TypeError, ValueError):
+        colors = ((-1, -1, -1),)
+    if any(not 0 <= part <= 255 for color in colors for part in color):
+        raise ValueError(
+            f'colors={_show(values)} must hold one list [red, green, blue] of whole '
+            'numbers from 0 to 255 for each class.'
+        )
+    return colors
 
 
 def _spread_hues(count: int) -> tuple[tuple[int, int, int], ...]:

@@ -3,6 +3,7 @@
 
 """The joint diffusion model over the streams of a latent."""
 
+from .average import move_average
 from .denoiser import JointDenoiser
 from .generator import Generator
 from .noise import sample_noise, stream_random
@@ -12,6 +13,7 @@ __all__ = (
     'Generator',
     'JointDenoiser',
     'JointProcess',
+    'move_average',
     'sample_noise',
     'stream_random',
 )

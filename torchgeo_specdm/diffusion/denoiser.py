@@ -4,6 +4,7 @@
 """The joint denoiser: one UNet over all streams, told the time of each."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -19,23 +20,26 @@ class JointDenoiser(nn.Module):
 
     Args:
         channels: Channels of the latent.
-        num_streams: Number of streams.
+        num_times: How many streams have a time of their own; 1 if all share one, which
+            is the network as published.
         widths: Channels of each level.
         attention: For each level, whether it attends.
         layers: Residual blocks of each level.
         groups: Groups of the group norms; must divide every width.
-        head_dim: Channels of an attention head.
+        head_dim: Channels of an attention head; must divide the widths that attend,
+            and the last one, which always does.
         residual_resampling: Down- and upsample in residual blocks and let the time
             scale and shift, as the LDM for churches does (ldm.md, section 2).
 
     Raises:
-        ValueError: If *groups* does not divide every width, or the levels differ.
+        ValueError: If *groups* or *head_dim* do not divide the widths, or the levels
+            differ.
     """
 
     def __init__(
         self,
         channels: int,
-        num_streams: int,
+        num_times: int,
         widths: Sequence[int] = (192, 384, 384, 768, 768),
         attention: Sequence[bool] = (True, True, True, True, False),
         layers: int = 2,
@@ -45,40 +49,22 @@ class JointDenoiser(nn.Module):
     ) -> None:
         """Build the network."""
         super().__init__()
-        if len(widths) != len(attention) or any(width % groups for width in widths):
-            raise ValueError(
-                f'widths={list(widths)} must be multiples of groups={groups} and as '
-                f'many as attention={list(attention)}. Change one of them.'
-            )
+        _check_widths(widths, attention, groups, head_dim)
         self.divisor = 2 ** (len(widths) - 1)
-        kind = 'resnet' if residual_resampling else 'conv'
-        plain = (
-            ('ResnetDownsampleBlock2D', 'ResnetUpsampleBlock2D')
-            if residual_resampling
-            else ('DownBlock2D', 'UpBlock2D')
-        )
         self.network = UNet2DModel(
             in_channels=channels,
             out_channels=channels,
             block_out_channels=tuple(widths),
-            down_block_types=tuple(
-                'AttnDownBlock2D' if attends else plain[0] for attends in attention
-            ),
-            up_block_types=tuple(
-                'AttnUpBlock2D' if attends else plain[1] for attends in attention[::-1]
-            ),
             layers_per_block=layers,
             norm_num_groups=groups,
             attention_head_dim=head_dim,
-            downsample_type=kind,
-            upsample_type=kind,
-            resnet_time_scale_shift='scale_shift' if residual_resampling else 'default',
-            class_embed_type='identity' if num_streams > 1 else None,
+            class_embed_type='identity' if num_times > 1 else None,
+            **_blocks(attention, residual_resampling),
         )
         width = widths[0]
         self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.embeddings = nn.ModuleList(
-            TimestepEmbedding(width, 4 * width) for _ in range(num_streams - 1)
+            TimestepEmbedding(width, 4 * width) for _ in range(num_times - 1)
         )
 
     def forward(self, latent: Tensor, times: Tensor) -> Tensor:
@@ -94,12 +80,7 @@ class JointDenoiser(nn.Module):
         Raises:
             ValueError: If the latent's size does not go through the levels.
         """
-        if any(side % self.divisor for side in latent.shape[-2:]):
-            raise ValueError(
-                f'A latent of {tuple(latent.shape[-2:])} cells must be a multiple of '
-                f'{self.divisor} for {self.divisor.bit_length()} levels. Use other '
-                'patch sizes, or fewer levels.'
-            )
+        self.require_size(latent.shape[-2], latent.shape[-1])
         extra = [
             embed(self.frequencies(times[:, i + 1]).to(latent.dtype))
             for i, embed in enumerate(self.embeddings)
@@ -107,3 +88,55 @@ class JointDenoiser(nn.Module):
         labels = torch.stack(extra).sum(0) if extra else None
         output: Tensor = self.network(latent, times[:, 0], class_labels=labels).sample
         return output
+
+    def require_size(self, height: int, width: int) -> None:
+        """Refuse a latent whose size does not go through the levels.
+
+        Args:
+            height: Cells.
+            width: Cells.
+
+        Raises:
+            ValueError: If a side is no multiple of the halvings.
+        """
+        if height % self.divisor or width % self.divisor:
+            raise ValueError(
+                f'A latent of {height} x {width} cells does not go through the '
+                f'{self.divisor.bit_length()} levels of the denoiser: both sides must '
+                f'be multiples of {self.divisor}. Use patches of another size, or '
+                'fewer levels.'
+            )
+
+
+def _check_widths(
+    widths: Sequence[int], attention: Sequence[bool], groups: int, head_dim: int
+) -> None:
+    if len(widths) != len(attention) or any(width % groups for width in widths):
+        raise ValueError(
+            f'widths={list(widths)} must be multiples of groups={groups} and as many '
+            f'as attention={list(attention)}. Change one of them.'
+        )
+    attending = [w for w, attends in zip(widths, attention, strict=True) if attends]
+    if any(width % head_dim for width in (*attending, widths[-1])):
+        raise ValueError(
+            f'head_dim={head_dim} must divide the widths that attend, {attending}, and '
+            f'the last one, {widths[-1]}, which always does. Change either.'
+        )
+
+
+def _blocks(attention: Sequence[bool], residual: bool) -> dict[str, Any]:
+    """The arguments of UNet2DModel that choose its blocks."""
+    down, up, kind, shift = (
+        ('ResnetDownsampleBlock2D', 'ResnetUpsampleBlock2D', 'resnet', 'scale_shift')
+        if residual
+        else ('DownBlock2D', 'UpBlock2D', 'conv', 'default')
+    )
+    return {
+        'down_block_types': tuple('AttnDownBlock2D' if a else down for a in attention),
+        'up_block_types': tuple(
+            'AttnUpBlock2D' if a else up for a in reversed(attention)
+        ),
+        'downsample_type': kind,
+        'upsample_type': kind,
+        'resnet_time_scale_shift': shift,
+    }

@@ -3,22 +3,19 @@
 
 """A trained generator: codec, process and denoiser, and how to draw from them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
-from ..codecs import Codec, Sample, load_codec, save_codec
-from ..files import load_weights, read_config, save_module
+from ..codecs import Codec, Sample, load_codec, load_state, save_codec
+from ..files import read_config, save_module
 from .denoiser import JointDenoiser
 from .noise import sample_noise
 from .process import JointProcess
-
-Sampler = Literal['dpm', 'ddim', 'ddpm']
+from .solver import Sampler, make_solver
 
 
 class Generator(nn.Module):
@@ -51,11 +48,33 @@ class Generator(nn.Module):
 
     @classmethod
     def build(cls, codec: Codec, config: Mapping[str, Any]) -> 'Generator':
-        """Make an untrained generator from its configuration."""
-        process = JointProcess(codec.streams, **config['process'])
-        denoiser = JointDenoiser(
-            codec.latent_channels, len(codec.streams), **config['denoiser']
-        )
+        """Make an untrained generator from its configuration.
+
+        Args:
+            codec: With measured statistics.
+            config: Settings of ``process`` and ``denoiser``, and what
+                :class:`Generator` needs.
+
+        Returns:
+            The generator.
+
+        Raises:
+            ValueError: If a setting is unknown, or the patches do not fit the networks.
+        """
+        try:
+            process = JointProcess(codec.streams, **config['process'])
+            # streams that never differ in time share one, as published
+            times = len(codec.streams) if process.independent else 1
+            denoiser = JointDenoiser(
+                codec.latent_channels, times, **config['denoiser']
+            )
+        except TypeError as error:
+            raise ValueError(
+                f'The process or the denoiser does not take these settings: {error}. '
+                'The docstrings of JointProcess and JointDenoiser list them.'
+            ) from error
+        if 'patch_size' in config:
+            denoiser.require_size(*codec.latent_size(*config['patch_size']))
         return cls(codec, process, denoiser, config)
 
     @classmethod
@@ -69,7 +88,7 @@ class Generator(nn.Module):
         folder = Path(folder)
         config = read_config(folder, 'diffusion')
         generator = cls.build(load_codec(folder / 'codec'), config)
-        generator.denoiser.load_state_dict(load_weights(folder))
+        load_state(generator.denoiser, folder)
         return generator.eval().requires_grad_(False)
 
     def save(self, folder: str | Path) -> None:
@@ -99,9 +118,9 @@ class Generator(nn.Module):
             clip: Clip the estimate of the clean latent to this many standard
                 deviations; needed by ``epsilon`` after short training.
             given: With a batch of samples, their masks are kept and images drawn for
-                them.
+                them; needs ``mask``, and ``image`` if *strength* is below 1.
             strength: With *given*: 1 draws the images from noise; below 1 the given
-                images are noised that far and denoised, which varies them.
+                images are noised that share of the way and denoised, which varies them.
 
         Returns:
             A batch of ``image``, digital numbers not yet rounded, and ``mask`` (see
@@ -111,23 +130,31 @@ class Generator(nn.Module):
             ValueError: If a setting is out of range or the codec has no mask stream.
         """
         self._check(sampler, steps, strength, given)
-        height, width = self.config['patch_size']
-        if given is not None:
-            height, width = given['image'].shape[-2:]
-        size = self.codec.latent_size(height, width)
-        streams = self.process.streams
+        if not indices or min(indices) < 0 or seed < 0:
+            raise ValueError(
+                f'indices={list(indices)[:5]} must name one sample or more, and they '
+                f'and seed={seed} be 0 or more.'
+            )
         device = self.process.signal.device
+        clean, (height, width) = None, self.config['patch_size']
+        if given is not None:
+            given = {key: value.to(device) for key, value in given.items()}
+            height, width = given['mask'].shape[-2:]
+            image = given['image'] if strength < 1 else None
+            if image is None:
+                image = self.codec.blank_image(given['mask'])
+            clean = self.codec.encode({'image': image, 'mask': given['mask']}).float()
+        size = self.codec.latent_size(height, width)
 
         def noise(draw: int) -> Tensor:
-            return sample_noise(seed, indices, streams, size, draw).to(device)
+            drawn = sample_noise(seed, indices, self.process.streams, size, draw)
+            return drawn.to(device)
 
-        clean = None if given is None else self.codec.encode(given).float()
         latent = self._denoise(noise, clean, (sampler, steps, clip), strength)
         sample = self.codec.decode(latent)
         if given is not None:
-            sample['mask'] = given['mask'].clone()
-        return {key: value.float() if key == 'image' else value
-                for key, value in sample.items()}
+            sample['mask'] = given['mask'].reshape(sample['mask'].shape).clone()
+        return sample
 
     def _denoise(
         self,
@@ -149,39 +176,41 @@ class Generator(nn.Module):
         """
         sampler, steps, clip = settings
         scale = self.process.signal_scale
-        scheduler = _scheduler(sampler, steps, self.process.schedule)
-        start = steps - max(1, math.ceil(steps * strength))
-        if isinstance(scheduler, DPMSolverMultistepScheduler):
-            # it counts its steps; DDIM finds them by the time
-            scheduler.set_begin_index(start)
+        solver = make_solver(sampler, steps, strength, self.process.schedule)
         state = noise(0)
-        drawn = torch.ones(state.shape[1], dtype=torch.bool, device=state.device)
-        if clean is not None:
-            drawn[self.process.streams['mask']] = False
-        moments = scheduler.timesteps[start:]
-        if strength < 1 and clean is not None:
-            times = self._times(len(state), int(moments[0]) + 1, None)
-            state = self.process.add_noise(clean, state, times.to(state.device))
-        for draw, moment in enumerate(moments, start=1):
-            times = self._times(len(state), int(moment) + 1, clean).to(state.device)
-            if clean is not None:
-                state = torch.where(drawn[:, None, None], state, clean * scale)
+        if clean is not None and strength < 1:
+            start = self._times(state, int(solver.timesteps[0]) + 1, None)
+            state = self.process.add_noise(clean, state, start)
+        for draw, moment in enumerate(solver.timesteps, start=1):
+            # diffusers counts from the least noise; here 0 is a clean latent
+            times = self._times(state, int(moment) + 1, clean)
+            state = self._keep_mask(state, clean)
             visible = self.process.network_input(state, times)
             output = self.denoiser(visible, times).float()
             estimate = self.process.clean_estimate(output, state, times)
             if clip is not None:
                 estimate = estimate.clamp(-clip, clip)
-            extra = {'eta': 1.0, 'variance_noise': noise(draw)} if sampler == 'ddpm' else {}
-            state = scheduler.step(estimate * scale, moment, state, **extra).prev_sample
-        if clean is not None:
-            state = torch.where(drawn[:, None, None], state, clean * scale)
-        return state / scale
+            fresh = noise(draw) if sampler == 'ddpm' else None
+            state = solver.step(
+                estimate * scale, moment, state, variance_noise=fresh
+            ).prev_sample
+        return self._keep_mask(state, clean) / scale
 
-    def _times(self, count: int, time: int, clean: Tensor | None) -> Tensor:
+    def _keep_mask(self, state: Tensor, clean: Tensor | None) -> Tensor:
+        """Put the latents of given masks back, in units of the signal scale."""
+        if clean is None:
+            return state
+        state = state.clone()
+        mask = self.process.streams['mask']
+        state[:, mask] = clean[:, mask] * self.process.signal_scale
+        return state
+
+    def _times(self, state: Tensor, time: int, clean: Tensor | None) -> Tensor:
         """Times (B, S): all equal, but 0 for a given mask."""
-        times = torch.full((count, len(self.process.streams)), time)
+        streams = list(self.process.streams)
+        times = torch.full((len(state), len(streams)), time, device=state.device)
         if clean is not None:
-            times[:, list(self.process.streams).index('mask')] = 0
+            times[:, streams.index('mask')] = 0
         return times
 
     def _check(
@@ -198,22 +227,16 @@ class Generator(nn.Module):
                 f'strength={strength} must lie in 0..1 without 0, and below 1 it needs '
                 'samples to vary. Use 0.6 with --vary.'
             )
-        if given is not None and 'mask' not in self.process.streams:
+        if given is None:
+            return
+        if 'mask' not in self.process.streams:
             raise ValueError(
                 f'The {self.codec.name} codec has no stream of its own for the mask, '
                 'so it cannot be kept. Train a two_stream or pixels generator.'
             )
-
-
-def _scheduler(
-    sampler: Sampler, steps: int, schedule: Mapping[str, Any]
-) -> DPMSolverMultistepScheduler | DDIMScheduler:
-    """A scheduler of diffusers that is told the clean sample at each step."""
-    settings = {'prediction_type': 'sample', 'timestep_spacing': 'trailing', **schedule}
-    if sampler == 'dpm':
-        scheduler = DPMSolverMultistepScheduler(solver_order=2, **settings)
-    else:
-        # the default clips to -1..1, which destroys latents of variance one
-        scheduler = DDIMScheduler(clip_sample=False, **settings)
-    scheduler.set_timesteps(steps)
-    return scheduler
+        if not self.process.independent:
+            raise ValueError(
+                'This generator was trained with process.independent=0, so it has '
+                'never seen a given mask and would paint noise around it. Train with '
+                'settings: {two_stream: {process: {independent: 0.5}}}.'
+            )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 Prediction = Literal['epsilon', 'v', 'sample']
 
+_GOLDEN = 0.6180339887498949
+
 
 class JointProcess(nn.Module):
     """Variance-preserving diffusion over streams of one latent.
@@ -98,6 +100,23 @@ class JointProcess(nn.Module):
             times[:, mask] = times[:, mask].where(~given, 0)
         return times
 
+    def spread_times(self, first: int, count: int) -> Tensor:
+        """Evenly spread times for validation, equal for all streams.
+
+        They follow a golden-ratio sequence, so that any run of samples covers all
+        times, however the samples are put into batches.
+
+        Args:
+            first: Number of the first sample.
+            count: Number of samples B.
+
+        Returns:
+            Times in 1..T, int64 (B, S).
+        """
+        numbers = torch.arange(first, first + count, dtype=torch.float64) + 0.5
+        times = (numbers * _GOLDEN % 1 * self.num_steps).long() + 1
+        return times[:, None].expand(-1, len(self.streams)).to(self.signal.device)
+
     def add_noise(self, latent: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         """Noise each stream to its time.
 
@@ -116,6 +135,24 @@ class JointProcess(nn.Module):
         """Noisy latents brought to variance one."""
         alpha, sigma = self._levels(times)
         return noisy / ((alpha * self.signal_scale).square() + sigma.square()).sqrt()
+
+    def denoising_losses(
+        self, denoiser: nn.Module, latent: Tensor, noise: Tensor, times: Tensor
+    ) -> dict[str, Tensor]:
+        """Noise latents, let a network predict, and score it.
+
+        Args:
+            denoiser: Takes noisy latents of variance one and times.
+            latent: Standardised latents (B, D, h, w).
+            noise: Standard normal, of the same shape.
+            times: (B, S).
+
+        Returns:
+            As :meth:`loss`.
+        """
+        noisy = self.add_noise(latent, noise, times)
+        output = denoiser(self.network_input(noisy, times), times).float()
+        return self.loss(output, latent, noise, times)
 
     def loss(
         self, output: Tensor, latent: Tensor, noise: Tensor, times: Tensor

@@ -42,9 +42,22 @@ def mean_spectral_angle(prediction: Tensor, target: Tensor, dim: int = 1) -> Ten
     Returns:
         Radians, a scalar; 0 if all targets are blank.
     """
-    lit = target.float().norm(dim=dim) > _DARK
+    lit = lit_pixels(target, dim)
     angles = spectral_angle(prediction, target, dim)
     return (angles * lit).sum() / lit.sum().clamp(min=1)
+
+
+def lit_pixels(target: Tensor, dim: int = 1) -> Tensor:
+    """Where a spectrum has a direction, so that an angle to it means something.
+
+    Args:
+        target: Reflectance, not centred, any shape.
+        dim: The dimension of the bands.
+
+    Returns:
+        Boolean, the shape without *dim*.
+    """
+    return target.float().square().sum(dim) > _DARK**2
 
 
 def class_spectra(images: Tensor, masks: Tensor, num_classes: int) -> Tensor:
@@ -83,4 +96,7 @@ def class_spectral_angle(real: Tensor, synthetic: Tensor) -> Tensor:
 
 def _unit(spectra: Tensor, dim: int) -> Tensor:
     spectra = spectra.float()
-    return spectra * (spectra.square().sum(dim, keepdim=True) + _DARK**2).rsqrt()
+    # a floor instead of a summand: unit vectors must have one length, or dark
+    # spectra seem to be apart
+    squares = spectra.square().sum(dim, keepdim=True).clamp(min=_DARK**2)
+    return spectra * squares.rsqrt()

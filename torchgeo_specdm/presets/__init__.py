@@ -25,7 +25,7 @@ def load_preset(
         Nested settings.
 
     Raises:
-        ValueError: If the name or an overridden section is unknown.
+        ValueError: If a name is unknown, or a value is of another kind.
     """
     if name not in PRESETS:
         raise ValueError(
@@ -34,19 +34,27 @@ def load_preset(
         )
     text = (files(__name__) / f'{name}.yaml').read_text(encoding='utf-8')
     preset: dict[str, Any] = yaml.safe_load(text)
-    unknown = sorted(set(overrides or {}) - set(preset))
+    return _merge(preset, overrides or {}, '')
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Lay settings over others; a misspelt one would be lost in silence."""
+    unknown = sorted(set(over) - set(base))
     if unknown:
         raise ValueError(
-            f'settings {unknown} are no sections of a preset; there are '
-            f'{sorted(preset)}. Correct the name.'
+            f'settings {[path + key for key in unknown]} do not exist; there are '
+            f'{sorted(path + key for key in base)}. Correct the name.'
         )
-    return _merge(preset, overrides or {})
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
+        old = merged[key]
+        if isinstance(old, dict) != isinstance(value, Mapping) or (
+            isinstance(old, float | int) and isinstance(value, str)
+        ):
+            raise ValueError(
+                f'settings {path}{key}={value!r} must be like {old!r}. YAML reads '
+                '1e-4 as a text and 1.0e-4 as a number.'
+            )
         both = isinstance(old, dict) and isinstance(value, Mapping)
-        merged[key] = _merge(old, value) if both else value
+        merged[key] = _merge(old, value, f'{path}{key}.') if both else value
     return merged

@@ -101,6 +101,7 @@ class Comparison:
             task, datamodule, trainer = self._train(0, 0, updates)
             scores = trainer.validate(task, datamodule, verbose=False)[0]
             curve.append((updates, scores['val_miou']))
+            self.out.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(curve))
             updates *= 2
         return curve

@@ -1,0 +1,168 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The command ``torchgeo-specdm``: what TorchGeo's command line has no verb for."""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        arguments: Command line without the program's name; the process's own if None.
+
+    Returns:
+        The exit code: 0, or 1 with one sentence on stderr; argparse exits with 2.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    warnings.filterwarnings('ignore')
+    for name in ('lightning.pytorch', 'lightning.fabric'):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        options.verb(options)
+    except KeyboardInterrupt:
+        print('\nInterrupted. The same command goes on from here.', file=sys.stderr)
+        return 130
+    except (ValueError, OSError, RuntimeError, TypeError) as error:
+        if options.debug:
+            raise
+        print(f'torchgeo-specdm: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='torchgeo-specdm',
+        description='Learn, draw and judge labelled satellite image patches.',
+    )
+    parser.add_argument(
+        '--debug', action='store_true', help='show the whole traceback of an error'
+    )
+    verbs = parser.add_subparsers(required=True, metavar='VERB')
+
+    quick = verbs.add_parser(
+        'quickstart', help='the whole path on two cores: learn, draw, measure, compare'
+    )
+    quick.add_argument('--out', default='specdm-quickstart', help='folder of results')
+    quick.add_argument('--data', help='your folder of pairs; demo scenes if left out')
+    quick.add_argument(
+        '--minutes', type=float, default=12, help='about how long it may take'
+    )
+    quick.add_argument('--seed', type=int, default=0)
+    quick.add_argument(
+        '--codec',
+        choices=('auto', 'two_stream', 'pixels'),
+        default='auto',
+        help='auto: two_stream if its reconstructions are good enough, else pixels',
+    )
+    quick.set_defaults(verb=_quickstart)
+
+    scenes = verbs.add_parser('scenes', help='write procedural demo scenes')
+    scenes.add_argument('--out', required=True, help='folder to write')
+    scenes.add_argument('--count', type=int, default=240)
+    scenes.add_argument('--size', type=int, default=64, help='side in pixels')
+    scenes.add_argument('--seed', type=int, default=0)
+    scenes.add_argument('--hard', action='store_true', help='13 classes instead of 6')
+    scenes.set_defaults(verb=_scenes)
+
+    describe = verbs.add_parser(
+        'describe', help='check a folder of pairs and show what it holds'
+    )
+    describe.add_argument('folder')
+    describe.add_argument(
+        '--write', action='store_true', help='write what was found to dataset.json'
+    )
+    describe.set_defaults(verb=_describe)
+
+    generate = verbs.add_parser('generate', help='draw labelled samples')
+    generate.add_argument('--generator', required=True, help='folder of stage 2')
+    generate.add_argument('--out', required=True, help='folder to write')
+    generate.add_argument('--count', type=int, required=True)
+    generate.add_argument('--seed', type=int, default=0)
+    generate.add_argument('--batch-size', type=int, default=16)
+    given = generate.add_mutually_exclusive_group()
+    given.add_argument('--masks', help='folder of pairs: draw images for its masks')
+    given.add_argument('--vary', help='folder of pairs: vary its images, keep masks')
+    generate.add_argument('--strength', type=float, default=0.6, help='with --vary')
+    generate.add_argument('--devices', default='auto', help='as of the trainer')
+    generate.set_defaults(verb=_generate)
+    return parser
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from .quickstart import Quickstart
+
+    Quickstart(
+        out=Path(options.out),
+        data=None if options.data is None else Path(options.data),
+        minutes=options.minutes,
+        seed=options.seed,
+        codec=options.codec,
+    ).run()
+
+
+def _scenes(options: argparse.Namespace) -> None:
+    from .synthesis.demo import write_scenes
+
+    held_out = round(0.2 * options.count)
+    counts = (options.count - 2 * held_out, held_out, held_out)
+    write_scenes(options.out, counts, options.size, options.seed, options.hard)
+    print(f'{options.count} scenes are in {options.out}.')
+
+
+def _describe(options: argparse.Namespace) -> None:
+    from .datamodules.common import measure_statistics
+    from .datasets.pairs import PairFolder
+
+    folder = PairFolder(options.folder)
+    folder.verify()
+    mean, std = measure_statistics(folder)
+    found = {
+        **folder.spec.to_dict(),
+        'samples': len(folder),
+        'shape': list(folder[0]['image'].shape),
+        'mean': [round(v, 2) for v in mean.tolist()],
+        'std': [round(v, 2) for v in std.tolist()],
+    }
+    print(json.dumps(found, indent=2))
+    if options.write:
+        print(f'Written to {folder.write_description()}.', file=sys.stderr)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from lightning.pytorch import Trainer
+
+    from .datamodules.generation import GenerationDataModule
+    from .tasks.progress import StepProgressBar
+    from .tasks.specdm import SpecDMTask
+
+    task = SpecDMTask('diffusion', generator=options.generator)
+    datamodule = GenerationDataModule(
+        options.out,
+        options.count,
+        options.seed,
+        options.batch_size,
+        options.masks,
+        options.vary,
+        options.strength,
+    )
+    trainer = Trainer(
+        devices=options.devices,
+        logger=False,
+        callbacks=[StepProgressBar('generating')],
+    )
+    trainer.predict(task, datamodule=datamodule, return_predictions=False)
+    print(f'{options.count} samples are in {options.out}.')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,79 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""How well a codec gives samples back."""
+
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from ..metrics.segmentation import SegmentationScores
+from ..metrics.spectral import lit_pixels, mean_spectral_angle
+from .base import Codec, Sample
+
+
+class ReconstructionScores(nn.Module):
+    """Errors after encoding and decoding, over all pixels seen by all processes.
+
+    They are means over pixels, not over batches, so they do not depend on how samples
+    were put into batches.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """Start with nothing seen."""
+        super().__init__()
+        names = ('l1', 'squares', 'sad', 'mask')
+        self.means = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.classes = SegmentationScores(num_classes, ignore_index=-1)
+
+    def update(self, codec: Codec, sample: Sample) -> None:
+        """Reconstruct a batch and add its errors.
+
+        Args:
+            codec: Is used as it is, without sampling the posterior.
+            sample: As for :meth:`Codec.encode`.
+        """
+        decoded, logits = codec.roundtrip(sample)
+        mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
+        mask = mask.where((mask >= 0) & (mask < codec.spec.num_classes), -1)
+        self.classes.update(decoded['mask'].reshape(mask.shape), mask)
+        real, fake = (
+            s['image'].float() * codec.spec.scale for s in (sample, decoded)
+        )
+        scaled = [codec.prepare(s)[0] for s in (sample, decoded)]
+        sad = mean_spectral_angle(fake, real, dim=-3)
+        self._add('l1', (scaled[1] - scaled[0]).abs().mean(), real.numel())
+        self._add('squares', (fake - real).square().mean(), real.numel())
+        self._add('sad', sad, int(lit_pixels(real, dim=-3).sum()))
+        self._add('mask', codec.mask_loss(logits, mask), int((mask >= 0).sum()))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Finish the means.
+
+        Returns:
+            ``rmse`` (reflectance), ``sad`` (radians), ``mask`` (the mask loss),
+            ``miou`` and ``mask_accuracy`` in 0..1, and ``loss``, the stage-1 loss at
+            its usual weights without the KL term. NaN where nothing could be measured.
+        """
+        means = {name: metric.compute() for name, metric in self.means.items()}
+        classes = self.classes.compute()
+        # a part without a single pixel to measure says nothing
+        l1, sad, mask = (means[name].nan_to_num(0) for name in ('l1', 'sad', 'mask'))
+        return {
+            'rmse': means['squares'].sqrt(),
+            'sad': means['sad'],
+            'mask': means['mask'],
+            'miou': classes['miou'],
+            'mask_accuracy': classes['accuracy'],
+            'loss': l1 + 0.1 * sad + mask,
+        }
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        for metric in (*self.means.values(), self.classes):
+            metric.reset()
+
+    def _add(self, name: str, value: Tensor, weight: int) -> None:
+        self.means[name].update(value, weight)

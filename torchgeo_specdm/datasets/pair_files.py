@@ -1,0 +1,279 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The files of a folder of pairs: their names, lists, manifest and content."""
+
+import csv
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from ..files import read_text
+
+DESCRIPTION = 'dataset.json'
+MANIFEST = 'manifest.jsonl'
+_SUFFIXES = ('.tif', '.tiff')
+#: How many faulty files an error names.
+_SHOWN = 5
+
+
+class Raster(NamedTuple):
+    """What a georaster holds, as far as it matters here."""
+
+    values: NDArray[Any]  #: (C, H, W) in the type of the file
+    names: tuple[str | None, ...]  #: description of each band, None where it has none
+    scales: tuple[float, ...]  #: factor of each band, 1 where it has none
+    offsets: tuple[float, ...]  #: summand of each band, 0 where it has none
+    nodata: float | None  #: value that marks a missing pixel
+
+
+class PairFiles:
+    """The images and masks of a folder, each mask with the images of all dates.
+
+    Args:
+        root: The folder.
+        dates: Number of images for each mask; None to tell it from the names.
+
+    Raises:
+        FileNotFoundError: If there is no folder ``images`` or ``masks``.
+        ValueError: If a file has no partner, or one name belongs to two files.
+    """
+
+    def __init__(self, root: Path, dates: int | None = None) -> None:
+        """List the files."""
+        self.root = root
+        self._images = _list_rasters(root / 'images')
+        self._masks = _list_rasters(root / 'masks')
+        self.dates = self._count_dates() if dates is None else dates
+        self._require_pairs()
+        #: Sorted ids.
+        self.ids = sorted(self._masks)
+
+    def images(self, name: str) -> list[Path]:
+        """The image of each date of a sample."""
+        return [self._images[stem] for stem in image_stems(name, self.dates)]
+
+    def mask(self, name: str) -> Path:
+        """The mask of a sample."""
+        return self._masks[name]
+
+    def _count_dates(self) -> int:
+        """Dates of the first mask, if its images are ``<id>_1.tif``, ``<id>_2.tif``."""
+        first = min(self._masks, default='')
+        count = 0
+        while f'{first}_{count + 1}' in self._images:
+            count += 1
+        return 1 if first in self._images else max(count, 1)
+
+    def _require_pairs(self) -> None:
+        wanted = {s for name in self._masks for s in image_stems(name, self.dates)}
+        alone = [
+            f'image {s} without mask' for s in sorted(self._images.keys() - wanted)
+        ]
+        alone += [f'no image {s}' for s in sorted(wanted - self._images.keys())]
+        if self._masks and not alone:
+            return
+        each = 'an image' if self.dates == 1 else f'{self.dates} images (_1, _2, ...)'
+        remedy = 'Add or remove these files.'
+        if (self.root / MANIFEST).exists():
+            remedy = 'If a generator was stopped here, run it again: it goes on.'
+        raise ValueError(
+            f'{self.root} has {len(self._images)} images and {len(self._masks)} masks, '
+            f'{len(alone)} without partner: {", ".join(alone[:_SHOWN]) or "no file"}. '
+            f'Every mask needs {each} of its name, ending in .tif or .tiff. {remedy}'
+        )
+
+
+def image_stems(name: str, dates: int) -> list[str]:
+    """File name, without suffix, of each date: the id, or ``<id>_1`` to ``<id>_T``.
+
+    Args:
+        name: The sample's id.
+        dates: Number of dates T.
+
+    Returns:
+        T names.
+    """
+    return [name] if dates == 1 else [f'{name}_{i + 1}' for i in range(dates)]
+
+
+def read_raster(path: Path) -> Raster:
+    """Read all bands of a georaster.
+
+    Args:
+        path: A file that GDAL opens.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: If the file is missing, cut short, no image at all, or a TIFF of
+            several pages, of which GDAL sees the first one only.
+    """
+    try:
+        with warnings.catch_warnings():
+            # patches have no georeference, and need none here
+            warnings.simplefilter('ignore', NotGeoreferencedWarning)
+            with rasterio.open(path) as source:
+                pages = len(source.subdatasets)
+                raster = Raster(
+                    values=source.read(),
+                    names=tuple((n or '').strip() or None for n in source.descriptions),
+                    scales=source.scales,
+                    offsets=source.offsets,
+                    nodata=source.nodata,
+                )
+    except (RasterioError, OSError) as error:
+        raise ValueError(
+            f'{path} cannot be read as an image ({error}). Extract it again, or delete '
+            'it together with its partner.'
+        ) from error
+    if pages > 1:
+        raise ValueError(
+            f'{path} is a TIFF of {pages} pages (of {raster.values.shape[1:]} values), '
+            'but all bands must be on one page. It may be stored channel-last: write '
+            'it again as (bands, rows, columns), for example with rasterio.'
+        )
+    return raster
+
+
+def read_codes(path: Path) -> NDArray[np.int64]:
+    """Read a mask as it is stored.
+
+    Args:
+        path: A georaster of one band.
+
+    Returns:
+        Whole numbers (H, W).
+
+    Raises:
+        ValueError: As :func:`read_raster`, and if there are more bands, or fractions.
+    """
+    values = read_raster(path).values
+    if len(values) != 1:
+        raise ValueError(
+            f'{path} has {len(values)} bands, but a mask must have one, with a whole '
+            'number for each class. Export it so.'
+        )
+    # comparing with the rounded values also finds NaN
+    if values.dtype.kind == 'f' and not (values == np.rint(values)).all():
+        raise ValueError(
+            f'{path} has values such as {values[values != np.rint(values)][0]:g}, but a '
+            'mask must hold whole numbers. Export it as uint8, without resampling '
+            'between classes.'
+        )
+    codes: NDArray[np.int64] = values[0].astype(np.int64)
+    return codes
+
+
+def read_list(root: Path, split: str) -> dict[str, int]:
+    """Read ``<split>.txt``: one id a line, blank lines and repeats left out.
+
+    Args:
+        root: The folder of pairs.
+        split: Name of the list.
+
+    Returns:
+        The line number of each id, in the order of the list. A suffix such as
+        ``.tif`` is no part of an id.
+
+    Raises:
+        FileNotFoundError: If the list does not exist.
+        ValueError: If it is no text.
+    """
+    path = root / f'{split}.txt'
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} does not exist, but split={split!r} needs it. Write one id a '
+            'line, or leave the split out to use all samples.'
+        )
+    ids: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split('\n'), 1):
+        name = line.strip()
+        if name.lower().endswith(_SUFFIXES):
+            name = name[: name.rindex('.')]
+        if name:
+            ids.setdefault(name, number)
+    return ids
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table with a header line, separated by commas.
+
+    Args:
+        path: The file.
+        columns: The columns that every row must fill.
+
+    Returns:
+        The rows; values have no blanks around them.
+
+    Raises:
+        ValueError: If a column or value is missing; the message names the line.
+    """
+    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if not set(columns) <= set(header):
+        raise ValueError(
+            f'{path} has the columns {header}, but must have {list(columns)}, named in '
+            'the first line and separated by commas.'
+        )
+    reader.fieldnames = header
+    rows = []
+    for found in reader:
+        row = {name: (found[name] or '').strip() for name in columns}
+        if not all(row.values()):
+            raise ValueError(
+                f'{path}, line {reader.line_num}: {row} lacks a value. Fill it in, or '
+                'delete the line.'
+            )
+        rows.append(row)
+    return rows
+
+
+def read_manifest(root: Path) -> list[dict[str, Any]]:
+    """Read ``manifest.jsonl``; a torn line (a killed writer) is dropped.
+
+    Args:
+        root: The folder of pairs.
+
+    Returns:
+        One dict a line, the last one of an id winning, in file order.
+    """
+    path = root / MANIFEST
+    rows: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding='utf-8', errors='replace').split('\n'):
+            try:
+                row = json.loads(line)
+                rows[row['id']] = row
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+    return list(rows.values())
+
+
+def _list_rasters(folder: Path) -> dict[str, Path]:
+    """Path of each GeoTIFF by its name without suffix."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'{folder} does not exist. A folder of pairs needs images/ and masks/ '
+            'with files of the same names; torchgeo-specdm scenes makes one to try.'
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        # other systems leave hidden files such as ._a.tif beside a.tif
+        if path.suffix.lower() not in _SUFFIXES or path.name.startswith('.'):
+            continue
+        if path.stem in found:
+            raise ValueError(
+                f'{path} and {found[path.stem].name} have one id, {path.stem!r}, which '
+                'must be unique. Remove or rename one of them.'
+            )
+        found[path.stem] = path
+    return found

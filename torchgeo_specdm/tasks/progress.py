@@ -1,0 +1,81 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""One progress bar over all steps of a run, with the time left."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+
+class StepProgressBar(ProgressBar):
+    """Shows steps done, the time left and the loss on a single line.
+
+    Lightning's own bars count one epoch at a time, which says little about a run of
+    many short epochs.
+
+    Args:
+        title: What is being done.
+    """
+
+    def __init__(self, title: str = 'training') -> None:
+        """Initialize a new StepProgressBar instance."""
+        super().__init__()
+        self.title = title
+        self._bar: tqdm[Any] | None = None
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing, as on all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show the bar again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar where a resumed run goes on."""
+        self._open(int(trainer.estimated_stepping_batches), trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
+        """Move the bar to the current step."""
+        if self._bar is not None:
+            self._bar.update(trainer.global_step - self._bar.n)
+            loss = trainer.callback_metrics.get('train_loss')
+            if loss is not None and self._bar.n % 10 == 0:
+                self._bar.set_postfix_str(f'loss {float(loss):.3f}', refresh=False)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar over all batches."""
+        self._open(int(sum(trainer.num_predict_batches)), 0)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
+        """Move the bar by one batch."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Close the bar, also after an error or Ctrl-C."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _open(self, total: int, done: int) -> None:
+        if self._enabled:
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                desc=self.title,
+                dynamic_ncols=True,
+                mininterval=0.5,
+                bar_format='  {desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left'
+                ' {postfix}',
+            )
