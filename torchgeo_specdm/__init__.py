@@ -16,8 +16,8 @@ from .tasks.segmentation import MultispectralSegmentationTask
 from .tasks.specdm import SpecDMTask
 
 __all__ = (
-    'Generator',
     'GenerationDataModule',
+    'Generator',
     'LatentDataModule',
     'MultispectralSegmentationTask',
     'PairFolder',

@@ -156,9 +156,7 @@ def _generate(options: argparse.Namespace) -> None:
         options.strength,
     )
     trainer = Trainer(
-        devices=options.devices,
-        logger=False,
-        callbacks=[StepProgressBar('generating')],
+        devices=options.devices, logger=False, callbacks=[StepProgressBar('generating')]
     )
     trainer.predict(task, datamodule=datamodule, return_predictions=False)
     print(f'{options.count} samples are in {options.out}.')

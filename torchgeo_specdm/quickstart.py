@@ -7,29 +7,24 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
-from lightning.pytorch import seed_everything
-from torch import nn
 from torchgeo.main import main as torchgeo
 
-from .codecs import load_codec, make_codec
+from .codecs import load_codec
 from .datamodules.pairs import PairFolderDataModule
 from .datasets.pairs import PairFolder
-from .diffusion import Generator
 from .files import CONFIG, write_text
-from .presets import load_preset
 from .reporting.report import write_report
 from .study.comparison import Comparison, differences, enough_updates, settled
 from .study.measures import measure
+from .study.planning import fast_bfloat16, time_steps
+from .study.statistics import verdict
 from .synthesis.demo import write_scenes
 from .tasks.progress import StepProgressBar
-from .tasks.segmentation import MultispectralSegmentationTask
 
 _PATCH = 32
 _BATCH = 16
@@ -131,9 +126,9 @@ class Quickstart:
             return plan
         self._say('Timing a few steps of each kind on this machine', 15)
         precision = 'bf16-mixed' if fast_bfloat16() else '32-true'
-        datamodule = self._datamodule(data)
+        datamodule: Any = self._datamodule(data)
         datamodule.setup('fit')
-        seconds = time_steps(datamodule, precision == 'bf16-mixed')
+        seconds = time_steps(datamodule.spec, _SEGMENTER, _PATCH, _BATCH, _LATENT_BATCH)
         budget = 60 * self.minutes
         runs = len(_RATIOS) * _SEEDS + 4
         plan = {
@@ -271,7 +266,7 @@ class Quickstart:
 
     def _mask_accuracy(self, folder: Path, data: Path) -> float:
         codec = load_codec(folder)
-        datamodule = self._datamodule(data)
+        datamodule: Any = self._datamodule(data)
         datamodule.setup('validate')
         right = total = 0
         for sample in datamodule.val_dataset:
@@ -376,74 +371,10 @@ class Quickstart:
         print(f'{what}{left}', flush=True)
 
     def _print_end(self, report: Path, found: dict[float, Any]) -> None:
-        from .study.statistics import verdict
-
         print()
         for ratio, difference in found.items():
             print(verdict(ratio, difference))
         print(f'\nReport: {report}\nYAMLs to copy: {self.out / "configs"}')
-
-
-def fast_bfloat16() -> bool:
-    """Whether this machine computes in bfloat16 faster than in float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    flags = Path('/proc/cpuinfo')
-    text = flags.read_text(encoding='utf-8') if flags.exists() else ''
-    # emulation elsewhere is several times slower
-    return 'avx512_bf16' in text or 'amx_bf16' in text
-
-
-def time_steps(datamodule: PairFolderDataModule, half: bool) -> dict[str, float]:
-    """Seconds of one training step of each network on this machine.
-
-    Args:
-        datamodule: After ``setup('fit')``.
-        half: Whether the generator trains in bfloat16.
-
-    Returns:
-        Seconds for ``autoencoder``, ``diffusion`` and ``segmenter``.
-    """
-    seed_everything(0, verbose=False)
-    spec, preset = datamodule.spec, load_preset('tiny')
-    images = torch.rand(_BATCH, spec.num_bands, _PATCH, _PATCH) * 1000
-    masks = torch.zeros(_BATCH, _PATCH, _PATCH, dtype=torch.long)
-    sample = {'image': images, 'mask': masks}
-    codec = make_codec('two_stream', spec, preset['two_stream']['codec'])
-    codec.fit_scaling(images)
-    config = {'process': {'prediction': 'v'}, 'denoiser': preset['denoiser']}
-    pixels = make_codec('pixels', spec, preset['pixels']['codec'])
-    generator = Generator.build(pixels, config)
-    side = _PATCH // pixels.factor
-    latent = torch.rand(_LATENT_BATCH, pixels.latent_channels, side, side)
-    times = torch.ones(_LATENT_BATCH, len(pixels.streams), dtype=torch.long)
-    segmenter = MultispectralSegmentationTask(
-        in_channels=spec.num_bands, num_classes=spec.num_classes, **_SEGMENTER
-    )
-    steps: dict[str, tuple[nn.Module, Callable[[], torch.Tensor], bool]] = {
-        'autoencoder': (codec, lambda: codec.loss(sample)['loss'], half),
-        'diffusion': (generator, lambda: generator.denoiser(latent, times).mean(), half),
-        'segmenter': (segmenter, lambda: segmenter(images).mean(), False),
-    }
-    return {name: _seconds(*step) for name, step in steps.items()}
-
-
-def _seconds(
-    module: nn.Module, loss: Callable[[], torch.Tensor], half: bool, count: int = 6
-) -> float:
-    """Median time of a step: forward, backward and the optimizer."""
-    optimizer = torch.optim.AdamW(module.parameters())
-    taken = []
-    for _ in range(count):
-        start = time.perf_counter()
-        with torch.autocast('cpu', torch.bfloat16, enabled=half):
-            value = loss()
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        taken.append(time.perf_counter() - start)
-    # logging and loading cost about as much again as a tenth of the step
-    return 1.1 * sorted(taken)[count // 2]
 
 
 def _bounded(value: float, low: int, high: int) -> int:

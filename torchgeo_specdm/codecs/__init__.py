@@ -5,8 +5,8 @@
 
 from .base import Codec, Sample
 from .pixels import PixelCodec
-from .single_stream import SingleStreamCodec
 from .scores import ReconstructionScores
+from .single_stream import SingleStreamCodec
 from .storage import CODECS, load_codec, load_state, make_codec, save_codec
 from .two_stream import TwoStreamCodec
 

@@ -3,16 +3,25 @@
 
 """What a generator needs to know of any TorchGeo datamodule."""
 
+import random
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ..datasets.spec import SampleSpec
+
+#: Samples that tell range and mask values of an unknown data set.
+_PROBED = 16
+#: Share of a band's spread by which a probe may miss; colour jitter stays below.
+_SLACK = 0.25
 
 
 def describe_datamodule(
@@ -20,8 +29,8 @@ def describe_datamodule(
 ) -> SampleSpec:
     """Find out what the samples of a datamodule are.
 
-    Ours have a ``spec``. For others, the first training sample tells the number of
-    bands and dates and the range, and the data set's ``bands`` (or ``all_bands``) and
+    Ours have a ``spec``. For others, a few training samples tell the number of bands
+    and dates and the range, and the data set's ``bands`` (or ``all_bands``) and
     ``classes`` the names, as TorchGeo's conventions have it.
 
     Args:
@@ -44,10 +53,9 @@ def describe_datamodule(
             f'{type(datamodule).__name__} is no NonGeoDataModule: its samples are '
             'boxes, not numbers. Write its patches to a folder of pairs first.'
         )
-    dataset = datamodule.train_dataset or datamodule.dataset
-    image = dataset[0]['image']
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
+    samples = [datamodule.train_dataset[i] for i in _spread(datamodule, _PROBED)]
+    image = samples[0]['image']
+    dataset = _innermost(datamodule.train_dataset)
     dates, bands = (image.shape[0] if image.ndim == 4 else 1), image.shape[-3]
     names = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
     if len(names) != bands:
@@ -58,7 +66,7 @@ def describe_datamodule(
             f'{type(dataset).__name__} does not say what its classes are. Name them in '
             'the task: spec: {classes: [...]}.'
         )
-    top = float(image.max())
+    top = max(float(sample['image'].max()) for sample in samples)
     found = {
         'bands': tuple(names),
         'classes': tuple(classes),
@@ -87,7 +95,10 @@ def digital_numbers(datamodule: BaseDataModule, image: Tensor) -> Tensor:
 
 
 def training_batches(
-    datamodule: BaseDataModule, device: torch.device, passes: int = 1
+    datamodule: BaseDataModule,
+    device: torch.device,
+    passes: int = 1,
+    at_most: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Training samples with the datamodule's own augmentation, in digital numbers.
 
@@ -95,54 +106,134 @@ def training_batches(
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
         device: Where to put the batches.
         passes: How often to go through the training set.
+        at_most: Take this many samples, evenly spread over the training set; all if
+            None.
 
     Yields:
         ``image`` in digital numbers and ``mask``.
     """
     loader = DataLoader(
-        datamodule.train_dataset,
+        Subset(datamodule.train_dataset, _spread(datamodule, at_most)),
         batch_size=datamodule.train_batch_size or datamodule.batch_size,
         num_workers=datamodule.num_workers,
         collate_fn=getattr(datamodule, 'collate_fn', None),
     )
     for _ in range(passes):
         for batch in loader:
-            batch = datamodule.transfer_batch_to_device(batch, device, 0)
-            batch = datamodule.on_after_batch_transfer(batch, 0)
+            batch = _on_device(datamodule, batch, device)
             yield {
                 'image': digital_numbers(datamodule, batch['image']),
                 'mask': batch['mask'],
             }
 
 
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Make augmentation the same on every process and after every restart.
+
+    What is measured or cached before training starts must not differ between the
+    processes that train together, nor between a run and its continuation.
+    """
+    with isolate_rng():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        yield
+
+
 def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
-    """Warn where a datamodule's mean and std do not undo its normalisation.
+    """Refuse a datamodule whose mean and std do not undo its normalisation.
 
     Some TorchGeo datamodules forget to normalise in training (conventions.md,
-    section 2); a generator would then learn in wrong units, in silence.
+    section 2); a generator would then learn in wrong units, in silence. So blank
+    images of a dark and of a bright value of each band are sent through the
+    augmentation of training, and must come back: crops, flips and turns leave them
+    as they are.
 
     Args:
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
         device: Where to put the batch.
 
     Raises:
-        ValueError: If denormalised training pixels lie far outside the raw ones.
+        ValueError: If a band does not come back.
     """
-    batch = next(training_batches(datamodule, device))
-    count = min(len(batch['image']), len(datamodule.train_dataset))
-    raw = torch.stack([datamodule.train_dataset[i]['image'] for i in range(count)])
-    low, high = raw.float().min(), raw.float().max()
-    middle = batch['image'].median().cpu()
-    slack = 0.1 * (high - low) + 1e-6
-    if not low - slack <= middle <= high + slack:
-        raise ValueError(
-            f'Training batches of {type(datamodule).__name__} have the median '
-            f'{middle:.4g} after undoing mean and std, but raw pixels lie in '
-            f'{low:.4g}..{high:.4g}. Its train_aug must normalise with its own mean '
-            'and std: mend the datamodule.'
-        )
-    if float(raw.float().std()) == 0:
+    indices = _spread(datamodule, datamodule.train_batch_size or datamodule.batch_size)
+    samples = [datamodule.train_dataset[i] for i in indices]
+    collate = getattr(datamodule, 'collate_fn', None) or torch.utils.data.default_collate
+    batch = collate(samples)
+    # bands first: (C, everything else)
+    pixels = batch['image'].float().movedim(-3, 0).flatten(1)
+    if not bool((pixels != pixels[0, 0]).any()):
         warnings.warn(
             'The first training batch is constant: is this the right data?',
             stacklevel=2,
         )
+    ends = torch.stack([_quantile(pixels, 0.05), _quantile(pixels, 0.95)])
+    # rounding alone may miss by a share of the level, which a constant band has too
+    slack = _SLACK * (ends[1] - ends[0]) + 1e-3 * ends.abs().amax(0) + 1e-6
+    for value in ends:
+        blank = value[:, None, None].expand_as(batch['image']).contiguous()
+        moved = _on_device(datamodule, batch | {'image': blank}, device)
+        back = digital_numbers(datamodule, moved['image'])
+        back = back.movedim(-3, 0).flatten(1).median(1).values.cpu()
+        wrong = ((back - value).abs() <= slack).logical_not().nonzero().flatten()
+        if len(wrong):
+            band = int(wrong[0])
+            raise ValueError(
+                f'{type(datamodule).__name__}: channel {band} of value '
+                f'{value[band]:.6g} is {back[band]:.6g} after augmentation and after '
+                'undoing mean and std. Its train_aug must normalise with its own mean '
+                'and std, and nothing else may change values: mend the datamodule.'
+            )
+
+
+def check_masks(spec: SampleSpec, mask: Tensor) -> None:
+    """Refuse mask values that are neither a class nor the ignore index.
+
+    Args:
+        spec: What the samples should be.
+        mask: Of any shape.
+
+    Raises:
+        ValueError: With the values.
+    """
+    found = mask.unique().tolist()
+    allowed = {*range(spec.num_classes), spec.ignore_index}
+    unknown = sorted(set(found) - allowed)
+    if unknown:
+        raise ValueError(
+            f'The masks hold the values {unknown[:8]}, but the classes are '
+            f'{list(spec.classes)} (0..{spec.num_classes - 1}) and ignore_index='
+            f'{spec.ignore_index}. Mend the masks, or name what is missing in the '
+            'task: spec: {ignore_index: 255} or spec: {classes: [...]}.'
+        )
+
+
+def _on_device(
+    datamodule: BaseDataModule, batch: dict[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """A collated batch on the device, augmented as in training."""
+    batch = datamodule.transfer_batch_to_device(batch, device, 0)
+    augmented: dict[str, Tensor] = datamodule.on_after_batch_transfer(batch, 0)
+    return augmented
+
+
+def _spread(datamodule: BaseDataModule, at_most: int | None) -> list[int]:
+    """Evenly spread indices of the training set; neighbours may be of one place."""
+    size = len(datamodule.train_dataset)
+    count = size if at_most is None else min(size, at_most)
+    return [i * size // count for i in range(count)]
+
+
+def _innermost(dataset: Dataset[Any]) -> Dataset[Any]:
+    """The data set below subsets and concatenations (the first of several)."""
+    while isinstance(dataset, Subset | ConcatDataset):
+        inner = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
+        dataset = inner
+    return dataset
+
+
+def _quantile(pixels: Tensor, share: float) -> Tensor:
+    """Quantile of each row, without the size limit of torch.quantile."""
+    place = max(1, round(share * pixels.shape[1]))
+    return pixels.kthvalue(place, dim=1).values

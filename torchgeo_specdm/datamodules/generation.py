@@ -34,6 +34,7 @@ class BatchDataset(Dataset[dict[str, Tensor]]):
         source: Folder of given samples, or None.
         seed: Chooses crops, flips and turns of given samples.
         size: Height and width that given samples are cropped to.
+        keys: What of given samples is needed: ``mask``, and maybe ``image``.
     """
 
     def __init__(
@@ -42,42 +43,51 @@ class BatchDataset(Dataset[dict[str, Tensor]]):
         source: PairFolder | None,
         seed: int,
         size: tuple[int, int],
+        keys: tuple[str, ...] = ('image', 'mask'),
     ) -> None:
         """Keep the arguments."""
         self.batches = batches
         self.source = source
         self.seed = seed
         self.size = size
+        self.keys = keys
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self.batches)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """One batch: ``index`` (B,), and ``image`` and ``mask`` of given samples."""
+        """One batch: ``index`` (B,), and what is needed of given samples."""
         indices = self.batches[position]
         batch = {'index': torch.tensor(indices)}
         if self.source is not None:
             given = [self._given(index, self.source) for index in indices]
-            for key in ('image', 'mask'):
+            for key in self.keys:
                 batch[key] = torch.stack([sample[key] for sample in given])
         return batch
 
     def _given(self, index: int, source: PairFolder) -> dict[str, Tensor]:
         """A given sample, cropped, flipped and turned by lot of its number."""
         sample = source[index % len(source)]
+        height, width = self.size
+        free = [
+            full - part
+            for full, part in zip(sample['mask'].shape[-2:], self.size, strict=True)
+        ]
+        if min(free) < 0:
+            raise ValueError(
+                f'{source.mask_path(source.ids[index % len(source)])} has '
+                f'{tuple(sample["mask"].shape[-2:])} pixels, but the generator draws '
+                f'patches of {self.size}. Give masks of at least that size.'
+            )
         random = stream_random(self.seed, index, 'choice')
-        shape = sample['image'].shape[-2:]
-        top, left = (
-            int(random.integers(max(full - part, 0) + 1))
-            for full, part in zip(shape, self.size, strict=True)
-        )
+        top, left = (int(random.integers(rest + 1)) for rest in free)
         flip, turns = int(random.integers(2)), int(random.integers(4))
-        if self.size[0] != self.size[1]:
+        if height != width:
             turns = turns // 2 * 2
         moved = {}
-        for key, value in sample.items():
-            value = value[..., top : top + self.size[0], left : left + self.size[1]]
+        for key in self.keys:
+            value = sample[key][..., top : top + height, left : left + width]
             value = torch.rot90(value, turns, (-2, -1))
             moved[key] = (value.flip(-1) if flip else value).contiguous()
         return moved
@@ -155,31 +165,28 @@ class GenerationDataModule(BaseDataModule):
             ValueError: If given samples are of another kind than the generator's.
         """
         task = self._task()
-        spec: SampleSpec = task.generator.codec.spec
         self.writer = self._open_writer()
-        self.source = None
-        if self.source_folder is not None:
-            listed = (Path(self.source_folder) / 'train.txt').exists()
-            # test masks must not end up in training data
-            self.source = PairFolder(self.source_folder, 'train' if listed else None)
-            names = ('classes',) if self.mode == 'masks' else ('bands', 'classes')
-            spec.require_match(
-                self.source.spec, 'the generator', self.source_folder, names
-            )
-        done = self.writer.done()
+        self.source = self._open_source(task.generator.codec.spec)
+        self.written = self.writer.done()
         size = self.batch_size or 1
         batches = [
             list(range(start, min(start + size, self.count)))
             for start in range(0, self.count, size)
         ]
-        left = [batch for batch in batches if not done.issuperset(batch)]
-        self.written = done
-        patch = tuple(task.generator.config['patch_size'])
-        self.predict_dataset = BatchDataset(left, self.source, self.seed, patch)
-        _log.info('%d of %d samples are there.', len(done), self.count)
+        left = [batch for batch in batches if not self.written.issuperset(batch)]
+        height, width = task.generator.config['patch_size']
+        keys = ('mask',) if self.mode == 'masks' else ('image', 'mask')
+        self.predict_dataset = BatchDataset(
+            left, self.source, self.seed, (height, width), keys
+        )
+        _log.info('%d of %d samples are there.', len(self.written), self.count)
+        if self.trainer is None:
+            return
         # no process may write before all have seen what is there
-        if self.trainer is not None:
-            self.trainer.strategy.barrier()
+        self.trainer.strategy.barrier()
+        if not left and self.trainer.is_global_zero:
+            # Lightning skips an empty loop, on_predict_end included
+            self.finish()
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Whole batches, so no further batching."""
@@ -222,6 +229,19 @@ class GenerationDataModule(BaseDataModule):
                 'generator=FOLDER) in torchgeo predict. Set model.init_args.generator.'
             )
         return task
+
+    def _open_source(self, spec: SampleSpec) -> PairFolder | None:
+        """The folder of given samples, which must suit the generator."""
+        if self.source_folder is None:
+            return None
+        # test masks must not end up in training data
+        listed = (Path(self.source_folder) / 'train.txt').exists()
+        source = PairFolder(self.source_folder, 'train' if listed else None)
+        names = ('bands', 'classes', 'dates', 'scale')
+        if self.mode == 'masks':
+            names = ('classes',)
+        spec.require_match(source.spec, 'the generator', self.source_folder, names)
+        return source
 
     def _open_writer(self) -> PairWriter:
         task = self._task()

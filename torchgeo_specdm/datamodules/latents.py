@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
-from .adapter import training_batches
+from .adapter import same_randomness, training_batches
 from .common import refuse_empty_training
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
 
 class LatentDataModule(NonGeoDataModule):
     """Encodes the training set of another datamodule once, and serves latents.
+
+    For stage 2 of :class:`SpecDMTask`. Each process keeps all latents in memory, in
+    half precision.
 
     Each pass through the real training set applies its own augmentation (crops,
     flips, turns), so the cache holds that many variants of each sample. Training on
@@ -73,12 +76,18 @@ class LatentDataModule(NonGeoDataModule):
         """
         self.real.trainer = self.trainer
         self.real.setup(stage)
+        self.mean, self.std = self.real.mean, self.real.std
         if stage != 'fit' or self.trainer is None:
             return
-        task = self.trainer.lightning_module
+        prepare = getattr(self.trainer.lightning_module, 'prepare_codec', None)
+        if prepare is None or self.trainer.lightning_module.stage != 'diffusion':
+            raise ValueError(
+                'LatentDataModule serves latents to SpecDMTask(stage="diffusion") '
+                'only. Give the task the datamodule behind it, real, as it is.'
+            )
         device = self.trainer.strategy.root_device
-        codec = task.prepare_codec(self.real, device).to(device)
-        with torch.no_grad():
+        codec = prepare(self.real, device).to(device)
+        with torch.no_grad(), same_randomness():
             latents = [
                 codec.encode(batch).half().cpu()
                 for batch in training_batches(self.real, device, self.passes)

@@ -3,32 +3,40 @@
 
 """Folder of pairs datamodule."""
 
-import csv
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
-import numpy as np
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..datasets.pair_files import read_table
 from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
 from .common import (
     evaluation_augmentations,
     measure_statistics,
     refuse_empty_training,
+    require_patch,
     training_augmentations,
 )
 
 _SPLITS = ('train', 'val', 'test')
+_PLACES = 'places.csv'
 
 
 class PairFolderDataModule(NonGeoDataModule):
     """LightningDataModule implementation for a folder of pairs.
 
-    Uses the lists ``train.txt``, ``val.txt`` and ``test.txt``. A folder without lists
-    is split at random: by the column ``place`` of ``places.csv`` (columns ``id`` and
-    ``place``) where there is one, so that no place is in two splits, else by sample.
-    Patches that overlap need the former.
+    Uses the lists ``train.txt``, ``val.txt`` and ``test.txt`` where there are any
+    (an empty one counts as none): without ``val.txt``, validation is cut out of
+    ``train.txt``; without ``test.txt`` there is no test set. A folder without lists is
+    split by *val_share* and *test_share*.
+
+    What is cut out are whole places: those of the column ``place`` of ``places.csv``
+    (columns ``id`` and ``place``) where there is one, so that no place is on both
+    sides, else single samples. Patches that overlap need the former. Which places
+    depends on *seed* and the names alone.
 
     Normalises with mean and std of each band over the training split; training
     samples are cropped, flipped and turned at random.
@@ -54,36 +62,42 @@ class PairFolderDataModule(NonGeoDataModule):
             bands: Names of the bands to load; None for all.
             patch_size: Side in pixels of the random crop in training; validation and
                 test see the whole patch. None for no crop.
-            val_share: Share of the samples for validation, if there are no lists.
+            val_share: Share of the samples for validation, if there is no list.
             test_share: Share of the samples for test, if there are no lists.
             seed: Seed of the split, if there are no lists.
 
         Raises:
-            ValueError: If the shares leave nothing to train on.
+            ValueError: If the shares leave nothing to train or to validate on.
         """
         super().__init__(PairFolder, batch_size, num_workers)
-        if val_share < 0 or test_share < 0 or val_share + test_share >= 1:
+        if not (0 < val_share < 1 and 0 <= test_share < 1 - val_share):
             raise ValueError(
-                f'val_share={val_share} and test_share={test_share} must be positive '
-                'and leave something for training. Use 0.15 each.'
+                f'val_share={val_share} must be above 0, test_share={test_share} 0 or '
+                'more, and both together leave something for training. Use 0.15 each.'
             )
         self.root = root
         self.bands = bands
         self.patch_size = patch_size
-        self.shares = (1 - val_share - test_share, val_share, test_share)
+        self.val_share = val_share
+        self.test_share = test_share
         self.seed = seed
-        self._spec: SampleSpec | None = None
+        self._folder: PairFolder | None = None
+        self._verified = self._measured = False
 
     @property
     def spec(self) -> SampleSpec:
         """What a sample is."""
-        if self._spec is None:
-            self._spec = PairFolder(self.root, bands=self.bands).spec
-        return self._spec
+        return self._everything().spec
 
     def prepare_data(self) -> None:
-        """Read every sample once, so that a bad file is found before training."""
-        PairFolder(self.root, bands=self.bands).verify()
+        """Read every sample once, so that a bad file is found before training.
+
+        Raises:
+            ValueError: With the first few faults.
+        """
+        if not self._verified:
+            self._everything().verify()
+            self._verified = True
 
     def setup(self, stage: str) -> None:
         """Set up datasets, statistics and augmentations.
@@ -92,62 +106,106 @@ class PairFolderDataModule(NonGeoDataModule):
             stage: 'fit', 'validate', 'test' or 'predict'.
 
         Raises:
-            ValueError: If there are fewer training samples than one batch needs.
+            ValueError: If there are fewer training samples than one batch needs, the
+                crop does not fit, the lists share samples, or the split of this stage
+                is empty.
         """
-        everything = PairFolder(self.root, bands=self.bands)
-        ids = self._split(everything)
-        train, self.val_dataset, self.test_dataset = (
-            everything.select(ids[split]) for split in _SPLITS
-        )
+        folder = self._everything()
+        ids = self._split(folder)
+        train = folder.select(ids['train'])
         if stage == 'fit':
-            refuse_empty_training(f'The training split of {self.root}', len(train),
-                                  self.batch_size)
-        self.train_dataset = train
-        self.mean, self.std = measure_statistics(train)
-        self.train_aug = training_augmentations(self.mean, self.std, self.patch_size)
-        self.aug = evaluation_augmentations(self.mean, self.std)
+            name = f'The training split of {self.root}'
+            refuse_empty_training(name, len(train), self.batch_size)
+            require_patch(self.patch_size, tuple(train[0]['mask'].shape[-2:]))
+            self.train_dataset = train
+        if stage in ('fit', 'validate'):
+            self.val_dataset = folder.select(ids['val'])
+        if stage == 'test':
+            if not ids['test']:
+                raise ValueError(
+                    f'{self.root} has no test set: 0 samples are for test. Write '
+                    'test.txt, or remove all lists for a random split.'
+                )
+            self.test_dataset = folder.select(ids['test'])
+        if not self._measured:
+            self.mean, self.std = measure_statistics(train)
+            self.train_aug = training_augmentations(
+                self.mean, self.std, self.patch_size
+            )
+            # the base class has built its augmentation on other numbers
+            self.aug = evaluation_augmentations(self.mean, self.std)
+            self._measured = True
+
+    def _everything(self) -> PairFolder:
+        """The whole folder, opened once."""
+        if self._folder is None:
+            self._folder = PairFolder(self.root, bands=self.bands)
+        return self._folder
 
     def _split(self, folder: PairFolder) -> dict[str, list[str]]:
-        """Ids of each split; a missing list is an empty split."""
-        root = Path(self.root)
-        listed = [split for split in _SPLITS if (root / f'{split}.txt').exists()]
-        if listed:
-            ids = {
-                split: folder.choose_ids(split) if split in listed else []
-                for split in _SPLITS
-            }
-            shared = set(ids['train']) & {*ids['val'], *ids['test']}
-            if shared or not ids['train']:
-                raise ValueError(
-                    f'The lists of {root} must give train.txt samples that are in no '
-                    f'other list; {len(ids["train"])} are in it, shared are '
-                    f'{sorted(shared)[:5]}. Mend the lists.'
-                )
-            return ids
-        places = _read_places(root / 'places.csv', folder.ids)
-        names = sorted(set(places))
-        order = np.random.default_rng(self.seed).permutation(len(names))
-        edges = np.rint(np.cumsum(self.shares) * len(names)).astype(int)
-        split_of = {
-            names[place]: _SPLITS[int(np.searchsorted(edges, rank, side='right'))]
-            for rank, place in enumerate(order)
-        }
-        ids = {split: [] for split in _SPLITS}
-        for name, place in zip(folder.ids, places, strict=True):
-            ids[split_of[place]].append(name)
-        return ids
+        """Ids of each split; only test may be empty."""
+        listed = [s for s in _SPLITS if (folder.root / f'{s}.txt').exists()]
+        ids = {s: folder.choose_ids(s) if s in listed else [] for s in _SPLITS}
+        if not any(ids.values()):
+            return ids | self._cut(folder, folder.ids, self.test_share)
+        shared = sorted({*ids['train']} & {*ids['val'], *ids['test']})
+        if shared or not ids['train']:
+            raise ValueError(
+                f'{self.root} has the lists {listed}, with {len(ids["train"])} samples '
+                f'to train on, {len(shared)} of them also in another list: '
+                f'{shared[:5]}. train.txt must give samples that no other list has: '
+                'mend the lists, or remove them all for a random split.'
+            )
+        return ids if ids['val'] else ids | self._cut(folder, ids['train'], 0)
+
+    def _cut(
+        self, folder: PairFolder, ids: Sequence[str], test_share: float
+    ) -> dict[str, list[str]]:
+        """Divide samples by place, large places first, so that shares come close."""
+        place_of = _read_places(folder.root / _PLACES, ids)
+        sizes = Counter(place_of[name] for name in ids)
+        wanted = {'val': self.val_share, **({'test': test_share} if test_share else {})}
+        if len(sizes) <= len(wanted):
+            raise ValueError(
+                f'{self.root} has {len(sizes)} places for train, {" and ".join(wanted)}'
+                ', but each needs one of its own. Add samples of other places, or write '
+                'train.txt, val.txt and test.txt.'
+            )
+        shares = {'train': 1 - sum(wanted.values()), **wanted}
+        split_of = _assign(sizes, shares, len(ids), self.seed)
+        cut: dict[str, list[str]] = {split: [] for split in shares}
+        for name in ids:
+            cut[split_of[place_of[name]]].append(name)
+        return cut
 
 
-def _read_places(path: Path, ids: list[str]) -> list[str]:
+def _assign(
+    sizes: Mapping[str, int], shares: Mapping[str, float], total: int, seed: int
+) -> dict[str, str]:
+    """The split of each place: none is empty, and samples are shared as wanted."""
+    # by hash: the same on every machine, whatever the order of the files
+    drawn = sorted(sizes, key=lambda p: blake2b(f'{seed}/{p}'.encode()).digest())
+    drawn.sort(key=lambda place: -sizes[place])
+    missing = {split: share * total for split, share in shares.items()}
+    split_of: dict[str, str] = {}
+    for rank, place in enumerate(drawn):
+        empty = [split for split in shares if split not in split_of.values()]
+        # the last places, the smallest ones, are kept for splits that have none
+        choice = empty if len(drawn) - rank <= len(empty) else list(shares)
+        split_of[place] = max(choice, key=missing.__getitem__)
+        missing[split_of[place]] -= sizes[place]
+    return split_of
+
+
+def _read_places(path: Path, ids: Sequence[str]) -> dict[str, str]:
     """The place of each id; each id is a place of its own without the file."""
     if not path.exists():
-        return ids
-    with path.open(encoding='utf-8-sig', newline='') as file:
-        places = {row['id']: row['place'] for row in csv.DictReader(file)}
+        return {name: name for name in ids}
+    places = {row['id']: row['place'] for row in read_table(path, ('id', 'place'))}
     unknown = [name for name in ids if name not in places]
     if unknown:
         raise ValueError(
             f'{path} does not say where {len(unknown)} samples lie: {unknown[:5]}. '
             'Add them, so that no place gets into two splits.'
         )
-    return [places[name] for name in ids]
+    return places

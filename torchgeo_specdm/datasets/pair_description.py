@@ -38,14 +38,15 @@ class Description(NamedTuple):
     provenance: dict[str, Any]  #: where the samples come from
 
     @property
-    def ignored(self) -> tuple[int, ...]:
-        """The values in the masks that stand for no label."""
+    def labels(self) -> dict[int, int]:
+        """What each value in the masks means: a class position or the ignore index."""
+        labels = {code: position for position, code in enumerate(self.codes)}
         index = self.spec.ignore_index
-        if index is None:
-            return ()
-        # masks are uint8, so an ignore index such as -1 is stored as 255
-        values = {index} if 0 <= index <= USUAL_IGNORE else {index, USUAL_IGNORE}
-        return tuple(sorted(values - {*self.codes}))
+        if index is not None:
+            # masks are uint8, so an ignore index such as -1 is stored as 255
+            stored = index if 0 <= index <= USUAL_IGNORE else USUAL_IGNORE
+            labels = {index: index, stored: index} | labels
+        return labels
 
 
 def describe(root: Path) -> tuple[PairFiles, Description]:
@@ -244,4 +245,5 @@ def _classes_of_masks(files: PairFiles) -> list[int]:
 def _free_index(codes: Sequence[int]) -> int:
     """An ignore index that is neither a value in the masks nor a class position."""
     taken = {*codes, *range(len(codes))}
-    return next(i for i in (USUAL_IGNORE, *range(-1, -256, -1)) if i not in taken)
+    candidates = [USUAL_IGNORE, *range(-1, -len(codes) - 2, -1)]
+    return next(index for index in candidates if index not in taken)

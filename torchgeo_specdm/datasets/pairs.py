@@ -83,8 +83,8 @@ class PairFolder(NonGeoDataset):
 
         Raises:
             FileNotFoundError: If the folder, its images or the list are missing.
-            ValueError: If images and masks do not pair, or a list, band or class is
-                not known.
+            ValueError: If images and masks do not pair, a list, band or class is not
+                known, or no sample is left.
         """
         self.root = Path(root)
         self.split = split
@@ -105,6 +105,12 @@ class PairFolder(NonGeoDataset):
         self._channels = [names.index(band) for band in chosen]
         #: Which samples there are, in order.
         self.ids = self.choose_ids(split, accepted_only)
+        if not self.ids:
+            source = 'the folder' if split is None else f'{split}.txt'
+            raise ValueError(
+                f'{self.root} has 0 samples to use: {source} is empty, or the manifest '
+                'rejects all samples. Add samples, or use accepted_only=False.'
+            )
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -138,7 +144,7 @@ class PairFolder(NonGeoDataset):
 
         Raises:
             FileNotFoundError: If there is no such list.
-            ValueError: If the list has ids without files, or no sample is left.
+            ValueError: If the list has ids without files.
         """
         rows = read_manifest(self.root) if accepted_only else []
         rejected = {row['id'] for row in rows if not row.get('accepted', True)}
@@ -153,14 +159,7 @@ class PairFolder(NonGeoDataset):
                     f'{unknown[:5]}). Remove them from the list or add the files.'
                 )
             chosen = list(lines)
-        left = [name for name in chosen if name not in rejected]
-        if not left:
-            source = 'the folder' if split is None else f'{split}.txt'
-            raise ValueError(
-                f'{self.root} has no sample left: {len(chosen)} are in {source}, and '
-                'the manifest rejects all of them. Give samples, or accepted_only=False.'
-            )
-        return left
+        return [name for name in chosen if name not in rejected]
 
     def select(self, ids: Sequence[str]) -> 'PairFolder':
         """The same folder with just these ids, in this order."""
@@ -271,18 +270,14 @@ class PairFolder(NonGeoDataset):
         codes = read_codes(path)
         mask = np.zeros_like(codes)
         known = np.zeros(codes.shape, bool)
-        for position, code in enumerate(self._stored.codes):
-            mask[codes == code] = position
-            known |= codes == code
-        for value in self._stored.ignored:
-            mask[codes == value] = self.spec.ignore_index
+        for value, label in self._stored.labels.items():
+            mask[codes == value] = label
             known |= codes == value
         if not known.all():
-            allowed = sorted({*self._stored.codes, *self._stored.ignored})
             raise ValueError(
                 f'{path} has the values {np.unique(codes[~known])[:5].tolist()}, which '
-                f'are no classes; allowed are {allowed}. Mend the file, or name the '
-                f'classes in {CLASSES} or {DESCRIPTION}.'
+                f'are no classes; allowed are {[*self._stored.labels]}. Mend the file, or '
+                f'name the classes in {CLASSES} or {DESCRIPTION}.'
             )
         return mask
 

@@ -20,16 +20,21 @@ def show_image(
     Args:
         image: Digital numbers (C, H, W).
         spec: Tells which bands are red, green and blue.
-        limits: Digital numbers shown as black and white; the image's own 2nd and
-            98th percentile if None.
+        limits: Digital numbers shown as black and white; the 2nd and 98th percentile
+            of the image's own pixels, nodata left out, if None.
 
     Returns:
         Colours (H, W, 3) in 0..1.
     """
-    rgb = image[list(spec.rgb)].float().numpy().transpose(1, 2, 0)
-    low, high = limits or tuple(np.percentile(rgb, (2, 98)))
-    stretched = (rgb - low) / max(high - low, 1e-6)
-    return np.clip(stretched, 0, 1).astype(np.float32)
+    rgb = image[list(spec.rgb)].detach().cpu().float().numpy().transpose(1, 2, 0)
+    if limits is None:
+        seen = rgb[np.isfinite(rgb) & (rgb != spec.nodata)]
+        low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
+    else:
+        low, high = limits
+    stretched = np.nan_to_num((rgb - low) / max(high - low, 1e-6))
+    colors: NDArray[np.float32] = np.clip(stretched, 0, 1).astype(np.float32)
+    return colors
 
 
 def show_mask(mask: Tensor, spec: SampleSpec) -> NDArray[np.float32]:
@@ -42,11 +47,10 @@ def show_mask(mask: Tensor, spec: SampleSpec) -> NDArray[np.float32]:
     Returns:
         Colours (H, W, 3) in 0..1.
     """
-    values = mask.numpy()
+    values = mask.detach().cpu().numpy()
     known = (values >= 0) & (values < spec.num_classes)
-    colors = np.array(spec.colors, np.float32)[np.where(known, values, 0)] / 255
-    colors[~known] = 1
-    return colors
+    palette: NDArray[np.float32] = np.array([*spec.colors, (255,) * 3], np.float32)
+    return palette[np.where(known, values, -1)] / np.float32(255)
 
 
 def plot_sample(
@@ -67,13 +71,15 @@ def plot_sample(
     Returns:
         The figure.
     """
-    image = sample['image'].cpu()
+    image = sample['image']
     dates = image[None] if image.ndim == 3 else image
-    panels = [(f'Image {i + 1}' if len(dates) > 1 else 'Image', show_image(date, spec))
-              for i, date in enumerate(dates)]
+    panels = [
+        (f'Image {i + 1}' if len(dates) > 1 else 'Image', show_image(date, spec))
+        for i, date in enumerate(dates)
+    ]
     for key in ('mask', 'prediction'):
         if key in sample:
-            mask = sample[key].cpu()
+            mask = sample[key]
             panels.append((key.title(), show_mask(mask.reshape(mask.shape[-2:]), spec)))
     figure, axes = plt.subplots(
         1, len(panels), figsize=(3 * len(panels), 3), squeeze=False

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 
 class Tiles(NamedTuple):
@@ -24,11 +23,11 @@ class Tiles(NamedTuple):
     groups: list[int]
 
 
-def cut_tiles(dataset: Dataset[Any], size: int, limit: int = 512) -> Tiles:
+def cut_tiles(dataset: Any, size: int, limit: int = 512) -> Tiles:
     """Cut samples into tiles side by side; what is left at the edges is dropped.
 
     Args:
-        dataset: Samples with ``image`` (C, H, W) in digital numbers and ``mask``.
+        dataset: A map-style data set; samples with ``image`` (C, H, W) in digital numbers and ``mask``.
         size: Side of a tile in pixels.
         limit: Stop after this many tiles.
 
@@ -41,7 +40,7 @@ def cut_tiles(dataset: Dataset[Any], size: int, limit: int = 512) -> Tiles:
     images: list[Tensor] = []
     masks: list[Tensor] = []
     groups: list[int] = []
-    for index in range(len(dataset)):  # type: ignore[arg-type]
+    for index in range(len(dataset)):
         sample = dataset[index]
         image, mask = sample['image'], sample['mask']
         mask = mask.reshape(mask.shape[-2:])

@@ -11,11 +11,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from ..datasets.plotting import show_image, show_mask
 from ..datasets.spec import SampleSpec
 from ..metrics.tiles import Tiles
 from ..study.comparison import Run
+
 
 def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> Figure:
     """Pairs side by side, all images stretched alike.
@@ -32,7 +34,9 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
     bands = first.images[:, list(spec.rgb)].float().numpy()
     low, high = (float(v) for v in np.percentile(bands, (2, 98)))
     figure, axes = plt.subplots(
-        2 * len(rows), columns, figsize=(1.25 * columns, 2.5 * len(rows) + 0.3),
+        2 * len(rows),
+        columns,
+        figsize=(1.25 * columns, 2.5 * len(rows) + 0.3),
         squeeze=False,
     )
     for axis in axes.flat:
@@ -48,12 +52,17 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
             mask = show_mask(tiles.masks[column], spec)
             axes[2 * row + 1, column].imshow(mask, interpolation='nearest')
     handles = [
-        plt.Rectangle((0, 0), 1, 1, color=tuple(c / 255 for c in color))
+        Patch(color=tuple(c / 255 for c in color))
         for color in spec.colors
     ]
     figure.legend(
-        handles, spec.classes, loc='lower center', ncols=min(len(handles), 6),
-        fontsize=8, frameon=False, bbox_to_anchor=(0.5, -0.02 - 0.03 * (len(handles) > 6)),
+        handles,
+        spec.classes,
+        loc='lower center',
+        ncols=min(len(handles), 6),
+        fontsize=8,
+        frameon=False,
+        bbox_to_anchor=(0.5, -0.02 - 0.03 * (len(handles) > 6)),
     )
     figure.tight_layout(pad=0.3)
     return figure
@@ -68,7 +77,9 @@ def score_dots(runs: Sequence[Run]) -> Figure:
         axis.plot(
             [ratios.index(x) for x, _ in points],
             [100 * y for _, y in points],
-            'o-', linewidth=0.8, label=f'seed {seed}',
+            'o-',
+            linewidth=0.8,
+            label=f'seed {seed}',
         )
     names = ['real only' if r == 0 else f'+ {r:g}x synthetic' for r in ratios]
     axis.set_xticks(range(len(ratios)), names)
@@ -119,7 +130,9 @@ def class_areas(area: Mapping[str, Any], spec: SampleSpec) -> Figure:
         (('train', '#4a6fa5'), ('held_out', '#a8c0dd'), ('synthetic', '#d9822b'))
     ):
         axis.bar(
-            places + 0.27 * (shift - 1), [100 * v for v in area[name]], 0.26,
+            places + 0.27 * (shift - 1),
+            [100 * v for v in area[name]],
+            0.26,
             label={'train': 'real, training', 'held_out': 'real, test'}.get(name, name),
             color=color,
         )

@@ -5,7 +5,7 @@
 
 import csv
 import json
-import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ from ..files import write_text
 from ..tasks.segmentation import MultispectralSegmentationTask
 from .statistics import Difference, paired_difference
 
-_log = logging.getLogger(__name__)
 #: The pilot stops when doubling the updates adds less than this to validation mIoU.
 _STILL_RISING = 0.01
 
@@ -134,7 +133,7 @@ class Comparison:
         task, datamodule, trainer = self._train(ratio, seed, updates)
         scores = trainer.test(task, datamodule, verbose=False)[0]
         iou = {
-            name.removeprefix('test_iou/'): None if value != value else value
+            name.removeprefix('test_iou/'): None if math.isnan(value) else value
             for name, value in scores.items()
             if name.startswith('test_iou/')
         }

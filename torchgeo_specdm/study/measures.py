@@ -17,21 +17,14 @@ from ..diffusion import Generator
 from ..metrics.alignment import calibrated, judge_agreement
 from ..metrics.fidelity import distance_with_floor, image_features, mask_features
 from ..metrics.segmentation import SegmentationScores
-from ..metrics.spectral import (
-    class_spectra,
-    class_spectral_angle,
-    mean_spectral_angle,
-)
+from ..metrics.spectral import class_spectra, class_spectral_angle, mean_spectral_angle
 from ..metrics.tiles import Tiles, cut_tiles
 
 _BATCH = 64
 
 
 def measure(
-    generator: Path,
-    synthetic: Path,
-    datamodule: NonGeoDataModule,
-    judge: nn.Module,
+    generator: Path, synthetic: Path, datamodule: NonGeoDataModule, judge: nn.Module
 ) -> dict[str, Any]:
     """Measure codec and generated set against real data.
 
@@ -55,9 +48,10 @@ def measure(
     held_out = cut_tiles(datamodule.test_dataset, size)
     decoded, logits = _decode(codec, held_out)
     mean, std = datamodule.mean, datamodule.std
-    judged = {
-        name: judge_agreement(judge, _normalise(t.images, mean, std), t.masks, len(
-            spec.classes))._asdict()
+    judged: dict[str, Any] = {
+        name: judge_agreement(
+            judge, _normalise(t.images, mean, std), t.masks, len(spec.classes)
+        )._asdict()
         for name, t in {
             'real': held_out,
             'reconstructed': held_out._replace(images=decoded.images),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..datasets.pairs import DESCRIPTION, read_manifest
+from ..datasets.pair_files import DESCRIPTION, read_manifest
 from ..files import read_json
 
 _CARD = """# Synthetic labelled image patches

@@ -3,7 +3,9 @@
 
 """Writing folders of pairs that survive a kill, a full disk and a second start."""
 
+import hashlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,29 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
+from rasterio import MemoryFile
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
-from ..datasets.pairs import (
-    DESCRIPTION,
-    MANIFEST,
-    image_paths,
-    read_manifest,
-    read_raster,
-)
+from ..datasets.pair_files import DESCRIPTION, MANIFEST, image_stems, read_manifest
 from ..datasets.spec import SampleSpec
 from ..files import read_json, sha256, write_atomically, write_text
+
+_log = logging.getLogger(__name__)
+
+#: Masks are uint8, and this value is left for pixels without a label.
+_NO_LABEL = 255
 
 
 class PairWriter:
     """Writes samples into a folder of pairs, each one whole or not at all.
 
     Each file is written as ``<name>.<process>.part``, closed, opened again and
-    compared, flushed to the disk and renamed; then the manifest gets its line
-    (reliability.md, section 1). A killed run leaves whole samples only, and
-    :meth:`done` tells a second run what is left to do.
+    compared, flushed to the disk and renamed; then the manifest gets its line. A
+    killed run leaves whole samples only, and :meth:`done` tells a second run what is
+    left to do. Several processes may write into one folder.
 
     Args:
         root: The folder, made if needed.
@@ -45,6 +46,7 @@ class PairWriter:
         FileExistsError: If the folder holds something else, or was begun with other
             settings.
         OSError: If the folder cannot be written.
+        ValueError: If there are more classes than masks can hold.
     """
 
     def __init__(
@@ -55,30 +57,30 @@ class PairWriter:
         settings: Mapping[str, Any],
     ) -> None:
         """Make the folder, or find it as this run left it."""
+        if spec.num_classes > _NO_LABEL:
+            raise ValueError(
+                f'{spec.num_classes} classes do not fit into masks of type uint8, which '
+                f'hold at most {_NO_LABEL} and one value for no label. Merge classes.'
+            )
         self.root = Path(root)
         self.spec = spec
+        self._settings = dict(settings)
         description = spec.to_dict() | {
             'format': 'torchgeo_specdm pairs 1',
-            'provenance': dict(provenance) | {'settings': dict(settings)},
+            'provenance': dict(provenance) | {'settings': self._settings},
         }
         text = json.dumps(description, indent=2) + '\n'
-        path = self.root / DESCRIPTION
-        if path.exists():
-            self._require_same_run(read_json(path), text)
-        elif self.root.exists() and any(self.root.iterdir()):
-            raise FileExistsError(
-                f'{self.root} is not empty and has no {DESCRIPTION}. Samples are '
-                'written into a folder of their own: choose another one.'
-            )
+        self._require_own_folder(json.loads(text))
         for name in ('images', 'masks'):
             (self.root / name).mkdir(parents=True, exist_ok=True)
+        path = self.root / DESCRIPTION
         if not path.exists():
             write_text(path, text)
 
     def clean(self) -> None:
         """Remove what a killed run left half written; call it before any writes."""
         for part in self.root.rglob('*.part'):
-            part.unlink()
+            part.unlink(missing_ok=True)
 
     def done(self) -> set[int]:
         """Indices whose manifest line and files are whole.
@@ -86,7 +88,8 @@ class PairWriter:
         Returns:
             The indices; a file that was lost or changed makes its sample undone.
         """
-        return {row['index'] for row in read_manifest(self.root) if self._whole(row)}
+        rows = read_manifest(self.root)
+        return {row['index'] for row in rows if 'index' in row and self._whole(row)}
 
     def write(
         self,
@@ -108,22 +111,25 @@ class PairWriter:
 
         Raises:
             OSError: If a file cannot be written as it should be.
+            ValueError: If the sample is not what the spec says.
         """
         row: dict[str, Any] = {'id': name, **record}
-        if not np.isfinite(image).all():
+        dates = image if image.ndim == 4 else image[None]
+        codes = self._check(name, dates, mask)
+        if not np.isfinite(dates).all():
+            _log.warning('%s: sample %s has non-finite pixels.', self.root, name)
             self._append(
                 row | {'accepted': False, 'reason': 'non-finite pixels', 'files': {}}
             )
             return
-        dates = image if image.ndim == 4 else image[None]
         stored, clipped = to_dtype(dates, np.dtype(self.spec.dtype))
         files = {}
         tags = {'SYNTHETIC': 'YES', 'SAMPLE': name}
-        paths = image_paths(self.root, name, self.spec.dates)
-        for path, date in zip(paths, stored, strict=True):
-            files[f'images/{path.name}'] = self._write_image(path, date, tags)
-        path = self.root / 'masks' / f'{name}.tif'
-        files[f'masks/{path.name}'] = self._write_mask(path, mask, tags)
+        for stem, date in zip(image_stems(name, self.spec.dates), stored, strict=True):
+            file = f'images/{stem}.tif'
+            files[file] = self._write_image(self.root / file, date, tags)
+        file = f'masks/{name}.tif'
+        files[file] = self._write_mask(self.root / file, codes, tags)
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
         self._append(row)
 
@@ -138,44 +144,90 @@ class PairWriter:
         write_text(self.root / MANIFEST, lines)
         write_text(self.root / 'README.md', card)
 
-    def _require_same_run(self, found: dict[str, Any], wanted: str) -> None:
-        old = found.get('provenance', {}).get('settings')
-        new = json.loads(wanted)
-        settings = new['provenance']['settings']
-        if old != settings:
-            old = old or {}
-            different = {
-                key: (old.get(key), settings.get(key))
-                for key in sorted(old | settings)
-                if old.get(key) != settings.get(key)
-            }
+    def _require_own_folder(self, wanted: dict[str, Any]) -> None:
+        """Go on only in an empty folder, or one begun with the same settings."""
+        path = self.root / DESCRIPTION
+        if self.root.exists() and not self.root.is_dir():
             raise FileExistsError(
-                f'{self.root} was begun with other settings (there, here): '
-                f'{different}. One folder holds one run: choose another folder, or '
-                'the same settings to go on.'
+                f'{self.root} is a file, but samples are written into a folder. Choose '
+                'another name.'
             )
-        SampleSpec.from_dict(found).require_match(
-            self.spec, f'{self.root / DESCRIPTION}', 'this run'
+        if not path.exists():
+            if self.root.exists() and not _is_unused(self.root):
+                raise FileExistsError(
+                    f'{self.root} is not empty and has no {DESCRIPTION}. Samples are '
+                    'written into a folder of their own: choose another one.'
+                )
+            return
+        found = read_json(path)
+        provenance = found.get('provenance')
+        if type(provenance) is not dict or 'settings' not in provenance:
+            raise FileExistsError(
+                f'{path} does not say with which settings it was generated, so this '
+                'folder was made by something else. Choose another one.'
+            )
+        there = {key: found.get(key) for key in self.spec.to_dict()}
+        there |= provenance['settings']
+        here = {key: wanted[key] for key in self.spec.to_dict()}
+        here |= wanted['provenance']['settings']
+        different = ', '.join(
+            f'{key}: {there.get(key)!r} there, {here.get(key)!r} here'
+            for key in sorted(there | here)
+            if there.get(key) != here.get(key)
         )
+        if different:
+            raise FileExistsError(
+                f'{self.root} was begun with other settings ({different}). One folder '
+                'holds one run: choose another folder, or the same settings to go on.'
+            )
 
     def _whole(self, row: dict[str, Any]) -> bool:
         if not row.get('accepted', True):
             return True
-        return all(
-            (self.root / file).exists() and sha256(self.root / file) == digest
-            for file, digest in row.get('files', {}).items()
-        ) and bool(row.get('files'))
+        files: dict[str, str] = row.get('files', {})
+        paths = {self.root / file: digest for file, digest in files.items()}
+        return bool(paths) and all(
+            path.exists() and sha256(path) == digest for path, digest in paths.items()
+        )
+
+    def _check(
+        self, name: str, dates: NDArray[Any], mask: NDArray[np.integer[Any]]
+    ) -> NDArray[np.uint8]:
+        """Refuse a sample of another form; the mask as it is stored."""
+        spec = self.spec
+        wanted = (spec.dates, spec.num_bands, *mask.shape)
+        if mask.ndim != 2 or dates.shape != wanted:
+            raise ValueError(
+                f'Sample {name} has an image of the shape {dates.shape} and a mask of '
+                f'{mask.shape}, but must have ({spec.dates}, {spec.num_bands}, H, W) '
+                'and (H, W) with the same H and W.'
+            )
+        known = (mask >= 0) & (mask < spec.num_classes)
+        ignored = np.zeros_like(known)
+        stored = _NO_LABEL
+        if spec.ignore_index is not None:
+            ignored = mask == spec.ignore_index
+            stored = self._stored_ignore_index(spec.ignore_index)
+        if not (known | ignored).all():
+            raise ValueError(
+                f'The mask of sample {name} has the values '
+                f'{np.unique(mask[~known & ~ignored])[:5].tolist()}; allowed are 0 to '
+                f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}.'
+            )
+        return np.where(ignored, stored, mask).astype(np.uint8)
+
+    def _stored_ignore_index(self, index: int) -> int:
+        """PairFolder reads 255 as the ignore index if that does not fit uint8."""
+        return index if 0 <= index <= _NO_LABEL else _NO_LABEL
 
     def _append(self, row: Mapping[str, Any]) -> None:
         """Add a manifest line in one write, so that processes can share the file."""
         path = self.root / MANIFEST
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         # a killed writer may have left half a line: begin a new one
         torn = path.exists() and not _ends_line(path)
-        line = ('\n' if torn else '') + json.dumps(row) + '\n'
-        descriptor = os.open(path, flags, 0o644)
+        data = (('\n' if torn else '') + json.dumps(row) + '\n').encode()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            data = line.encode()
             if os.write(descriptor, data) < len(data):
                 raise OSError(f'{path}: the disk is full. Make room and run again.')
             os.fsync(descriptor)
@@ -185,36 +237,32 @@ class PairWriter:
     def _write_image(
         self, path: Path, image: NDArray[Any], tags: Mapping[str, str]
     ) -> str:
-        def fill(target: Any) -> None:
+        def describe(target: Any) -> None:
             target.descriptions = self.spec.bands
             target.scales = [self.spec.scale] * len(image)
-            wavelengths = self.spec.wavelengths
-            for i, wavelength in enumerate(wavelengths):
+            for i, wavelength in enumerate(self.spec.wavelengths):
                 if wavelength is not None:
                     target.update_tags(i + 1, WAVELENGTH_NM=str(wavelength))
 
-        return _write_raster(path, image, self.spec.nodata, tags, fill)
+        return _write_raster(path, image, self.spec.nodata, tags, describe)
 
     def _write_mask(
-        self, path: Path, mask: NDArray[Any], tags: Mapping[str, str]
+        self, path: Path, mask: NDArray[np.uint8], tags: Mapping[str, str]
     ) -> str:
         names = {f'CLASS_{i}': name for i, name in enumerate(self.spec.classes)}
         colors = {i: (*color, 255) for i, color in enumerate(self.spec.colors)}
+        index = self.spec.ignore_index
+        nodata = None if index is None else self._stored_ignore_index(index)
 
-        def fill(target: Any) -> None:
+        def describe(target: Any) -> None:
             target.descriptions = ('class',)
             target.colorinterp = [ColorInterp.palette]
             target.write_colormap(1, colors)
 
-        ignore = self.spec.ignore_index
-        nodata = ignore if ignore is not None and 0 <= ignore <= 255 else None
-        array = mask.astype(np.uint8)[None]
-        return _write_raster(path, array, nodata, {**tags, **names}, fill)
+        return _write_raster(path, mask[None], nodata, {**tags, **names}, describe)
 
 
-def to_dtype(
-    values: NDArray[Any], dtype: np.dtype[Any]
-) -> tuple[NDArray[Any], float]:
+def to_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:
     """Round and clip to the range of a type.
 
     Args:
@@ -224,12 +272,13 @@ def to_dtype(
     Returns:
         The array in that type, and the share of values that were clipped.
     """
-    if not np.issubdtype(dtype, np.integer):
-        return values.astype(dtype), 0.0
-    info = np.iinfo(dtype)
-    rounded = np.rint(values.astype(np.float64))
-    clipped = float(((rounded < info.min) | (rounded > info.max)).mean())
-    return rounded.clip(info.min, info.max).astype(dtype), clipped
+    integer = np.issubdtype(dtype, np.integer)
+    limits = np.iinfo(dtype) if integer else np.finfo(dtype)
+    # float64 holds all limits exactly
+    wide = values.astype(np.float64)
+    wide = np.rint(wide) if integer else wide
+    clipped = float(((wide < limits.min) | (wide > limits.max)).mean())
+    return wide.clip(limits.min, limits.max).astype(dtype), clipped
 
 
 def _write_raster(
@@ -237,44 +286,50 @@ def _write_raster(
     array: NDArray[Any],
     nodata: float | None,
     tags: Mapping[str, str],
-    fill: Callable[[Any], None],
+    describe: Callable[[Any], None],
 ) -> str:
     """Write a GeoTIFF (C, H, W) and return its SHA-256.
 
-    GDAL reports a full disk only for what it flushes early, so the file is read
-    back and compared before it gets its name.
+    On a full disk GDAL cuts the file and says nothing, so it only writes to memory.
     """
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        # a synthetic patch lies nowhere, so no georeference is invented
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with memory.open(
+            driver='GTiff',
+            count=len(array),
+            height=array.shape[1],
+            width=array.shape[2],
+            dtype=array.dtype,
+            nodata=nodata,
+            compress='deflate',
+        ) as target:
+            target.write(array)
+            target.update_tags(**tags)
+            describe(target)
+        data = memory.read()
+    digest = hashlib.sha256(data).hexdigest()
 
     def write(part: Path) -> None:
-        with warnings.catch_warnings():
-            # a synthetic patch lies nowhere, so no georeference is invented
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(
-                part,
-                'w',
-                driver='GTiff',
-                count=len(array),
-                height=array.shape[1],
-                width=array.shape[2],
-                dtype=array.dtype,
-                nodata=nodata,
-                compress='deflate',
-            ) as target:
-                target.write(array)
-                target.update_tags(**tags)
-                fill(target)
-        try:
-            same = np.array_equal(read_raster(part), array)
-        except ValueError:
-            same = False
-        if not same:
+        part.write_bytes(data)
+        if sha256(part) != digest:
             raise OSError(
                 f'{path} does not read back as it was written; the disk is full or '
                 'broken. Make room and run the same command again.'
             )
 
     write_atomically(path, write)
-    return sha256(path)
+    return digest
+
+
+def _is_unused(root: Path) -> bool:
+    """Whether a folder is empty, or holds only what a run begins with."""
+    return all(
+        file.name.startswith(DESCRIPTION) and file.suffix == '.part'
+        if file.is_file()
+        else file.name in ('images', 'masks') and not any(file.iterdir())
+        for file in root.iterdir()
+    )
 
 
 def _ends_line(path: Path) -> bool:

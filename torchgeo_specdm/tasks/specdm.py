@@ -3,9 +3,9 @@
 
 """Trainer for SpecDM: learn labelled samples, and draw new ones."""
 
-import logging
 import math
-from collections.abc import Mapping
+import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -13,32 +13,41 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 from torchgeo.datamodules import BaseDataModule
 
-from ..codecs import CODECS, Codec, load_codec, make_codec, save_codec
+from ..codecs import (
+    CODECS,
+    Codec,
+    ReconstructionScores,
+    load_codec,
+    make_codec,
+    save_codec,
+)
 from ..compat import BaseTask
 from ..datamodules.adapter import (
+    check_masks,
     check_units,
     describe_datamodule,
     digital_numbers,
+    same_randomness,
     training_batches,
 )
+from ..datamodules.latents import LatentDataModule
 from ..datasets.fingerprint import fingerprints, write_seen_samples
 from ..datasets.spec import SampleSpec
-from ..diffusion import Generator, sample_noise
-from ..metrics.segmentation import SegmentationScores
-from ..metrics.spectral import mean_spectral_angle
+from ..diffusion import Generator, JointDenoiser, move_average, sample_noise
+from ..files import read_config
 from ..presets import load_preset
 from .guards import StepGuard, require_writable
 
 Stage = Literal['autoencoder', 'diffusion']
-_log = logging.getLogger(__name__)
 
-#: Training images whose pixels tell the scaling of the bands.
+#: Training samples whose pixels tell the scaling of the bands.
 _SCALING_SAMPLES = 256
-#: The stream of random numbers that validation noise comes from.
-_VALIDATION_SEED = 2**32
+#: Passes through the training set that latent statistics are measured over.
+_STATISTICS_PASSES = 2
+#: The run seed of validation noise, which no generation can have by accident.
+_VALIDATION_SEED = 2**63
 
 
 class SpecDMTask(StepGuard, BaseTask):
@@ -55,8 +64,9 @@ class SpecDMTask(StepGuard, BaseTask):
     resuming only, and one of the other stage is refused.
 
     Logs, on validation samples: stage 1 ``val_rmse`` (reflectance), ``val_sad``
-    (radians), ``val_mask`` (cross-entropy), ``val_miou`` and ``val_loss``; stage 2
-    ``val_loss`` of the averaged weights, overall and of each stream.
+    (radians), ``val_mask`` (cross-entropy), ``val_miou``, ``val_mask_accuracy`` and
+    ``val_loss``; stage 2 ``val_loss`` of the averaged weights, overall and of each
+    stream.
     """
 
     # stage and paths belong to a run, not to the model: see on_load_checkpoint
@@ -95,34 +105,53 @@ class SpecDMTask(StepGuard, BaseTask):
                 f'stage={stage!r} must be one of {get_args(Stage)}: first learn the '
                 'autoencoder, then the diffusion model.'
             )
+        if generator is not None and (stage == 'autoencoder' or out is not None):
+            raise ValueError(
+                f'generator={generator!r} is what torchgeo predict draws from in stage '
+                f'diffusion; it does not go with stage={stage!r} and out={out!r}. '
+                'Leave generator out to train.'
+            )
         self.stage = stage
         self.out = out
         self.generator_folder = generator
-        self.codec: Codec | None = None
+        #: Stage 1: what is learned.
+        self.autoencoder: Codec | None = None
+        #: Stage 2: the codec, and the average of the denoiser's weights.
         self.generator: Generator | None = None
+        #: Stage 2: what is learned.
+        self.denoiser: JointDenoiser | None = None
+        self._written = False
         super().__init__()
 
+    @property
+    def codec(self) -> Codec | None:
+        """The codec of either stage; None until the data are known."""
+        return self.autoencoder if self.generator is None else self.generator.codec
+
     def configure_models(self) -> None:
-        """Read what exists already: the codec of stage 1, or a generator."""
+        """Read the preset, and the generator if there is one; refuse what is wrong."""
         codec: str = self.hparams['codec']
         self.preset = load_preset(self.hparams['preset'], self.hparams['settings'])
+        trainable = sorted(name for name, kind in CODECS.items() if kind.trainable)
         if self.stage == 'autoencoder':
-            if codec not in CODECS or not CODECS[codec].trainable:
-                names = sorted(name for name, kind in CODECS.items() if kind.trainable)
+            if codec not in trainable:
                 raise ValueError(
                     f'codec={codec!r} has nothing to learn in stage autoencoder, which '
-                    f'takes one of {names}. pixels needs no stage 1: go on with stage '
-                    'diffusion.'
+                    f'takes one of {trainable}. pixels needs no stage 1: go on with '
+                    'stage diffusion.'
                 )
         elif self.generator_folder is not None:
             self.generator = Generator.load(self.generator_folder)
-        elif codec in CODECS and CODECS[codec].trainable:
+        elif codec in trainable:
             raise ValueError(
-                f'codec={codec!r} must be trained first. Run stage autoencoder and '
-                'give the folder that it wrote as codec, or use codec=pixels.'
+                f'codec={codec!r} is no trained codec, as stage diffusion needs it. '
+                'Give the folder that stage autoencoder wrote as model.init_args.codec '
+                '(its checkpoint, given as --ckpt_path, only resumes that stage), or '
+                'use codec=pixels.'
             )
         elif codec not in CODECS:
-            self.codec = load_codec(Path(codec))
+            # the weights are read in setup; a wrong folder is refused at once
+            read_config(Path(codec), 'autoencoder')
 
     def prepare_data(self) -> None:
         """Refuse a missing or unwritable *out* before anything is computed."""
@@ -131,7 +160,7 @@ class SpecDMTask(StepGuard, BaseTask):
             if self.out is None:
                 raise ValueError(
                     f'out=None: stage {self.stage} must know the folder to write to. '
-                    'Set model.init_args.out.'
+                    'Set model.init_args.out (and not generator, which is for predict).'
                 )
             require_writable(self.out)
 
@@ -142,47 +171,56 @@ class SpecDMTask(StepGuard, BaseTask):
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
         super().setup(stage)
-        if stage != 'fit' or self.generator is not None:
-            return
-        datamodule = self._real_datamodule()
-        device = self.trainer.strategy.root_device
-        codec = self.prepare_codec(datamodule, device)
-        check_units(datamodule, device)
-        if self.stage == 'autoencoder':
-            self._build_metrics(codec.spec)
-            return
-        sample = datamodule.train_dataset[0]
-        aug = next(training_batches(datamodule, device))
-        self._build_generator(codec, list(aug['image'].shape[-2:]))
-        _log.info('Learning from samples of %s.', tuple(sample['image'].shape))
+        if stage == 'fit':
+            self.prepare_codec(self._datamodule(), self.trainer.strategy.root_device)
 
     def prepare_codec(self, datamodule: BaseDataModule, device: torch.device) -> Codec:
-        """The codec, made or checked for the data at hand.
+        """The codec, made or checked for the data at hand; stage 2 with statistics.
+
+        The first call builds all networks. :class:`LatentDataModule` calls it before
+        this task is set up, to encode the training set.
 
         Args:
-            datamodule: After ``setup('fit')``.
+            datamodule: The real one, after ``setup('fit')``.
             device: Where to measure what has to be measured.
 
         Returns:
-            The codec; in stage 2 with its statistics.
+            The codec.
 
         Raises:
-            ValueError: If the codec of stage 1 was made for other data.
+            ValueError: If the data do not suit the codec, or contradict themselves.
         """
-        overrides: Mapping[str, Any] | None = self.hparams['spec']
-        spec = describe_datamodule(datamodule, overrides)
+        spec = describe_datamodule(datamodule, self.hparams['spec'])
         name: str = self.hparams['codec']
-        if name in CODECS:
-            if self.codec is None:
-                self.codec = make_codec(name, spec, self.preset[name]['codec']).to(device)
-                self._fit_scaling(self.codec, datamodule, device)
-                if self.stage == 'diffusion':
-                    self.codec.fit_statistics(training_batches(datamodule, device, 2))
-                    self.codec.eval().requires_grad_(False)
-        else:
-            assert self.codec is not None
+        if self.codec is not None:
             self.codec.spec.require_match(spec, f'the codec of {name}', 'the data')
-        return self.codec
+            return self.codec
+        # equal on all processes: each measures for itself
+        with same_randomness():
+            check_units(datamodule, device)
+            batches = list(
+                training_batches(datamodule, device, at_most=_SCALING_SAMPLES)
+            )
+            for batch in batches:
+                check_masks(spec, batch['mask'])
+            if name in CODECS:
+                codec = make_codec(name, spec, self.preset[name]['codec'])
+                codec.fit_scaling(
+                    torch.cat([b['image'].flatten(0, -4).cpu() for b in batches])
+                )
+            else:
+                codec = load_codec(Path(name))
+                codec.spec.require_match(spec, f'the codec of {name}', 'the data')
+            codec = codec.to(device)
+            if self.stage == 'autoencoder':
+                self._set_autoencoder(codec)
+                return codec
+            if not codec.trainable:
+                codec.fit_statistics(
+                    training_batches(datamodule, device, _STATISTICS_PASSES)
+                )
+        self._set_generator(codec, list(batches[0]['image'].shape[-2:]))
+        return codec
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear warm-up and a cosine decay over the whole run.
@@ -195,8 +233,9 @@ class SpecDMTask(StepGuard, BaseTask):
         optimizer = AdamW(
             parameters, lr=section['lr'], weight_decay=section['weight_decay']
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = min(section['warmup'], total // 10)
+        # infinite where only max_time ends the run: then there is no decay
+        total = float(self.trainer.estimated_stepping_batches)
+        warmup = min(section['warmup'], total / 10)
 
         def factor(step: int) -> float:
             if step < warmup:
@@ -224,15 +263,17 @@ class SpecDMTask(StepGuard, BaseTask):
             The loss.
         """
         if self.stage == 'autoencoder':
-            assert self.codec is not None
-            losses = self.codec.loss(self._raw(batch))
+            assert self.autoencoder is not None
+            losses = self.autoencoder.loss(self._raw(batch))
         else:
-            assert self.generator is not None
-            latent = self._latent(batch)
+            assert self.generator is not None and self.denoiser is not None
+            latent = self._latent(batch, self.generator.codec)
             process = self.generator.process
-            times = process.draw_times(len(latent))
-            losses = self._denoising_losses(
-                self.generator.denoiser, latent, torch.randn_like(latent), times
+            losses = process.denoising_losses(
+                self.denoiser,
+                latent,
+                torch.randn_like(latent),
+                process.draw_times(len(latent)),
             )
         self.log_dict(
             {f'train_{name}': value for name, value in losses.items()},
@@ -241,10 +282,16 @@ class SpecDMTask(StepGuard, BaseTask):
         self.log('loss', losses['loss'].detach(), prog_bar=True, logger=False)
         return losses['loss']
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Move the averaged weights towards the trained ones."""
-        if self.generator is not None:
-            self.average.update_parameters(self.generator.denoiser)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and move the averaged weights towards the trained ones."""
+        super().optimizer_step(*args, **kwargs)
+        if self.generator is not None and self.denoiser is not None:
+            move_average(
+                self.generator.denoiser,
+                self.denoiser,
+                self.trainer.global_step + 1,
+                self.preset['diffusion']['ema'],
+            )
 
     def validation_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -256,58 +303,49 @@ class SpecDMTask(StepGuard, BaseTask):
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        size = _size(batch)
         if self.stage == 'autoencoder':
-            self.log_dict(self._reconstruction(self._raw(batch)), batch_size=size)
+            assert self.autoencoder is not None
+            self.val_scores.update(self.autoencoder, self._raw(batch))
             return
         assert self.generator is not None
-        latent = self._latent(batch)
         process = self.generator.process
-        # evenly spread times and fixed noise: epochs differ by the weights alone
-        indices = range(batch_idx * 10_000, batch_idx * 10_000 + size)
+        latent = self._latent(batch, self.generator.codec)
+        # fixed times and noise: epochs differ by the weights alone
+        place = batch_idx * self.trainer.world_size + self.global_rank
+        first, count = place * 10_000, len(latent)
         noise = sample_noise(
-            _VALIDATION_SEED, indices, process.streams, tuple(latent.shape[-2:])
-        ).to(latent)
-        steps = torch.linspace(1, process.num_steps, size).round().long()
-        times = steps[:, None].expand(-1, len(process.streams)).to(latent.device)
-        losses = self._denoising_losses(self.average.module, latent, noise, times)
+            _VALIDATION_SEED,
+            range(first, first + count),
+            process.streams,
+            (latent.shape[-2], latent.shape[-1]),
+        )
+        losses = process.denoising_losses(
+            self.generator.denoiser,
+            latent,
+            noise.to(latent),
+            process.spread_times(first, count),
+        )
         self.log_dict(
             {f'val_{name}': value for name, value in losses.items()},
-            batch_size=size,
+            batch_size=count,
             sync_dist=True,
         )
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mask score of stage 1."""
+        """Log the reconstruction of stage 1."""
         if self.stage == 'autoencoder':
             scores = self.val_scores.compute()
-            self.log('val_miou', scores['miou'])
-            self.log('val_mask_accuracy', scores['accuracy'])
+            self.log_dict({f'val_{name}': value for name, value in scores.items()})
             self.val_scores.reset()
 
     def on_train_end(self) -> None:
         """Write the folder of this stage."""
-        if self.trainer.global_step == 0:
-            return
-        assert self.out is not None
-        datamodule = self._real_datamodule()
-        if self.stage == 'autoencoder':
-            assert self.codec is not None
-            self.codec.eval()
-            self.codec.fit_statistics(training_batches(datamodule, self.device, 2))
-        if self.trainer.is_global_zero:
-            out = Path(self.out)
-            if self.stage == 'autoencoder':
-                assert self.codec is not None
-                save_codec(self.codec, out)
-            else:
-                assert self.generator is not None
-                state = self.average.module.state_dict()
-                self.generator.denoiser.load_state_dict(state)
-                self._note_training(datamodule)
-                self.generator.save(out)
-            write_seen_samples(out, fingerprints(datamodule.train_dataset))
-        self.trainer.strategy.barrier()
+        self._write_folder()
+
+    def on_fit_end(self) -> None:
+        """Write the folder if a finished run was resumed, so that nothing trained."""
+        super().on_fit_end()
+        self._write_folder()
 
     def predict_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -336,6 +374,10 @@ class SpecDMTask(StepGuard, BaseTask):
         )
         datamodule.write(batch, sample)
 
+    def on_predict_start(self) -> None:
+        """Say that nothing is returned on purpose: samples go to files."""
+        warnings.filterwarnings('ignore', 'predict returned None')
+
     def on_predict_end(self) -> None:
         """Finish the folder when every process has written its share."""
         self.trainer.strategy.barrier()
@@ -353,13 +395,14 @@ class SpecDMTask(StepGuard, BaseTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the stage and what the networks were built from."""
         super().on_save_checkpoint(checkpoint)
-        assert self.codec is not None
+        codec = self.codec
+        assert codec is not None
         checkpoint['specdm'] = {
             'stage': self.stage,
-            'codec': self.codec.name,
-            'settings': self.codec.settings,
-            'spec': self.codec.spec.to_dict(),
-            'config': None if self.generator is None else self.generator.config,
+            'codec': codec.name,
+            'settings': codec.settings,
+            'spec': codec.spec.to_dict(),
+            'patch_size': self.generator and self.generator.config['patch_size'],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -378,105 +421,76 @@ class SpecDMTask(StepGuard, BaseTask):
             )
         if self.codec is None:
             spec = SampleSpec.from_dict(saved['spec'])
-            self.codec = make_codec(saved['codec'], spec, saved['settings'])
-        if self.stage == 'autoencoder':
-            self._build_metrics(self.codec.spec)
-        elif self.generator is None:
-            self._build_generator(self.codec, saved['config']['patch_size'])
+            codec = make_codec(saved['codec'], spec, saved['settings'])
+            if self.stage == 'autoencoder':
+                self._set_autoencoder(codec)
+            else:
+                self._set_generator(codec, saved['patch_size'])
 
-    def _datamodule(self) -> BaseDataModule:
+    def _set_autoencoder(self, codec: Codec) -> None:
+        self.autoencoder = codec
+        self.val_scores = ReconstructionScores(codec.spec.num_classes)
+
+    def _set_generator(self, codec: Codec, patch_size: list[int]) -> None:
+        """Make the denoiser, and the generator that holds its average."""
+        config = {
+            'stage': 'diffusion',
+            'process': self.preset['schedule'] | self.preset[codec.name]['process'],
+            'denoiser': self.preset['denoiser'],
+            'sampling': self.preset['sampling'],
+            'patch_size': patch_size,
+        }
+        self.generator = Generator.build(codec, config)
+        self.denoiser = deepcopy(self.generator.denoiser)
+        # frozen; no layer of ours acts differently in evaluation mode, so Lightning
+        # need not warn of modules in it
+        self.generator.requires_grad_(False).train()
+
+    def _datamodule(self) -> Any:
+        """The datamodule, or the one with the real samples behind cached latents."""
         datamodule = getattr(self.trainer, 'datamodule', None)
         if datamodule is None:
             raise ValueError(
                 'SpecDMTask was given no datamodule, which tells it bands, classes and '
                 'units. Pass one to the trainer: trainer.fit(task, datamodule=...).'
             )
-        return datamodule
-
-    def _real_datamodule(self) -> BaseDataModule:
-        """The datamodule with real samples, behind cached latents or not."""
-        datamodule = self._datamodule()
-        return getattr(datamodule, 'real', datamodule)
-
-    def _fit_scaling(
-        self, codec: Codec, datamodule: BaseDataModule, device: torch.device
-    ) -> None:
-        images: list[Tensor] = []
-        for batch in training_batches(datamodule, device):
-            images += batch['image'].reshape(-1, *batch['image'].shape[-3:]).cpu()
-            if len(images) >= _SCALING_SAMPLES:
-                break
-        codec.fit_scaling(torch.stack(images))
-
-    def _build_metrics(self, spec: SampleSpec) -> None:
-        self.val_scores = SegmentationScores(spec.num_classes, spec.ignore_index)
-
-    def _build_generator(self, codec: Codec, patch_size: list[int]) -> None:
-        config = {
-            'stage': 'diffusion',
-            'process': self.preset[codec.name]['process'],
-            'denoiser': self.preset['denoiser'],
-            'sampling': self.preset['sampling'],
-            'patch_size': patch_size,
-        }
-        self.generator = Generator.build(codec, config)
-        decay = self.preset['diffusion']['ema']
-
-        def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-            # LDM's ramp: early averages forget the random start quickly
-            share = min(decay, (1 + int(count)) / (10 + int(count)))
-            return old.lerp(new, 1 - share)
-
-        self.average = AveragedModel(self.generator.denoiser, avg_fn=average)
-        self.average.requires_grad_(False)
-
-    def _note_training(self, datamodule: BaseDataModule) -> None:
-        assert self.generator is not None
-        self.generator.config['training'] = {
-            'datamodule': type(datamodule).__name__,
-            'samples': len(datamodule.train_dataset),
-            'updates': self.trainer.global_step,
-            'preset': self.hparams['preset'],
-        }
+        return datamodule.real if isinstance(datamodule, LatentDataModule) else datamodule
 
     def _raw(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A normalised batch in digital numbers."""
-        image = digital_numbers(self._real_datamodule(), batch['image'])
+        image = digital_numbers(self._datamodule(), batch['image'])
         return {'image': image, 'mask': batch['mask']}
 
-    def _latent(self, batch: dict[str, Tensor]) -> Tensor:
+    def _latent(self, batch: dict[str, Tensor], codec: Codec) -> Tensor:
         if 'latent' in batch:
             return batch['latent']
-        assert self.codec is not None
         with torch.no_grad():
-            return self.codec.encode(self._raw(batch)).float()
+            return codec.encode(self._raw(batch)).float()
 
-    def _denoising_losses(
-        self, denoiser: torch.nn.Module, latent: Tensor, noise: Tensor, times: Tensor
-    ) -> dict[str, Tensor]:
-        assert self.generator is not None
-        process = self.generator.process
-        noisy = process.add_noise(latent, noise, times)
-        output = denoiser(process.network_input(noisy, times), times).float()
-        return process.loss(output, latent, noise, times)
-
-    def _reconstruction(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Errors of a validation batch; RMSE and angle on reflectance."""
-        assert self.codec is not None
-        decoded, logits = self.codec.roundtrip(sample)
-        mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
-        self.val_scores.update(decoded['mask'].reshape(mask.shape), mask)
-        scale = self.codec.spec.scale
-        real, fake = (s['image'].float() * scale for s in (sample, decoded))
-        mask_loss = self.codec.mask_loss(logits, mask)
-        sad = mean_spectral_angle(fake, real, dim=-3)
-        l1 = (fake - real).abs().mean()
-        return {
-            'val_rmse': (fake - real).square().mean().sqrt(),
-            'val_sad': sad,
-            'val_mask': mask_loss,
-            'val_loss': l1 + 0.1 * sad + mask_loss,
-        }
+    def _write_folder(self) -> None:
+        if self._written or self.trainer.global_step == 0:
+            return
+        assert self.out is not None
+        out, datamodule = Path(self.out), self._datamodule()
+        if self.autoencoder is not None:
+            with same_randomness():
+                self.autoencoder.fit_statistics(
+                    training_batches(datamodule, self.device, _STATISTICS_PASSES)
+                )
+        if self.trainer.is_global_zero:
+            if self.autoencoder is not None:
+                save_codec(self.autoencoder, out)
+            if self.generator is not None:
+                self.generator.config['training'] = {
+                    'datamodule': type(datamodule).__name__,
+                    'samples': len(datamodule.train_dataset),
+                    'updates': self.trainer.global_step,
+                    'preset': self.hparams['preset'],
+                }
+                self.generator.save(out)
+            write_seen_samples(out, fingerprints(datamodule.train_dataset))
+        self._written = True
+        self.trainer.strategy.barrier()
 
 
 def _size(batch: dict[str, Tensor]) -> int:
