@@ -184,13 +184,7 @@ class Codec(nn.Module, ABC):
             + mask_loss
             + self.settings.get('kl_weight', 0) * output.kl
         )
-        return {
-            'loss': loss,
-            'l1': l1,
-            'sad': sad,
-            'mask': mask_loss,
-            'kl': output.kl,
-        }
+        return {'loss': loss, 'l1': l1, 'sad': sad, 'mask': mask_loss, 'kl': output.kl}
 
     def mask_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Mean cross-entropy over labelled pixels; 0 if none has a label."""

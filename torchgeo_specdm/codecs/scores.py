@@ -39,9 +39,7 @@ class ReconstructionScores(nn.Module):
         mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
         mask = mask.where((mask >= 0) & (mask < codec.spec.num_classes), -1)
         self.classes.update(decoded['mask'].reshape(mask.shape), mask)
-        real, fake = (
-            s['image'].float() * codec.spec.scale for s in (sample, decoded)
-        )
+        real, fake = (s['image'].float() * codec.spec.scale for s in (sample, decoded))
         scaled = [codec.prepare(s)[0] for s in (sample, decoded)]
         sad = mean_spectral_angle(fake, real, dim=-3)
         self._add('l1', (scaled[1] - scaled[0]).abs().mean(), real.numel())

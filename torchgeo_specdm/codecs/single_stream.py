@@ -63,10 +63,7 @@ class SingleStreamCodec(Codec):
                 'names neither; one_hot is the stronger baseline.'
             )
         super().__init__(
-            spec,
-            settings,
-            {'image_and_mask': latents},
-            stem * 2 ** (len(widths) - 1),
+            spec, settings, {'image_and_mask': latents}, stem * 2 ** (len(widths) - 1)
         )
         self.mask_channels = spec.num_classes if mask_input == 'one_hot' else 1
         channels = spec.dates * spec.num_bands + self.mask_channels

@@ -20,6 +20,8 @@ from ..datasets.spec import SampleSpec
 
 #: Samples that tell range and mask values of an unknown data set.
 _PROBED = 16
+#: Samples whose pixels tell the scaling of the bands.
+_SPREAD = 256
 #: Share of a band's spread by which a probe may miss; colour jitter stays below.
 _SLACK = 0.25
 
@@ -59,7 +61,9 @@ def describe_datamodule(
     dates, bands = (image.shape[0] if image.ndim == 4 else 1), image.shape[-3]
     names = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
     if len(names) != bands:
-        names = ('R', 'G', 'B') if bands == 3 else [f'band_{i + 1}' for i in range(bands)]
+        names = (
+            ('R', 'G', 'B') if bands == 3 else [f'band_{i + 1}' for i in range(bands)]
+        )
     classes = overrides.get('classes', getattr(dataset, 'classes', ()))
     if not classes:
         raise ValueError(
@@ -159,7 +163,9 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
     """
     indices = _spread(datamodule, datamodule.train_batch_size or datamodule.batch_size)
     samples = [datamodule.train_dataset[i] for i in indices]
-    collate = getattr(datamodule, 'collate_fn', None) or torch.utils.data.default_collate
+    collate = (
+        getattr(datamodule, 'collate_fn', None) or torch.utils.data.default_collate
+    )
     batch = collate(samples)
     # bands first: (C, everything else)
     pixels = batch['image'].float().movedim(-3, 0).flatten(1)
@@ -187,26 +193,35 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
             )
 
 
-def check_masks(spec: SampleSpec, mask: Tensor) -> None:
-    """Refuse mask values that are neither a class nor the ignore index.
+def spread_images(
+    datamodule: BaseDataModule, spec: SampleSpec, device: torch.device
+) -> Tensor:
+    """Some training images from all over the training set, their masks checked.
 
     Args:
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
         spec: What the samples should be.
-        mask: Of any shape.
+        device: Where to augment.
+
+    Returns:
+        Digital numbers (N, C, H, W) on the CPU; dates count as images.
 
     Raises:
-        ValueError: With the values.
+        ValueError: If a mask has values that are neither a class nor the ignore index.
     """
-    found = mask.unique().tolist()
-    allowed = {*range(spec.num_classes), spec.ignore_index}
-    unknown = sorted(set(found) - allowed)
-    if unknown:
-        raise ValueError(
-            f'The masks hold the values {unknown[:8]}, but the classes are '
-            f'{list(spec.classes)} (0..{spec.num_classes - 1}) and ignore_index='
-            f'{spec.ignore_index}. Mend the masks, or name what is missing in the '
-            'task: spec: {ignore_index: 255} or spec: {classes: [...]}.'
-        )
+    images = []
+    for batch in training_batches(datamodule, device, at_most=_SPREAD):
+        found = set(batch['mask'].unique().tolist())
+        unknown = sorted(found - {*range(spec.num_classes), spec.ignore_index})
+        if unknown:
+            raise ValueError(
+                f'The masks hold the values {unknown[:8]}, but the classes are '
+                f'{list(spec.classes)} (0..{spec.num_classes - 1}) and ignore_index='
+                f'{spec.ignore_index}. Mend the masks, or name what is missing in the '
+                'task: spec: {ignore_index: 255} or spec: {classes: [...]}.'
+            )
+        images.append(batch['image'].flatten(0, -4).cpu())
+    return torch.cat(images)
 
 
 def _on_device(

@@ -93,7 +93,9 @@ class LatentDataModule(NonGeoDataModule):
                 for batch in training_batches(self.real, device, self.passes)
             ]
         self.train_dataset = LatentDataset(torch.cat(latents))
-        refuse_empty_training('The latent cache', len(self.train_dataset), self.batch_size)
+        refuse_empty_training(
+            'The latent cache', len(self.train_dataset), self.batch_size
+        )
         _log.info('Cached %d latents.', len(self.train_dataset))
 
     def val_dataloader(self) -> torch.utils.data.DataLoader[dict[str, Tensor]]:

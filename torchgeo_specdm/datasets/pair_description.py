@@ -245,5 +245,7 @@ def _classes_of_masks(files: PairFiles) -> list[int]:
 def _free_index(codes: Sequence[int]) -> int:
     """An ignore index that is neither a value in the masks nor a class position."""
     taken = {*codes, *range(len(codes))}
-    candidates = [USUAL_IGNORE, *range(-1, -len(codes) - 2, -1)]
-    return next(index for index in candidates if index not in taken)
+    index = USUAL_IGNORE
+    while index in taken:
+        index = min(index, 0) - 1
+    return index

@@ -276,7 +276,7 @@ class PairFolder(NonGeoDataset):
         if not known.all():
             raise ValueError(
                 f'{path} has the values {np.unique(codes[~known])[:5].tolist()}, which '
-                f'are no classes; allowed are {[*self._stored.labels]}. Mend the file, or '
+                f'are no classes; allowed are {sorted(self._stored.labels)}. Mend the file, or '
                 f'name the classes in {CLASSES} or {DESCRIPTION}.'
             )
         return mask

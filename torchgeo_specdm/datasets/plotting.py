@@ -6,6 +6,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -73,22 +74,43 @@ def plot_sample(
     """
     image = sample['image']
     dates = image[None] if image.ndim == 3 else image
+    names = [f'Image {i + 1}' for i in range(len(dates))]
     panels = [
-        (f'Image {i + 1}' if len(dates) > 1 else 'Image', show_image(date, spec))
-        for i, date in enumerate(dates)
+        (name if len(dates) > 1 else 'Image', show_image(date, spec))
+        for name, date in zip(names, dates, strict=True)
     ]
+    shown: set[int] = set()
     for key in ('mask', 'prediction'):
         if key in sample:
-            mask = sample[key]
-            panels.append((key.title(), show_mask(mask.reshape(mask.shape[-2:]), spec)))
+            mask = sample[key].reshape(sample[key].shape[-2:])
+            panels.append((key.title(), show_mask(mask, spec)))
+            shown.update(mask.unique().tolist())
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(3 * len(panels), 3), squeeze=False
+        1,
+        len(panels),
+        figsize=(3 * len(panels), 3.5),
+        squeeze=False,
+        layout='constrained',
     )
     for axis, (title, panel) in zip(axes[0], panels, strict=True):
         axis.imshow(panel)
         axis.axis('off')
         if show_titles:
             axis.set_title(title)
+    _add_legend(figure, spec, shown)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
+
+
+def _add_legend(figure: Figure, spec: SampleSpec, shown: set[int]) -> None:
+    """Name the colours of the classes that are shown."""
+    handles = [
+        Patch(facecolor=np.array(color) / 255, edgecolor='black', label=name)
+        for i, (name, color) in enumerate(zip(spec.classes, spec.colors, strict=True))
+        if i in shown
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc='outside lower center', ncols=4, fontsize='small'
+        )

@@ -3,11 +3,11 @@
 
 """The joint diffusion model over the streams of a latent."""
 
-from .average import move_average
 from .denoiser import JointDenoiser
 from .generator import Generator
 from .noise import sample_noise, stream_random
 from .process import JointProcess
+from .training import move_average, warm_up_and_decay
 
 __all__ = (
     'Generator',
@@ -16,4 +16,5 @@ __all__ = (
     'move_average',
     'sample_noise',
     'stream_random',
+    'warm_up_and_decay',
 )

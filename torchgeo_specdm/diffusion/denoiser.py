@@ -62,7 +62,9 @@ class JointDenoiser(nn.Module):
             **_blocks(attention, residual_resampling),
         )
         width = widths[0]
-        self.frequencies = Timesteps(width, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.frequencies = Timesteps(
+            width, flip_sin_to_cos=True, downscale_freq_shift=0
+        )
         self.embeddings = nn.ModuleList(
             TimestepEmbedding(width, 4 * width) for _ in range(num_times - 1)
         )

@@ -65,9 +65,7 @@ class Generator(nn.Module):
             process = JointProcess(codec.streams, **config['process'])
             # streams that never differ in time share one, as published
             times = len(codec.streams) if process.independent else 1
-            denoiser = JointDenoiser(
-                codec.latent_channels, times, **config['denoiser']
-            )
+            denoiser = JointDenoiser(codec.latent_channels, times, **config['denoiser'])
         except TypeError as error:
             raise ValueError(
                 f'The process or the denoiser does not take these settings: {error}. '

@@ -9,9 +9,13 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from .noise import sample_noise
+
 Prediction = Literal['epsilon', 'v', 'sample']
 
 _GOLDEN = 0.6180339887498949
+#: The run seed of validation noise, which no generation can have by accident.
+_VALIDATION_SEED = 2**63
 
 
 class JointProcess(nn.Module):
@@ -153,6 +157,25 @@ class JointProcess(nn.Module):
         noisy = self.add_noise(latent, noise, times)
         output = denoiser(self.network_input(noisy, times), times).float()
         return self.loss(output, latent, noise, times)
+
+    def validation_losses(
+        self, denoiser: nn.Module, latent: Tensor, first: int
+    ) -> dict[str, Tensor]:
+        """Losses at fixed times and with fixed noise: they differ by weights alone.
+
+        Args:
+            denoiser: As for :meth:`denoising_losses`.
+            latent: Standardised latents (B, D, h, w).
+            first: Number of the first sample of the batch.
+
+        Returns:
+            As :meth:`loss`.
+        """
+        count, (height, width) = len(latent), latent.shape[-2:]
+        numbers = range(first, first + count)
+        noise = sample_noise(_VALIDATION_SEED, numbers, self.streams, (height, width))
+        times = self.spread_times(first, count)
+        return self.denoising_losses(denoiser, latent, noise.to(latent), times)
 
     def loss(
         self, output: Tensor, latent: Tensor, noise: Tensor, times: Tensor

@@ -22,12 +22,12 @@ class Distance(NamedTuple):
     Attributes:
         value: Synthetic against real.
         floor: Real against other real samples, of the same number.
-        count: Samples on each side.
+        samples: Samples on each side.
     """
 
     value: float
     floor: float
-    count: int
+    samples: int
 
 
 class RandomFeatures(nn.Module):
@@ -67,14 +67,16 @@ class RandomFeatures(nn.Module):
 def image_features(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features of images (N, C, H, W), with mean and std (C,) of real ones."""
     planes = (images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-    return RandomFeatures(images.shape[1])(planes)
+    features: Tensor = RandomFeatures(images.shape[1])(planes)
+    return features
 
 
 def mask_features(masks: Tensor, num_classes: int) -> Tensor:
     """Features of masks (N, H, W); pixels without a label are zero in all classes."""
     known = (masks >= 0) & (masks < num_classes)
     planes = one_hot(masks.where(known, 0), num_classes) * known[..., None]
-    return RandomFeatures(num_classes)(planes.movedim(-1, 1).float())
+    features: Tensor = RandomFeatures(num_classes)(planes.movedim(-1, 1).float())
+    return features
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:

@@ -37,6 +37,23 @@ def load_preset(
     return _merge(preset, overrides or {}, '')
 
 
+def generator_settings(preset: Mapping[str, Any], codec: str) -> dict[str, Any]:
+    """The part of a preset that makes a generator.
+
+    Args:
+        preset: From :func:`load_preset`.
+        codec: Name of the codec.
+
+    Returns:
+        Settings of ``process``, ``denoiser`` and ``sampling``.
+    """
+    return {
+        'process': preset['schedule'] | preset[codec]['process'],
+        'denoiser': preset['denoiser'],
+        'sampling': preset['sampling'],
+    }
+
+
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Lay settings over others; a misspelt one would be lost in silence."""
     unknown = sorted(set(over) - set(base))

@@ -52,8 +52,8 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
             mask = show_mask(tiles.masks[column], spec)
             axes[2 * row + 1, column].imshow(mask, interpolation='nearest')
     handles = [
-        Patch(color=tuple(c / 255 for c in color))
-        for color in spec.colors
+        Patch(color=(red / 255, green / 255, blue / 255))
+        for red, green, blue in spec.colors
     ]
     figure.legend(
         handles,

@@ -75,7 +75,8 @@ def verdict(ratio: float, difference: Difference, score: str = 'mIoU') -> str:
     Returns:
         The sentence; differences are in points (hundredths).
     """
-    d = Difference(*(100 * v for v in difference[:3]), difference.pairs)
+    mean, low, high = (100 * v for v in difference[:3])
+    d = Difference(mean, low, high, difference.pairs)
     if difference.pairs < 2:
         return (
             f'{ratio:g}x synthetic changes {score} by {d.mean:+.1f} points in one run: '

@@ -90,16 +90,14 @@ class MultispectralSegmentationTask(
             backbone: ``'mit_b0'`` ... ``'mit_b5'``, or another encoder that
                 segmentation_models_pytorch has for the network, such as ``'resnet18'``
                 (``'deeplabv3+'`` takes no ``'mit_...'``).
-            in_channels: Number of bands; None to read it from the datamodule's
-                ``spec``.
-            num_classes: Number of classes; None to read it likewise.
+            in_channels: Number of bands; None for that of the datamodule's ``spec``.
+            num_classes: Number of classes; None likewise.
             stem: ``'widen'`` or ``'map'``, how many bands get into a backbone made for
                 three (see :func:`~torchgeo_specdm.models.segformer.segformer`). A
                 ``'map'`` starts from the RGB bands if ``in_channels`` is read from the
                 ``spec``, else at random.
             weights: Whether to fetch ImageNet weights for the backbone.
-            loss: Cross-entropy, or its sum with the soft Dice loss, which gives rare
-                classes more weight.
+            loss: Cross-entropy, or its sum with soft Dice, which favours rare classes.
             class_weights: Weight of each class in the cross-entropy, above 0.
             ignore_index: Mask value of pixels without a label; None to read it from the
                 ``spec`` if there is one. A class id leaves that class out of loss and

@@ -3,7 +3,6 @@
 
 """Trainer for SpecDM: learn labelled samples, and draw new ones."""
 
-import math
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.datamodules import BaseDataModule
 
 from ..codecs import (
@@ -25,29 +23,25 @@ from ..codecs import (
 )
 from ..compat import BaseTask
 from ..datamodules.adapter import (
-    check_masks,
     check_units,
     describe_datamodule,
     digital_numbers,
     same_randomness,
+    spread_images,
     training_batches,
 )
 from ..datamodules.latents import LatentDataModule
 from ..datasets.fingerprint import fingerprints, write_seen_samples
 from ..datasets.spec import SampleSpec
-from ..diffusion import Generator, JointDenoiser, move_average, sample_noise
+from ..diffusion import Generator, JointDenoiser, move_average, warm_up_and_decay
 from ..files import read_config
-from ..presets import load_preset
+from ..presets import generator_settings, load_preset
 from .guards import StepGuard, require_writable
 
 Stage = Literal['autoencoder', 'diffusion']
 
-#: Training samples whose pixels tell the scaling of the bands.
-_SCALING_SAMPLES = 256
 #: Passes through the training set that latent statistics are measured over.
 _STATISTICS_PASSES = 2
-#: The run seed of validation noise, which no generation can have by accident.
-_VALIDATION_SEED = 2**63
 
 
 class SpecDMTask(StepGuard, BaseTask):
@@ -120,7 +114,6 @@ class SpecDMTask(StepGuard, BaseTask):
         self.generator: Generator | None = None
         #: Stage 2: what is learned.
         self.denoiser: JointDenoiser | None = None
-        self._written = False
         super().__init__()
 
     @property
@@ -171,6 +164,7 @@ class SpecDMTask(StepGuard, BaseTask):
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
         super().setup(stage)
+        self._written = False
         if stage == 'fit':
             self.prepare_codec(self._datamodule(), self.trainer.strategy.root_device)
 
@@ -191,35 +185,34 @@ class SpecDMTask(StepGuard, BaseTask):
             ValueError: If the data do not suit the codec, or contradict themselves.
         """
         spec = describe_datamodule(datamodule, self.hparams['spec'])
+        codec = self.codec or self._build(spec, datamodule, device)
+        codec.spec.require_match(
+            spec, f'the codec of {self.hparams["codec"]}', 'the data'
+        )
+        return codec
+
+    def _build(
+        self, spec: SampleSpec, datamodule: BaseDataModule, device: torch.device
+    ) -> Codec:
+        """Build the networks of the stage and measure what they need to know."""
         name: str = self.hparams['codec']
-        if self.codec is not None:
-            self.codec.spec.require_match(spec, f'the codec of {name}', 'the data')
-            return self.codec
-        # equal on all processes: each measures for itself
+        if name in CODECS:
+            codec = make_codec(name, spec, self.preset[name]['codec'])
+        else:
+            codec = load_codec(Path(name))
+            codec.spec.require_match(spec, f'the codec of {name}', 'the data')
+        codec = codec.to(device)
+        # each process measures for itself, and so does a continued run
         with same_randomness():
             check_units(datamodule, device)
-            batches = list(
-                training_batches(datamodule, device, at_most=_SCALING_SAMPLES)
-            )
-            for batch in batches:
-                check_masks(spec, batch['mask'])
+            images = spread_images(datamodule, spec, device)
             if name in CODECS:
-                codec = make_codec(name, spec, self.preset[name]['codec'])
-                codec.fit_scaling(
-                    torch.cat([b['image'].flatten(0, -4).cpu() for b in batches])
-                )
-            else:
-                codec = load_codec(Path(name))
-                codec.spec.require_match(spec, f'the codec of {name}', 'the data')
-            codec = codec.to(device)
-            if self.stage == 'autoencoder':
-                self._set_autoencoder(codec)
-                return codec
-            if not codec.trainable:
+                codec.fit_scaling(images)
+            if self.stage == 'diffusion' and not codec.trainable:
                 codec.fit_statistics(
                     training_batches(datamodule, device, _STATISTICS_PASSES)
                 )
-        self._set_generator(codec, list(batches[0]['image'].shape[-2:]))
+        self._set_networks(codec, list(images.shape[-2:]))
         return codec
 
     def configure_optimizers(self) -> Any:
@@ -233,17 +226,9 @@ class SpecDMTask(StepGuard, BaseTask):
         optimizer = AdamW(
             parameters, lr=section['lr'], weight_decay=section['weight_decay']
         )
-        # infinite where only max_time ends the run: then there is no decay
+        # infinite where only max_time ends the run
         total = float(self.trainer.estimated_stepping_batches)
-        warmup = min(section['warmup'], total / 10)
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            done = (step - warmup) / max(total - warmup, 1)
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
-
-        scheduler = LambdaLR(optimizer, factor)
+        scheduler = warm_up_and_decay(optimizer, section['warmup'], total)
         return {
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
@@ -277,7 +262,7 @@ class SpecDMTask(StepGuard, BaseTask):
             )
         self.log_dict(
             {f'train_{name}': value for name, value in losses.items()},
-            batch_size=_size(batch),
+            batch_size=len(next(iter(batch.values()))),
         )
         self.log('loss', losses['loss'].detach(), prog_bar=True, logger=False)
         return losses['loss']
@@ -308,26 +293,14 @@ class SpecDMTask(StepGuard, BaseTask):
             self.val_scores.update(self.autoencoder, self._raw(batch))
             return
         assert self.generator is not None
-        process = self.generator.process
         latent = self._latent(batch, self.generator.codec)
-        # fixed times and noise: epochs differ by the weights alone
         place = batch_idx * self.trainer.world_size + self.global_rank
-        first, count = place * 10_000, len(latent)
-        noise = sample_noise(
-            _VALIDATION_SEED,
-            range(first, first + count),
-            process.streams,
-            (latent.shape[-2], latent.shape[-1]),
-        )
-        losses = process.denoising_losses(
-            self.generator.denoiser,
-            latent,
-            noise.to(latent),
-            process.spread_times(first, count),
+        losses = self.generator.process.validation_losses(
+            self.generator.denoiser, latent, place * 10_000
         )
         self.log_dict(
             {f'val_{name}': value for name, value in losses.items()},
-            batch_size=count,
+            batch_size=len(latent),
             sync_dist=True,
         )
 
@@ -422,28 +395,21 @@ class SpecDMTask(StepGuard, BaseTask):
         if self.codec is None:
             spec = SampleSpec.from_dict(saved['spec'])
             codec = make_codec(saved['codec'], spec, saved['settings'])
-            if self.stage == 'autoencoder':
-                self._set_autoencoder(codec)
-            else:
-                self._set_generator(codec, saved['patch_size'])
+            self._set_networks(codec, saved['patch_size'])
 
-    def _set_autoencoder(self, codec: Codec) -> None:
-        self.autoencoder = codec
-        self.val_scores = ReconstructionScores(codec.spec.num_classes)
-
-    def _set_generator(self, codec: Codec, patch_size: list[int]) -> None:
-        """Make the denoiser, and the generator that holds its average."""
-        config = {
-            'stage': 'diffusion',
-            'process': self.preset['schedule'] | self.preset[codec.name]['process'],
-            'denoiser': self.preset['denoiser'],
-            'sampling': self.preset['sampling'],
-            'patch_size': patch_size,
-        }
-        self.generator = Generator.build(codec, config)
+    def _set_networks(self, codec: Codec, patch_size: list[int]) -> None:
+        """Register the networks of the stage, untrained."""
+        if self.stage == 'autoencoder':
+            self.autoencoder = codec
+            self.val_scores = ReconstructionScores(codec.spec.num_classes)
+            return
+        settings = generator_settings(self.preset, codec.name)
+        self.generator = Generator.build(
+            codec, {'stage': 'diffusion', **settings, 'patch_size': patch_size}
+        )
         self.denoiser = deepcopy(self.generator.denoiser)
-        # frozen; no layer of ours acts differently in evaluation mode, so Lightning
-        # need not warn of modules in it
+        # frozen; no layer here acts differently in evaluation mode, so Lightning need
+        # not warn of modules in it
         self.generator.requires_grad_(False).train()
 
     def _datamodule(self) -> Any:
@@ -454,7 +420,9 @@ class SpecDMTask(StepGuard, BaseTask):
                 'SpecDMTask was given no datamodule, which tells it bands, classes and '
                 'units. Pass one to the trainer: trainer.fit(task, datamodule=...).'
             )
-        return datamodule.real if isinstance(datamodule, LatentDataModule) else datamodule
+        return (
+            datamodule.real if isinstance(datamodule, LatentDataModule) else datamodule
+        )
 
     def _raw(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A normalised batch in digital numbers."""
@@ -491,7 +459,3 @@ class SpecDMTask(StepGuard, BaseTask):
             write_seen_samples(out, fingerprints(datamodule.train_dataset))
         self._written = True
         self.trainer.strategy.barrier()
-
-
-def _size(batch: dict[str, Tensor]) -> int:
-    return len(next(iter(batch.values())))

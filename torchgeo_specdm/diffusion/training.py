@@ -1,0 +1,50 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What training needs beside the loss: averaged weights and a falling step size."""
+
+import math
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+def move_average(
+    average: nn.Module, trained: nn.Module, step: int, decay: float
+) -> None:
+    """Move averaged weights towards the trained ones, in place.
+
+    Args:
+        average: A copy of the network.
+        trained: The network after a training step.
+        step: Number of training steps so far, from 1.
+        decay: The share that stays of the old average, once *step* is large.
+    """
+    # LDM's ramp: early averages forget the random start quickly
+    decay = min(decay, (1 + step) / (10 + step))
+    update = get_ema_multi_avg_fn(decay)
+    update(tuple(average.parameters()), tuple(trained.parameters()), step)
+
+
+def warm_up_and_decay(optimizer: Optimizer, warmup: float, total: float) -> LambdaLR:
+    """A linear warm-up and a cosine decay to 0 over the whole run.
+
+    Args:
+        optimizer: Has the highest step size.
+        warmup: Steps of the warm-up; at most a tenth of the run is used.
+        total: Steps of the run; infinite for a run without decay.
+
+    Returns:
+        A scheduler to be stepped with each batch.
+    """
+    warmup = min(warmup, total / 10)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(total - warmup, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
+
+    return LambdaLR(optimizer, factor)
