@@ -72,19 +72,7 @@ def plot_sample(
     Returns:
         The figure.
     """
-    image = sample['image']
-    dates = image[None] if image.ndim == 3 else image
-    names = [f'Image {i + 1}' for i in range(len(dates))]
-    panels = [
-        (name if len(dates) > 1 else 'Image', show_image(date, spec))
-        for name, date in zip(names, dates, strict=True)
-    ]
-    shown: set[int] = set()
-    for key in ('mask', 'prediction'):
-        if key in sample:
-            mask = sample[key].reshape(sample[key].shape[-2:])
-            panels.append((key.title(), show_mask(mask, spec)))
-            shown.update(mask.unique().tolist())
+    panels = _panels(sample, spec)
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -97,17 +85,38 @@ def plot_sample(
         axis.axis('off')
         if show_titles:
             axis.set_title(title)
-    _add_legend(figure, spec, shown)
+    _add_legend(figure, sample, spec)
     if suptitle is not None:
         figure.suptitle(suptitle)
     return figure
 
 
-def _add_legend(figure: Figure, spec: SampleSpec, shown: set[int]) -> None:
+def _panels(
+    sample: dict[str, Tensor], spec: SampleSpec
+) -> list[tuple[str, NDArray[np.float32]]]:
+    """Title and colours (H, W, 3) of each panel."""
+    image = sample['image']
+    if image.ndim == 3:
+        panels = [('Image', show_image(image, spec))]
+    else:
+        panels = [(f'Image {i + 1}', show_image(x, spec)) for i, x in enumerate(image)]
+    for key in ('mask', 'prediction'):
+        if key in sample:
+            mask = sample[key].reshape(sample[key].shape[-2:])
+            panels.append((key.title(), show_mask(mask, spec)))
+    return panels
+
+
+def _add_legend(figure: Figure, sample: dict[str, Tensor], spec: SampleSpec) -> None:
     """Name the colours of the classes that are shown."""
+    shown: set[int] = set()
+    for key in {'mask', 'prediction'} & sample.keys():
+        shown.update(sample[key].flatten().tolist())
     handles = [
-        Patch(facecolor=np.array(color) / 255, edgecolor='black', label=name)
-        for i, (name, color) in enumerate(zip(spec.classes, spec.colors, strict=True))
+        Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor='black', label=name)
+        for i, (name, (r, g, b)) in enumerate(
+            zip(spec.classes, spec.colors, strict=True)
+        )
         if i in shown
     ]
     if handles:
