@@ -17,6 +17,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
+from .materials import absorb, materials, step
 from .spec import SENTINEL2_WAVELENGTHS, TEN_BANDS, SampleSpec
 
 Field = NDArray[np.float64]
@@ -322,69 +323,26 @@ def render(land: Land, look: Look, rng: Generator) -> NDArray[np.uint16]:
 def _reflect(land: Land, day: Field, waves: Field) -> Field:
     """Reflectance of every pixel in flat light, (bands, size, size)."""
     habits, (fine, patches, soil) = land.habits[:, land.parcels], land.texture
-    materials, cover = _materials(waves), land.cover
+    curve_of, cover = materials(waves), land.cover
     early, late, ground = (
-        np.stack([materials[name] for name in _COVER[role]], 1)[:, cover]
+        np.stack([curve_of[name] for name in _COVER[role]], 1)[:, cover]
         for role in ('early', 'late', 'ground')
     )
     day = day + 6 * habits[0]
-    grown = _NUMBER['full'][cover] * _step((day - _NUMBER['up'][cover]) / 9)
+    grown = _NUMBER['full'][cover] * step((day - _NUMBER['up'][cover]) / 9)
     grown += _NUMBER['vary'][cover] * habits[1]
     grown += _NUMBER['wild'][cover] * (fine + patches)
     grown += _NUMBER['rows'][cover] * np.sin(2 * np.pi * land.rows / 2.7)
     bare = 1 - grown.clip(0, 1)
-    turned = _step((day - _NUMBER['turn'][cover]) / 4)
+    turned = step((day - _NUMBER['turn'][cover]) / 4)
     image = (1 - bare) * (early + turned * (late - early)) + bare * ground
     # Smooth changes of the curve: brightness, colour, leaf pigments and water.
     ones, tilt = 0 * waves + 1, waves / 900 - 1
-    curves = np.stack([ones, tilt, *(-curve for curve in _absorb(waves))])
+    curves = np.stack([ones, tilt, *(-curve for curve in absorb(waves))])
     amounts = habits[2:] * np.array([0.08, 0.06, 0.12, 0.12])[:, None, None]
     amounts[0] += _NUMBER['grit'][cover] * fine + 0.04 * patches + 0.2 * bare * soil
     amounts[3] -= 0.15 * bare * soil
     return np.asarray(image * np.exp(np.tensordot(curves, amounts, (0, 0))))
-
-
-def _materials(waves: Field) -> dict[str, Field]:
-    """Reflectance of pure materials, one value for each wavelength in nm."""
-    pigment, water = _absorb(waves)
-
-    def leaf(plateau: float, green: float, wet: float) -> Field:
-        return plateau * np.exp(-green * pigment - wet * water)
-
-    def rise(top: float, start: float, length: float) -> Field:
-        return top * (1 - np.exp((start - waves) / length))
-
-    return {
-        'crop': leaf(0.48, 2.75, 1.0),
-        'grass': leaf(0.38, 1.95, 0.75),
-        'foliage': leaf(0.41, 2.70, 1.0),
-        'needle': leaf(0.23, 2.30, 1.2),
-        'reed': leaf(0.30, 1.90, 1.1),
-        'shade': leaf(0.10, 1.80, 0.9),
-        'bloom': leaf(0.46, 2.40, 0.9) + 0.09 * _bump(waves, 610, 70),
-        'straw': rise(0.42, 340, 420) * (1 - 0.3 * _bump(waves, 2150, 250)),
-        'soil': rise(0.34, 300, 600) * (1 - 0.12 * _bump(waves, 2200, 120)),
-        'gravel': rise(0.40, 200, 450),
-        'clear': 0.04 * np.exp((490 - waves) / 130),
-        'turbid': 0.085 * _bump(waves, 560, 120) + 0.03 * np.exp(-waves / 700),
-        'tile': 0.03 + rise(0.22, 400, 450),
-        'cement': 0.13 + rise(0.08, 400, 500),
-        'asphalt': 0.075 + 2e-5 * waves,
-    }
-
-
-def _absorb(waves: Field) -> tuple[Field, Field]:
-    """Absorption by leaf pigments up to the red edge at 715 nm, and by liquid water."""
-    pigment = _step((715 - waves) / 15) * (1 - 0.3 * _bump(waves, 555, 35))
-    return pigment, 0.75 * _step((waves - 1350) / 60) + 0.8 * _step((waves - 1900) / 60)
-
-
-def _bump(waves: Field, centre: float, width: float) -> Field:
-    return np.asarray(np.exp(-(((waves - centre) / width) ** 2)))
-
-
-def _step(value: Field) -> Field:
-    return np.asarray(1 / (1 + np.exp(-value.clip(-40, 40))))
 
 
 def _noise(rng: Generator, size: int, scale: float) -> Field:
@@ -398,8 +356,8 @@ def _noise(rng: Generator, size: int, scale: float) -> Field:
 
 def _blur(values: Field, sigma: float) -> Field:
     """Gaussian blur of (..., size, size) with a width in pixels."""
-    step = np.arange(values.shape[-1])
-    weights = np.exp(-((step[:, None] - step) ** 2) / (2 * sigma**2))
+    places = np.arange(values.shape[-1])
+    weights = np.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))
     weights /= weights.sum(1, keepdims=True)
     return np.asarray(weights @ values @ weights.T)
 
@@ -425,10 +383,10 @@ def _sieve(labels: Mask) -> Mask:
             np.minimum.at(root, root[side], smaller)
         root = root[root]
     hole = np.bincount(root[runs].ravel())[root[runs]] < MINIMUM_UNIT
-    labels, step = labels.copy(), np.arange(len(labels))
+    labels, places = labels.copy(), np.arange(len(labels))
     while hole.any() and not hole.all():
         for axis, shift in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            beside = (step + shift).clip(0, len(step) - 1)
+            beside = (places + shift).clip(0, len(places) - 1)
             fill = hole & ~hole.take(beside, axis)
             labels[fill] = labels.take(beside, axis)[fill]
             hole &= ~fill
