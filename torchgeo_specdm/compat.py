@@ -4,8 +4,10 @@
 """The only file that knows which TorchGeo (0.8 to 0.10) is installed."""
 
 try:
-    # 0.10 renamed trainers to tasks; the old names warn and go away in 1.0
-    from torchgeo.tasks import BaseTask, SemanticSegmentationTask
+    # 0.10 moved trainers to tasks and dropped the suffix; the old names warn and go
+    # away in 1.0
+    from torchgeo.tasks import BaseTask
+    from torchgeo.tasks import SemanticSegmentation as SemanticSegmentationTask
 except ImportError:
     from torchgeo.trainers import BaseTask, SemanticSegmentationTask
 

@@ -126,7 +126,7 @@ class TestTraining:
         task, data = toy_task(), BlocksDataModule()
         callbacks = [ModelCheckpoint(tmp_path, monitor=task.monitor, mode=task.mode)]
         trainer, losses = fit(
-            task, data, max_epochs=15, callbacks=callbacks, enable_checkpointing=True
+            task, data, max_epochs=10, callbacks=callbacks, enable_checkpointing=True
         )
         assert losses[0] > 0.5
         assert max(losses[-4:]) < losses[0] / 4
