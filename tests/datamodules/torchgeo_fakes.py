@@ -20,14 +20,26 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchgeo.datamodules import NonGeoDataModule
-from torchgeo.datasets import DeepGlobeLandCover
+from torch.utils.data import Dataset
+from torchgeo.datamodules import (
+    DeepGlobeLandCoverDataModule,
+    LandCoverAIDataModule,
+    NonGeoDataModule,
+    SEN12MSDataModule,
+)
+from torchgeo.datasets import DeepGlobeLandCover, LandCoverAI
 
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.synthesis.writing import PairWriter
+
+RGB = ('R', 'G', 'B')
+SEN12MS_BANDS = SEN12MSDataModule('').kwargs['bands']
+# decibels and digital numbers
+SEN12MS_LOW = np.array([-25, -25] + [0] * 13)[:, None, None]
+SEN12MS_HIGH = np.array([0, 0] + [3000] * 13)[:, None, None]
 
 CODED = SampleSpec(bands=('B02', 'B03'), classes=('a', 'b', 'c', 'd', 'e'))
 
@@ -47,6 +59,11 @@ def coded_numbers(image: Tensor) -> list[int]:
     """The number of each coded sample of a normalised batch."""
     numbers: list[int] = (image[:, 1, 0, 0] * 255).round().long().tolist()
     return numbers
+
+
+def is_real(number: int) -> bool:
+    """Whether a coded sample is one of the real ones, by its number."""
+    return number < 2000
 
 
 def write_coded_pairs(root: Path, first: int, count: int, size: int = 32) -> Path:
@@ -169,6 +186,64 @@ def write_sen12ms(root: Path, size: int = 32) -> Path:
                     write_tiff(path, array)
         (root / f'{split}_list.txt').write_text('\n'.join(names[split]) + '\n')
     return root
+
+
+def landcoverai(tmp_path: Path) -> tuple[NonGeoDataModule, Path, int]:
+    spec = SampleSpec(bands=RGB, classes=LandCoverAI.classes, dtype='uint8')
+    synthetic = write_random_pairs(tmp_path / 'pairs', spec)
+    root = write_landcoverai(tmp_path / 'real')
+    return LandCoverAIDataModule(root=root, batch_size=4), synthetic, 5
+
+
+def deepglobe(tmp_path: Path) -> tuple[NonGeoDataModule, Path, int]:
+    # patches of the size of the crop, as a generator trained behind it writes them
+    spec = SampleSpec(bands=RGB, classes=DeepGlobeLandCover.classes, dtype='uint8')
+    synthetic = write_random_pairs(tmp_path / 'pairs', spec, size=32)
+    root = write_deepglobe(tmp_path / 'real', size=48)
+    return (
+        DeepGlobeLandCoverDataModule(root=root, batch_size=4, patch_size=32),
+        synthetic,
+        7,
+    )
+
+
+def sen12ms(tmp_path: Path) -> tuple[NonGeoDataModule, Path, int]:
+    classes = tuple(f'igbp {i}' for i in range(18))
+    spec = SampleSpec(bands=SEN12MS_BANDS, classes=classes, dtype='float32')
+    synthetic = write_random_pairs(
+        tmp_path / 'pairs', spec, count=12, low=SEN12MS_LOW, high=SEN12MS_HIGH
+    )
+    root = write_sen12ms(tmp_path / 'real')
+    real = SEN12MSDataModule(root=root, batch_size=4, checksum=False)
+    return real, synthetic, 11
+
+
+class Other(Dataset[Any]):
+    """Samples with further keys, another mask rank and other types."""
+
+    def __init__(self, length: int = 8) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = torch.full((2, 32, 32), 512.0 + index, dtype=torch.float64)
+        # blank samples have no fingerprint
+        image[:, 0, 0] = 500
+        mask = torch.zeros(1, 32, 32, dtype=torch.int32)
+        return {'image': image, 'mask': mask, 'index': index}
+
+
+class OtherDataModule(NonGeoDataModule):
+    def __init__(self, length: int = 8, **kwargs: Any) -> None:
+        super().__init__(Other, **kwargs)
+        self.length = length
+
+    def setup(self, stage: str) -> None:
+        self.train_dataset = Other(self.length)
+        self.val_dataset = self.predict_dataset = Other(1)
+        self.mean, self.std = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
 
 
 def write_tiff(path: Path, array: NDArray[Any]) -> None:
