@@ -15,8 +15,9 @@ from torchgeo_specdm import Generator, PairFolder, PairFolderDataModule
 from torchgeo_specdm.files import write_text
 from torchgeo_specdm.reporting.figures import pair_grid
 from torchgeo_specdm.reporting.report import example_rows
-from torchgeo_specdm.study.comparison import Comparison, differences
+from torchgeo_specdm.study.comparison import Comparison
 from torchgeo_specdm.study.measures import measure
+from torchgeo_specdm.study.runs import differences
 from torchgeo_specdm.study.statistics import verdict
 from torchgeo_specdm.tasks.progress import StepProgressBar
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument('--patch-size', type=int, default=64)
     parser.add_argument('--ratios', type=float, nargs='+', default=[0, 1, 3, 5])
     parser.add_argument('--seeds', type=int, nargs='*', default=[0, 1, 2])
+    parser.add_argument('--precision', default='32-true', help='or bf16-mixed')
     options = parser.parse_args()
 
     def real() -> PairFolderDataModule:
@@ -45,6 +47,7 @@ def main() -> None:
         ratios=options.ratios,
         seeds=options.seeds,
         task={'backbone': 'mit_b0', 'lr': 1e-3, 'head_lr_factor': 1.0},
+        trainer={'precision': options.precision},
         callbacks=lambda title: [StepProgressBar(title)],
     )
     options.out.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,15 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+_INTERRUPTED = 130
+#: What a user can mend; anything else is a fault of ours and shows its traceback.
+_EXPECTED = (ValueError, OSError, RuntimeError, TypeError, MisconfigurationException)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,24 +26,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; the process's own if None.
 
     Returns:
-        The exit code: 0, or 1 with one sentence on stderr; argparse exits with 2.
+        The exit code: 0, 1 with a sentence on stderr, or 130 after Ctrl-C; argparse
+        exits with 2.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    warnings.filterwarnings('ignore')
-    for name in ('lightning.pytorch', 'lightning.fabric'):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    options = _parser().parse_args(arguments)
     try:
-        options.verb(options)
-    except KeyboardInterrupt:
+        with _quiet():
+            options.verb(options)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning makes an exit of its own of Ctrl-C
+        if KeyboardInterrupt not in (type(stop), type(stop.__context__)):
+            raise
         print('\nInterrupted. The same command goes on from here.', file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError, TypeError) as error:
+        return _INTERRUPTED
+    except _EXPECTED as error:
         if options.debug:
             raise
         print(f'torchgeo-specdm: {error}', file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what Lightning says of devices and loggers at every start."""
+    loggers = [logging.getLogger(f'lightning.{name}') for name in ('pytorch', 'fabric')]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         path: The final path; an old file stays until the new one is whole.
         write: Writes the path that it is given.
     """
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    # hosts that share a disk may have processes of one number
+    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
     try:
         write(part)
         with part.open('rb+') as file:

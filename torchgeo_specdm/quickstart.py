@@ -4,9 +4,8 @@
 """The whole path in one call: the smallest study with a report."""
 
 import json
-import logging
+import math
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,23 +16,33 @@ from torchgeo.main import main as torchgeo
 from .codecs import load_codec
 from .datamodules.pairs import PairFolderDataModule
 from .datasets.pairs import PairFolder
-from .files import CONFIG, write_text
+from .files import CONFIG, read_json, write_text
+from .metrics.tiles import cut_tiles
 from .reporting.report import write_report
-from .study.comparison import Comparison, differences, enough_updates, settled
-from .study.measures import measure
-from .study.planning import fast_bfloat16, time_steps
+from .study.comparison import Comparison, enough_updates, settled
+from .study.configs import (
+    Config,
+    generation_config,
+    latents_config,
+    pairs_config,
+    segmenter_config,
+    stage_config,
+)
+from .study.measures import mask_accuracy, measure
+from .study.planning import make_plan
+from .study.runs import differences
+from .study.settings import content_hash, require_same_settings
 from .study.statistics import verdict
 from .synthesis.demo import write_scenes
 from .tasks.progress import StepProgressBar
 
-_PATCH = 32
-_BATCH = 16
-_LATENT_BATCH = 32
 _RATIOS = (0, 1, 3, 5)
 _SEEDS = 3
+#: Seeds of 32 bits, a few of them in a row.
+_MOST_SEED = 4_000_000_000
 _SCENES = (100, 40, 100)
-#: Shares of the time: stage 1, stage 2, and each training of the comparison's updates.
-_SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'compare': 0.45}
+_SCENE_SIZE = 64
+_REAL_SHARE = 0.5
 #: The learned codec is used from this share of right mask pixels on held-out patches.
 _TRANSPARENT = 0.97
 _SEGMENTER = {
@@ -42,6 +51,11 @@ _SEGMENTER = {
     'lr': 1e-3,
     'head_lr_factor': 1.0,
 }
+#: Fewest samples of each split; below, the numbers would say nothing at all.
+_LEAST_SAMPLES = {'train': 8, 'val': 2, 'test': 2}
+#: Latents have a quarter of the pixels of a side, and the denoiser halves them twice.
+_SIDE_FACTOR = 16
+_LEAST_SIDE = 32
 
 
 @dataclass
@@ -62,6 +76,16 @@ class Quickstart:
     seed: int = 0
     codec: Literal['auto', 'two_stream', 'pixels'] = 'auto'
 
+    def __post_init__(self) -> None:
+        """Make paths absolute, for YAMLs that run from anywhere."""
+        self.out = Path(self.out).absolute()
+        self.data = None if self.data is None else Path(self.data).absolute()
+        if not (0 < self.minutes < math.inf and 0 <= self.seed <= _MOST_SEED):
+            raise ValueError(
+                f'minutes={self.minutes} must be above 0, and seed={self.seed} from 0 '
+                f'to {_MOST_SEED}. 12 minutes suit two cores.'
+            )
+
     def run(self) -> Path:
         """Run what is not done yet.
 
@@ -69,28 +93,31 @@ class Quickstart:
             The path of ``report.html``.
 
         Raises:
-            ValueError: If the data are no sound folder of pairs.
+            FileExistsError: If the folder of results was begun with other settings.
+            ValueError: If the data are no sound folder of pairs, or too few.
         """
         started = time.monotonic()
-        warnings.filterwarnings('ignore')
-        for name in ('lightning.pytorch', 'lightning.fabric'):
-            logging.getLogger(name).setLevel(logging.ERROR)
         data = self._prepare_data()
-        self.out.mkdir(parents=True, exist_ok=True)
         plan = self._plan(data)
-        codec, why = self._learn_codec(data, plan)
-        self._learn_denoiser(data, codec, plan)
+        config = pairs_config(data, plan, self.seed)
+        real = PairFolderDataModule(**config['init_args'])
+        codec, why = self._learn_codec(real, config, plan)
+        self._learn_denoiser(codec, config, plan)
         self._generate(plan)
-        comparison, updates, curve = self._find_updates(data, plan)
-        measures = self._measure(comparison, updates)
-        self._say(
-            f'Training {len(_RATIOS) * _SEEDS} segmenters with {updates} updates each',
-            len(_RATIOS) * _SEEDS * (updates * plan['segmenter_seconds'] + 2),
+        comparison, updates, curve = self._find_updates(real, plan)
+        segment = segmenter_config(
+            config, _SEGMENTER, self.out, updates, _REAL_SHARE, self.seed
         )
+        self._write_config('segment', 'fit', segment)
+        measures = self._measure(comparison, updates)
+        missing = comparison.missing(updates)
+        if missing:
+            self._say(
+                f'Training {missing} segmenters with {updates} updates each',
+                missing * (updates * plan['seconds']['segmenter'] + 2),
+            )
         runs = comparison.run(updates)
         facts = {
-            'data': str(data) if self.data else 'procedural demo scenes',
-            'demo': self.data is None,
             'codec': codec,
             'why': why,
             'plan': plan,
@@ -98,71 +125,111 @@ class Quickstart:
             'settled': settled(curve),
             'updates': updates,
             'minutes': (time.monotonic() - started) / 60,
-            'configs': {
-                path.name: path.read_text(encoding='utf-8')
-                for path in sorted((self.out / 'configs').glob('*.yaml'))
-            },
         }
-        report = write_report(self.out, comparison, runs, measures, facts)
-        self._print_end(report, differences(runs))
+        report = write_report(
+            self.out, comparison, runs, measures, facts | self._inputs()
+        )
+        print()
+        for ratio, difference in differences(runs).items():
+            print(verdict(ratio, difference))
+        print(f'\nReport: {report}\nYAMLs to copy: {self.out / "configs"}')
         return report
 
-    def _prepare_data(self) -> Path:
-        """The folder of real pairs, every file of it read once."""
-        if self.data is None:
-            data = self.out / 'scenes'
-            self._say(f'Drawing {sum(_SCENES)} demo scenes into {data}', 10)
-            write_scenes(data, _SCENES, size=64, seed=self.seed)
-            return data
-        self._say(f'Checking every file of {self.data}', None)
-        PairFolder(self.data).verify()
-        return self.data
+    def _inputs(self) -> Config:
+        """What a report says of data and configurations."""
+        files = sorted((self.out / 'configs').glob('*.yaml'))
+        return {
+            'data': str(self.data or 'procedural demo scenes'),
+            'demo': self.data is None,
+            'configs': {file.name: file.read_text(encoding='utf-8') for file in files},
+        }
 
-    def _plan(self, data: Path) -> dict[str, Any]:
-        """Steps that fit the minutes, by timing a few of each kind here."""
+    def _prepare_data(self) -> Path:
+        """The folder of real pairs, every file of it read once, and fit for this."""
+        if self.out.exists() and not self.out.is_dir():
+            raise FileExistsError(
+                f'{self.out} is a file, but results are written into a folder. Choose '
+                'another name.'
+            )
+        data, described = self.out / 'scenes', 'demo scenes'
+        if self.data is not None:
+            folder = PairFolder(self.data)
+            self._say(f'Checking every file of {self.data}', 0.02 * len(folder))
+            folder.verify()
+            data, described = self.data, f'{self.data.name} {content_hash(self.data)}'
+        #: What must be equal for a second start to go on in the same folder.
+        self._settings = {
+            'data': described,
+            'minutes': self.minutes,
+            'seed': self.seed,
+            'codec': self.codec,
+        }
+        require_same_settings(self.out / 'plan.json', self._settings)
+        if self.data is None:
+            self._say(f'Drawing {sum(_SCENES)} demo scenes into {data}', 10)
+            write_scenes(data, _SCENES, _SCENE_SIZE, self.seed)
+        return data
+
+    def _plan(self, data: Path) -> Config:
+        """Steps that fit the minutes; the first start measures and keeps them."""
+        samples, size = self._check(data)
         path = self.out / 'plan.json'
         if path.exists():
-            plan: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-            return plan
+            kept: Config = read_json(path)['plan']
+            return kept
         self._say('Timing a few steps of each kind on this machine', 15)
-        precision = 'bf16-mixed' if fast_bfloat16() else '32-true'
-        datamodule: Any = self._datamodule(data)
-        datamodule.setup('fit')
-        seconds = time_steps(datamodule.spec, _SEGMENTER, _PATCH, _BATCH, _LATENT_BATCH)
-        budget = 60 * self.minutes
-        runs = len(_RATIOS) * _SEEDS + 4
-        plan = {
-            'precision': precision,
-            'samples': len(datamodule.train_dataset),
-            'patch_size': _PATCH,
-            'autoencoder_steps': _bounded(
-                budget * _SHARES['autoencoder'] / seconds['autoencoder'], 100, 20_000
-            ),
-            'diffusion_steps': _bounded(
-                budget * _SHARES['diffusion'] / seconds['diffusion'], 200, 50_000
-            ),
-            'most_updates': _bounded(
-                budget * _SHARES['compare'] / runs / seconds['segmenter'], 40, 20_000
-            ),
-            **{f'{name}_seconds': value for name, value in seconds.items()},
-        }
-        write_text(path, json.dumps(plan, indent=2))
+        spec, runs = PairFolder(data).spec, len(_RATIOS) * _SEEDS
+        learned = self.codec != 'pixels'
+        plan = make_plan(spec, _SEGMENTER, size, samples, self.minutes, runs, learned)
+        self.out.mkdir(parents=True, exist_ok=True)
+        content = {'settings': self._settings, 'plan': plan}
+        write_text(path, json.dumps(content, indent=2) + '\n')
         return plan
 
-    def _learn_codec(self, data: Path, plan: dict[str, Any]) -> tuple[str, str]:
+    def _check(self, data: Path) -> tuple[int, tuple[int, int]]:
+        """Number of training samples and size of a patch, if all is as needed here."""
+        real: Any = PairFolderDataModule(str(data), batch_size=1, seed=self.seed)
+        height, width = PairFolder(data)[0]['mask'].shape[-2:]
+        if real.spec.dates > 1 or real.spec.num_classes < 2:
+            raise ValueError(
+                f'{data} has {real.spec.dates} dates and the classes '
+                f'{list(real.spec.classes)}, but the quickstart compares segmenters of '
+                'one date and two classes or more. Use the steps in experiments/.'
+            )
+        wrong_side = height % _SIDE_FACTOR or width % _SIDE_FACTOR
+        if wrong_side or min(height, width) < _LEAST_SIDE:
+            raise ValueError(
+                f'{data} has patches of {height} x {width} pixels, but both sides must '
+                f'be multiples of {_SIDE_FACTOR}, and {_LEAST_SIDE} or more. Cut them '
+                'to such a size, for example 64 x 64.'
+            )
+        for stage in ('fit', 'test'):
+            real.setup(stage)
+        counts = {s: len(getattr(real, f'{s}_dataset')) for s in _LEAST_SAMPLES}
+        if any(counts[s] < least for s, least in _LEAST_SAMPLES.items()):
+            raise ValueError(
+                f'{data} has too few samples in a split: {_show(counts)}; needed are '
+                f'{_show(_LEAST_SAMPLES)}. Add samples, or change the lists.'
+            )
+        return counts['train'], (height, width)
+
+    def _learn_codec(
+        self, real: PairFolderDataModule, config: Config, plan: Config
+    ) -> tuple[str, str]:
         """Stage 1, and the choice of the codec with its reason."""
         if self.codec == 'pixels':
             return 'pixels', 'as asked with --codec'
         folder = self.out / 'autoencoder'
-        steps = plan['autoencoder_steps']
+        steps = plan['steps']['autoencoder']
         if not (folder / CONFIG).exists():
             self._say(
                 f'Stage 1: learning the two-stream autoencoder, {steps} steps',
-                steps * plan['autoencoder_seconds'],
+                steps * plan['seconds']['autoencoder'],
             )
-            task = {'stage': 'autoencoder', 'codec': 'two_stream', 'out': str(folder)}
-            self._fit('autoencoder', task, self._data_config(data), steps, plan)
-        accuracy = self._mask_accuracy(folder, data)
+            self._fit('autoencoder', 'two_stream', config, plan)
+        real.setup('validate')
+        held_out = cut_tiles(real.val_dataset, plan['patch_size'])
+        accuracy = mask_accuracy(load_codec(folder), held_out)
         said = (
             f'it gets {accuracy:.1%} of the mask pixels of validation patches back, and '
             f'{_TRANSPARENT:.0%} are wanted'
@@ -175,214 +242,90 @@ class Quickstart:
             f'the two-stream autoencoder was not good enough after {steps} steps: {said}'
         )
 
-    def _learn_denoiser(self, data: Path, codec: str, plan: dict[str, Any]) -> None:
+    def _learn_denoiser(self, codec: str, config: Config, plan: Config) -> None:
         """Stage 2."""
-        folder = self.out / 'diffusion'
-        if (folder / CONFIG).exists():
+        if (self.out / 'diffusion' / CONFIG).exists():
             return
-        steps = plan['diffusion_steps']
+        steps = plan['steps']['diffusion']
         self._say(
             f'Stage 2: learning the joint diffusion model ({codec}), {steps} steps',
-            steps * plan['diffusion_seconds'],
+            steps * plan['seconds']['diffusion'],
         )
         name = 'pixels' if codec == 'pixels' else str(self.out / 'autoencoder')
-        task = {'stage': 'diffusion', 'codec': name, 'out': str(folder)}
-        latents = {
-            'class_path': 'torchgeo_specdm.LatentDataModule',
-            'init_args': {
-                'real': self._data_config(data),
-                'passes': 16,
-                'batch_size': _LATENT_BATCH,
-            },
-        }
-        self._fit('diffusion', task, latents, steps, plan)
+        self._fit('diffusion', name, latents_config(config, plan), plan)
 
-    def _generate(self, plan: dict[str, Any]) -> None:
-        """Draw as many pairs as the largest ratio needs."""
+    def _fit(self, stage: str, codec: str, data: Config, plan: Config) -> None:
+        """Run a stage through TorchGeo's command line, from its last checkpoint."""
+        config = stage_config(stage, codec, data, self.out, plan, self.seed)
+        arguments = ['fit', '--config', self._write_config(stage, 'fit', config)]
+        last = self.out / 'logs' / stage / 'last.ckpt'
+        if last.exists():
+            arguments += ['--ckpt_path', str(last)]
+        torchgeo(arguments)
+
+    def _generate(self, plan: Config) -> None:
+        """Draw as many pairs as the largest ratio needs, or what is missing of them."""
         count = max(_RATIOS) * plan['samples']
-        self._say(f'Generating {count} labelled pairs', count / 20)
-        config = {
-            'seed_everything': self.seed,
-            'trainer': {
-                'logger': False,
-                'callbacks': [_progress('generating')],
-                'default_root_dir': str(self.out / 'logs' / 'generate'),
-            },
-            'model': {
-                'class_path': 'torchgeo_specdm.SpecDMTask',
-                'init_args': {
-                    'stage': 'diffusion',
-                    'generator': str(self.out / 'diffusion'),
-                },
-            },
-            'data': {
-                'class_path': 'torchgeo_specdm.GenerationDataModule',
-                'init_args': {
-                    'out': str(self.out / 'synthetic'),
-                    'count': count,
-                    'seed': self.seed,
-                    'batch_size': 50,
-                },
-            },
-        }
-        torchgeo(['predict', '--config', self._write_config('generate', config)])
+        if (self.out / 'synthetic' / 'README.md').exists():
+            self._say(f'Checking {count} generated pairs', count / 200)
+        else:
+            seconds = count * plan['seconds']['sample']
+            self._say(f'Generating {count} labelled pairs', seconds)
+        config = generation_config(self.out, count, self.seed)
+        path = self._write_config('generate', 'predict', config)
+        torchgeo(['predict', '--config', path])
 
     def _find_updates(
-        self, data: Path, plan: dict[str, Any]
+        self, real: PairFolderDataModule, plan: Config
     ) -> tuple[Comparison, int, list[tuple[int, float]]]:
         """The comparison, and how long its segmenters have to train."""
         comparison = Comparison(
-            real=lambda: self._datamodule(data),
+            # one for all runs: it reads and measures every file when it is set up
+            real=lambda: real,
             synthetic=self.out / 'synthetic',
             out=self.out / 'comparison',
             ratios=_RATIOS,
             seeds=range(self.seed, self.seed + _SEEDS),
+            real_share=_REAL_SHARE,
             task=_SEGMENTER,
             callbacks=lambda title: [StepProgressBar(title)],
         )
-        self._write_segmenter_config(data, plan)
-        most = plan['most_updates']
-        self._say(
-            'Finding how long a segmenter must train until real-only stops rising',
-            2 * most * plan['segmenter_seconds'],
-        )
-        curve = comparison.find_updates(max(most // 4, 10), most)
+        most = plan['steps']['segmenter']
+        if not (self.out / 'measures.json').exists():
+            self._say(
+                'Finding how long a segmenter must train until real-only stops rising',
+                1.75 * most * plan['seconds']['segmenter'],
+            )
+        curve = comparison.find_updates(max(most // 4, 1), most)
         return comparison, enough_updates(curve), curve
 
-    def _measure(self, comparison: Comparison, updates: int) -> dict[str, Any]:
+    def _measure(self, comparison: Comparison, updates: int) -> Config:
         """Reconstruction, fidelity, alignment and spectra."""
         path = self.out / 'measures.json'
         if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-            return found
+            return read_json(path)
         self._say('Measuring, with a segmenter trained on real pairs as judge', 30)
         judge, datamodule = comparison.judge(updates)
         datamodule.setup('test')
         measures = measure(
             self.out / 'diffusion', self.out / 'synthetic', datamodule, judge
         )
-        write_text(path, json.dumps(measures, indent=2))
+        write_text(path, json.dumps(measures, indent=2, allow_nan=False) + '\n')
         return measures
 
-    def _mask_accuracy(self, folder: Path, data: Path) -> float:
-        codec = load_codec(folder)
-        datamodule: Any = self._datamodule(data)
-        datamodule.setup('validate')
-        right = total = 0
-        for sample in datamodule.val_dataset:
-            mask = sample['mask']
-            known = (mask >= 0) & (mask < codec.spec.num_classes)
-            decoded, _ = codec.roundtrip(
-                {'image': sample['image'][None], 'mask': mask[None]}
-            )
-            right += int((decoded['mask'][0] == mask)[known].sum())
-            total += int(known.sum())
-        return right / max(total, 1)
-
-    def _fit(
-        self,
-        stage: str,
-        task: dict[str, Any],
-        data: dict[str, Any],
-        steps: int,
-        plan: dict[str, Any],
-    ) -> None:
-        """Run a stage through TorchGeo's command line, from its last checkpoint."""
-        logs = self.out / 'logs' / stage
-        config = {
-            'seed_everything': self.seed,
-            'trainer': {
-                'max_steps': steps,
-                'precision': plan['precision'],
-                'gradient_clip_val': 1.0,
-                'check_val_every_n_epoch': 10,
-                'num_sanity_val_steps': 0,
-                'enable_model_summary': False,
-                'log_every_n_steps': 10,
-                'default_root_dir': str(logs),
-                'logger': {
-                    'class_path': 'lightning.pytorch.loggers.CSVLogger',
-                    'init_args': {'save_dir': str(logs), 'name': '', 'version': ''},
-                },
-                'callbacks': [
-                    _progress(stage),
-                    {
-                        'class_path': 'lightning.pytorch.callbacks.ModelCheckpoint',
-                        'init_args': {
-                            'dirpath': str(logs),
-                            'save_last': True,
-                            'save_top_k': 0,
-                            'every_n_train_steps': 200,
-                        },
-                    },
-                ],
-            },
-            'model': {'class_path': 'torchgeo_specdm.SpecDMTask', 'init_args': task},
-            'data': data,
-        }
-        arguments = ['fit', '--config', self._write_config(stage, config)]
-        if (logs / 'last.ckpt').exists():
-            arguments += ['--ckpt_path', str(logs / 'last.ckpt')]
-        torchgeo(arguments)
-
-    def _write_segmenter_config(self, data: Path, plan: dict[str, Any]) -> None:
-        """What the comparison runs, as YAML to copy."""
-        config = {
-            'seed_everything': self.seed,
-            'trainer': {'max_steps': plan['most_updates']},
-            'model': {
-                'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
-                'init_args': _SEGMENTER,
-            },
-            'data': {
-                'class_path': 'torchgeo_specdm.SyntheticAugmentedDataModule',
-                'init_args': {
-                    'synthetic': str(self.out / 'synthetic'),
-                    'ratio': 1,
-                    'real_share': 0.5,
-                    'real': self._data_config(data),
-                },
-            },
-        }
-        self._write_config('segment', config)
-
-    def _write_config(self, name: str, config: dict[str, Any]) -> str:
+    def _write_config(self, name: str, verb: str, config: Config) -> str:
+        """Write a YAML that runs as it is."""
         path = self.out / 'configs' / f'{name}.yaml'
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, yaml.safe_dump(config, sort_keys=False))
+        text = yaml.safe_dump(config, sort_keys=False)
+        write_text(path, f'# torchgeo {verb} --config {path}\n{text}')
         return str(path)
 
-    def _datamodule(self, data: Path) -> PairFolderDataModule:
-        return PairFolderDataModule(**self._data_config(data)['init_args'])
-
-    def _data_config(self, data: Path) -> dict[str, Any]:
-        return {
-            'class_path': 'torchgeo_specdm.PairFolderDataModule',
-            'init_args': {
-                'root': str(data),
-                'batch_size': _BATCH,
-                'patch_size': _PATCH,
-                'seed': self.seed,
-            },
-        }
-
-    def _say(self, what: str, seconds: float | None) -> None:
-        left = '' if seconds is None else f' (about {max(seconds, 1) / 60:.1f} min)'
-        print(f'{what}{left}', flush=True)
-
-    def _print_end(self, report: Path, found: dict[float, Any]) -> None:
-        print()
-        for ratio, difference in found.items():
-            print(verdict(ratio, difference))
-        print(f'\nReport: {report}\nYAMLs to copy: {self.out / "configs"}')
+    def _say(self, what: str, seconds: float) -> None:
+        """Announce a step and how long it will take."""
+        last = f'{max(seconds, 1):.0f} s' if seconds < 90 else f'{seconds / 60:.1f} min'
+        print(f'{what} (about {last})', flush=True)
 
 
-def _bounded(value: float, low: int, high: int) -> int:
-    return int(min(max(value, low), high))
-
-
-def _progress(title: str) -> dict[str, Any]:
-    return {
-        'class_path': 'torchgeo_specdm.tasks.progress.StepProgressBar',
-        'init_args': {'title': title},
-    }
+def _show(counts: dict[str, int]) -> str:
+    return ', '.join(f'{count} for {split}' for split, count in counts.items())

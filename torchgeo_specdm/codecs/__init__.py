@@ -7,7 +7,17 @@ from .base import Codec, Sample
 from .pixels import PixelCodec
 from .scores import ReconstructionScores
 from .single_stream import SingleStreamCodec
-from .storage import CODECS, load_codec, load_state, make_codec, save_codec
+from .storage import (
+    CODECS,
+    codec_from_config,
+    codec_to_config,
+    load_codec,
+    load_state,
+    make_codec,
+    require_learnable,
+    require_learned,
+    save_codec,
+)
 from .two_stream import TwoStreamCodec
 
 __all__ = (
@@ -18,8 +28,12 @@ __all__ = (
     'Sample',
     'SingleStreamCodec',
     'TwoStreamCodec',
+    'codec_from_config',
+    'codec_to_config',
     'load_codec',
     'load_state',
     'make_codec',
+    'require_learnable',
+    'require_learned',
     'save_codec',
 )

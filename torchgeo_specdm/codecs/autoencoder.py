@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 
-from diffusers.models import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -65,7 +65,9 @@ class PatchAutoencoder(nn.Module):
 
     def encode(self, pixels: Tensor) -> DiagonalGaussianDistribution:
         """Posterior over latents (B, D, h, w) of pixels (B, C, H, W)."""
-        return self.network.encode(pixel_unshuffle(pixels, self.stem)).latent_dist
+        output = self.network.encode(pixel_unshuffle(pixels, self.stem))
+        posterior: DiagonalGaussianDistribution = output.latent_dist
+        return posterior
 
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels (B, C, H, W) of latents (B, D, h, w)."""

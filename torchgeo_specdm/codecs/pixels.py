@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -56,7 +57,9 @@ class PixelCodec(Codec):
         """See :meth:`Codec.from_latent`; the score of a class is code agreement."""
         pixels = pixel_shuffle(latent, self.factor)
         bands = self.spec.dates * self.spec.num_bands
-        images = pixels[:, :bands].unflatten(1, (self.spec.dates, -1))
+        images = rearrange(
+            pixels[:, :bands], 'b (t c) h w -> b t c h w', t=self.spec.dates
+        )
         bits = pixels[:, bands:].clamp(-1, 1)
         return images, torch.einsum('bchw,kc->bkhw', bits, self.codes.to(bits.dtype))
 

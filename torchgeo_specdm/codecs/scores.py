@@ -3,6 +3,8 @@
 
 """How well a codec gives samples back."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -25,7 +27,7 @@ class ReconstructionScores(nn.Module):
         """Start with nothing seen."""
         super().__init__()
         names = ('l1', 'squares', 'sad', 'mask')
-        self.means = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.means: Any = nn.ModuleDict({name: MeanMetric() for name in names})
         self.classes = SegmentationScores(num_classes, ignore_index=-1)
 
     def update(self, codec: Codec, sample: Sample) -> None:

@@ -79,8 +79,9 @@ class SingleStreamCodec(Codec):
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Codec.from_latent`."""
         pixels = self.branch.decode(latent)
-        images, mask = pixels.split(
-            [pixels.shape[1] - self.mask_channels, self.mask_channels], 1
+        images, mask = (
+            pixels[:, : -self.mask_channels],
+            pixels[:, -self.mask_channels :],
         )
         images = rearrange(images, 'b (t c) h w -> b t c h w', t=self.spec.dates)
         if self.settings['mask_input'] == 'one_hot':
@@ -99,7 +100,8 @@ class SingleStreamCodec(Codec):
         if self.settings['mask_input'] == 'one_hot':
             return super().mask_loss(logits, mask)
         known = (mask >= 0) & (mask < self.spec.num_classes)
-        distance = -logits.gather(1, mask.where(known, 0)[:, None])[:, 0]
+        # a half-precision sum over a batch of masks overflows
+        distance = -logits.float().gather(1, mask.where(known, 0)[:, None])[:, 0]
         return (distance * known).sum() / known.sum().clamp(min=1)
 
     def _join(self, images: Tensor, mask: Tensor) -> Tensor:

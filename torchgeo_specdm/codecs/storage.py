@@ -20,6 +20,7 @@ from .two_stream import TwoStreamCodec
 CODECS: dict[str, type[Codec]] = {
     codec.name: codec for codec in (TwoStreamCodec, SingleStreamCodec, PixelCodec)
 }
+_LEARNABLE = sorted(name for name, codec in CODECS.items() if codec.trainable)
 
 
 def make_codec(name: str, spec: SampleSpec, settings: Mapping[str, Any]) -> Codec:
@@ -50,15 +51,78 @@ def make_codec(name: str, spec: SampleSpec, settings: Mapping[str, Any]) -> Code
         ) from error
 
 
-def save_codec(codec: Codec, folder: Path) -> None:
-    """Write a codec as ``config.json`` and ``model.safetensors``."""
-    config = {
+def require_learnable(name: str) -> None:
+    """Refuse a codec that stage autoencoder cannot learn.
+
+    Args:
+        name: What the user gave as codec.
+
+    Raises:
+        ValueError: With the codecs that can be learned.
+    """
+    if name not in _LEARNABLE:
+        raise ValueError(
+            f'codec={name!r} has nothing to learn in stage autoencoder, which takes '
+            f'one of {_LEARNABLE}. pixels needs no stage 1: go on with stage diffusion.'
+        )
+
+
+def require_learned(name: str) -> None:
+    """Refuse a codec that stage diffusion cannot build on.
+
+    Args:
+        name: What the user gave as codec: a folder, or the name of a codec that has
+            nothing to learn.
+
+    Raises:
+        FileNotFoundError: If the folder has no codec.
+        ValueError: If the codec is not learned, or the folder of another stage.
+    """
+    if name in _LEARNABLE:
+        raise ValueError(
+            f'codec={name!r} is no learned codec, as stage diffusion needs it. Give '
+            'the folder that stage autoencoder wrote as model.init_args.codec (its '
+            'checkpoint, given as --ckpt_path, only resumes that stage), or use '
+            'codec=pixels.'
+        )
+    if name not in CODECS:
+        read_config(Path(name), 'autoencoder')
+
+
+def codec_to_config(codec: Codec) -> dict[str, Any]:
+    """What :func:`codec_from_config` needs, as plain JSON types."""
+    return {
         'stage': 'autoencoder',
         'codec': codec.name,
         'settings': codec.settings,
         'spec': codec.spec.to_dict(),
     }
-    save_module(folder, config, codec)
+
+
+def codec_from_config(config: Mapping[str, Any]) -> Codec:
+    """Make a codec without its weights.
+
+    Args:
+        config: From :func:`codec_to_config`.
+
+    Returns:
+        The codec.
+
+    Raises:
+        ValueError: If a part is missing or wrong.
+    """
+    try:
+        spec = SampleSpec.from_dict(config['spec'])
+        return make_codec(config['codec'], spec, config['settings'])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f'The description of a codec lacks {error}. Copy its folder again.'
+        ) from error
+
+
+def save_codec(codec: Codec, folder: Path) -> None:
+    """Write a codec as ``config.json`` and ``model.safetensors``."""
+    save_module(folder, codec_to_config(codec), codec)
 
 
 def load_codec(folder: Path) -> Codec:
@@ -69,14 +133,7 @@ def load_codec(folder: Path) -> Codec:
         RuntimeError: If the codec has no latent statistics.
         ValueError: If the folder comes from another stage, or is broken.
     """
-    config = read_config(folder, 'autoencoder')
-    try:
-        spec = SampleSpec.from_dict(config['spec'])
-        codec = make_codec(config['codec'], spec, config['settings'])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'The config.json of {folder} lacks {error}. Copy the folder again.'
-        ) from error
+    codec = codec_from_config(read_config(folder, 'autoencoder'))
     load_state(codec, folder)
     codec.require_statistics()
     return codec.eval().requires_grad_(False)

@@ -90,7 +90,7 @@ class TwoStreamCodec(Codec):
         )
         images = self.image_branch.decode(images)
         return (
-            images.unflatten(0, (-1, self.spec.dates)),
+            rearrange(images, '(b t) c h w -> b t c h w', t=self.spec.dates),
             self.mask_branch.decode(latent[:, self.streams['mask']]),
         )
 

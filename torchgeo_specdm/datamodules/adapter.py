@@ -16,12 +16,15 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
+from ..codecs import Codec
 from ..datasets.spec import SampleSpec
 
 #: Samples that tell range and mask values of an unknown data set.
 _PROBED = 16
 #: Samples whose pixels tell the scaling of the bands.
 _SPREAD = 256
+#: Passes through the training set that latent statistics are measured over.
+_STATISTICS_PASSES = 2
 #: Share of a band's spread by which a probe may miss; colour jitter stays below.
 _SLACK = 0.25
 
@@ -55,16 +58,17 @@ def describe_datamodule(
             f'{type(datamodule).__name__} is no NonGeoDataModule: its samples are '
             'boxes, not numbers. Write its patches to a folder of pairs first.'
         )
-    samples = [datamodule.train_dataset[i] for i in _spread(datamodule, _PROBED)]
+    training = _training_set(datamodule)
+    samples = [training[i] for i in _spread(training, _PROBED)]
     image = samples[0]['image']
-    dataset = _innermost(datamodule.train_dataset)
+    dataset: Any = _innermost(training)
     dates, bands = (image.shape[0] if image.ndim == 4 else 1), image.shape[-3]
-    names = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
+    names: Any = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
     if len(names) != bands:
         names = (
             ('R', 'G', 'B') if bands == 3 else [f'band_{i + 1}' for i in range(bands)]
         )
-    classes = overrides.get('classes', getattr(dataset, 'classes', ()))
+    classes: Any = overrides.get('classes', getattr(dataset, 'classes', ()))
     if not classes:
         raise ValueError(
             f'{type(dataset).__name__} does not say what its classes are. Name them in '
@@ -116,8 +120,9 @@ def training_batches(
     Yields:
         ``image`` in digital numbers and ``mask``.
     """
+    training = _training_set(datamodule)
     loader = DataLoader(
-        Subset(datamodule.train_dataset, _spread(datamodule, at_most)),
+        Subset(training, _spread(training, at_most)),
         batch_size=datamodule.train_batch_size or datamodule.batch_size,
         num_workers=datamodule.num_workers,
         collate_fn=getattr(datamodule, 'collate_fn', None),
@@ -161,8 +166,9 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
     Raises:
         ValueError: If a band does not come back.
     """
-    indices = _spread(datamodule, datamodule.train_batch_size or datamodule.batch_size)
-    samples = [datamodule.train_dataset[i] for i in indices]
+    training = _training_set(datamodule)
+    size = datamodule.train_batch_size or datamodule.batch_size
+    samples = [training[i] for i in _spread(training, size)]
     collate = (
         getattr(datamodule, 'collate_fn', None) or torch.utils.data.default_collate
     )
@@ -211,7 +217,7 @@ def spread_images(
     """
     images = []
     for batch in training_batches(datamodule, device, at_most=_SPREAD):
-        found = set(batch['mask'].unique().tolist())
+        found = set(torch.unique(batch['mask']).tolist())
         unknown = sorted(found - {*range(spec.num_classes), spec.ignore_index})
         if unknown:
             raise ValueError(
@@ -224,6 +230,47 @@ def spread_images(
     return torch.cat(images)
 
 
+def fit_codec(
+    codec: Codec, datamodule: BaseDataModule, device: torch.device
+) -> list[int]:
+    """Check the data, and measure what an untrained codec has to know of them.
+
+    Args:
+        codec: On the device. Gets the band scaling if it has none yet, and latent
+            statistics if it has nothing to learn before them.
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        device: Where to augment.
+
+    Returns:
+        Height and width of a training patch.
+
+    Raises:
+        ValueError: If units or mask values are wrong.
+    """
+    with same_randomness():
+        check_units(datamodule, device)
+        images = spread_images(datamodule, codec.spec, device)
+    if bool(codec.center.isnan().any()):
+        codec.fit_scaling(images)
+    if not codec.trainable:
+        fit_statistics(codec, datamodule, device)
+    return list(images.shape[-2:])
+
+
+def fit_statistics(
+    codec: Codec, datamodule: BaseDataModule, device: torch.device
+) -> None:
+    """Measure the latent statistics of a codec over a training set.
+
+    Args:
+        codec: On the device, with nothing left to learn.
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        device: Where to augment and encode.
+    """
+    with same_randomness():
+        codec.fit_statistics(training_batches(datamodule, device, _STATISTICS_PASSES))
+
+
 def _on_device(
     datamodule: BaseDataModule, batch: dict[str, Tensor], device: torch.device
 ) -> dict[str, Tensor]:
@@ -233,9 +280,19 @@ def _on_device(
     return augmented
 
 
-def _spread(datamodule: BaseDataModule, at_most: int | None) -> list[int]:
-    """Evenly spread indices of the training set; neighbours may be of one place."""
-    size = len(datamodule.train_dataset)
+def _training_set(datamodule: BaseDataModule) -> Any:
+    """The training set, which ``setup('fit')`` has to make."""
+    if not datamodule.train_dataset:
+        raise ValueError(
+            f'{type(datamodule).__name__} has no training samples after setup("fit"). '
+            'Check its folder and its split.'
+        )
+    return datamodule.train_dataset
+
+
+def _spread(dataset: Any, at_most: int | None) -> list[int]:
+    """Evenly spread indices of a data set; neighbours may be of one place."""
+    size = len(dataset)
     count = size if at_most is None else min(size, at_most)
     return [i * size // count for i in range(count)]
 

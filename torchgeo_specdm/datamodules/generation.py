@@ -190,6 +190,7 @@ class GenerationDataModule(BaseDataModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Whole batches, so no further batching."""
+        assert self.predict_dataset is not None
         return DataLoader(self.predict_dataset, batch_size=None)
 
     def on_after_batch_transfer(
@@ -198,15 +199,22 @@ class GenerationDataModule(BaseDataModule):
         """Leave the batch as it is: codecs take digital numbers."""
         return batch
 
-    def write(self, batch: dict[str, Tensor], sample: dict[str, Tensor]) -> None:
-        """Write the samples of a batch that are not there yet.
+    def draw(self, batch: dict[str, Tensor]) -> None:
+        """Draw the samples of a batch and write those that are not there yet.
 
         Args:
             batch: From :class:`BatchDataset`.
-            sample: From :meth:`Generator.sample`.
         """
-        images, masks = sample['image'].cpu().numpy(), sample['mask'].cpu().numpy()
-        for i, index in enumerate(batch['index'].tolist()):
+        task, indices = self._task(), batch['index'].tolist()
+        sample = task.generator.sample(
+            indices,
+            seed=self.seed,
+            given=batch if 'mask' in batch else None,
+            strength=self.strength,
+            **task.sampling,
+        )
+        images, masks = (sample[key].cpu().numpy() for key in ('image', 'mask'))
+        for i, index in enumerate(indices):
             if index in self.written:
                 continue
             record: dict[str, Any] = {'index': index, 'seed': self.seed}
@@ -237,9 +245,9 @@ class GenerationDataModule(BaseDataModule):
         # test masks must not end up in training data
         listed = (Path(self.source_folder) / 'train.txt').exists()
         source = PairFolder(self.source_folder, 'train' if listed else None)
-        names = ('bands', 'classes', 'dates', 'scale')
-        if self.mode == 'masks':
-            names = ('classes',)
+        names = ['classes']
+        if self.mode == 'vary':
+            names += ['bands', 'dates', 'scale']
         spec.require_match(source.spec, 'the generator', self.source_folder, names)
         return source
 

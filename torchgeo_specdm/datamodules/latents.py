@@ -7,8 +7,8 @@ import logging
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+from torchgeo.datasets import NonGeoDataset
 
 from .adapter import same_randomness, training_batches
 from .common import refuse_empty_training
@@ -16,7 +16,7 @@ from .common import refuse_empty_training
 _log = logging.getLogger(__name__)
 
 
-class LatentDataset(Dataset[dict[str, Tensor]]):
+class LatentDataset(NonGeoDataset):
     """Latents in memory, in half precision (their standard deviation is one)."""
 
     def __init__(self, latents: Tensor) -> None:

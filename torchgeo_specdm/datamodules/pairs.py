@@ -164,14 +164,15 @@ class PairFolderDataModule(NonGeoDataModule):
         """Divide samples by place, large places first, so that shares come close."""
         place_of = _read_places(folder.root / _PLACES, ids)
         sizes = Counter(place_of[name] for name in ids)
-        wanted = {'val': self.val_share, **({'test': test_share} if test_share else {})}
-        if len(sizes) <= len(wanted):
+        shares = {'train': 1 - self.val_share - test_share, 'val': self.val_share}
+        if test_share:
+            shares['test'] = test_share
+        if len(sizes) < len(shares):
             raise ValueError(
-                f'{self.root} has {len(sizes)} places for train, {" and ".join(wanted)}'
-                ', but each needs one of its own. Add samples of other places, or write '
-                'train.txt, val.txt and test.txt.'
+                f'{self.root} has {len(sizes)} places to share between '
+                f'{", ".join(shares)}, but each needs one of its own. Add samples of '
+                'other places, or write train.txt, val.txt and test.txt.'
             )
-        shares = {'train': 1 - sum(wanted.values()), **wanted}
         split_of = _assign(sizes, shares, len(ids), self.seed)
         cut: dict[str, list[str]] = {split: [] for split in shares}
         for name in ids:

@@ -189,9 +189,9 @@ class Generator(nn.Module):
             if clip is not None:
                 estimate = estimate.clamp(-clip, clip)
             fresh = noise(draw) if sampler == 'ddpm' else None
-            state = solver.step(
-                estimate * scale, moment, state, variance_noise=fresh
-            ).prev_sample
+            (state,) = solver.step(
+                estimate * scale, moment, state, variance_noise=fresh, return_dict=False
+            )
         return self._keep_mask(state, clean) / scale
 
     def _keep_mask(self, state: Tensor, clean: Tensor | None) -> Tensor:

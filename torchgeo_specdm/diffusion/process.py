@@ -6,7 +6,6 @@
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from .noise import sample_noise
@@ -79,7 +78,8 @@ class JointProcess(nn.Module):
             'beta_end': beta_end,
             'beta_schedule': 'scaled_linear',
         }
-        products = DDPMScheduler(**self.schedule).alphas_cumprod
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_steps)
+        products = (1 - roots.square()).cumprod(0)
         # time 0 is clean, so that a given mask can be told from a nearly clean one
         products = torch.cat([torch.ones(1), products])
         self.register_buffer('signal', products.sqrt(), persistent=False)
@@ -157,6 +157,19 @@ class JointProcess(nn.Module):
         noisy = self.add_noise(latent, noise, times)
         output = denoiser(self.network_input(noisy, times), times).float()
         return self.loss(output, latent, noise, times)
+
+    def training_losses(self, denoiser: nn.Module, latent: Tensor) -> dict[str, Tensor]:
+        """Losses at random times and with random noise.
+
+        Args:
+            denoiser: As for :meth:`denoising_losses`.
+            latent: Standardised latents (B, D, h, w).
+
+        Returns:
+            As :meth:`loss`.
+        """
+        times = self.draw_times(len(latent))
+        return self.denoising_losses(denoiser, latent, torch.randn_like(latent), times)
 
     def validation_losses(
         self, denoiser: nn.Module, latent: Tensor, first: int

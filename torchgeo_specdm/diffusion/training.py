@@ -4,6 +4,7 @@
 """What training needs beside the loss: averaged weights and a falling step size."""
 
 import math
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -24,7 +25,7 @@ def move_average(
     """
     # LDM's ramp: early averages forget the random start quickly
     decay = min(decay, (1 + step) / (10 + step))
-    update = get_ema_multi_avg_fn(decay)
+    update: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     update(tuple(average.parameters()), tuple(trained.parameters()), step)
 
 

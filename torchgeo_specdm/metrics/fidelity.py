@@ -14,6 +14,10 @@ from torchgeo.models import RCF
 
 #: Sides of the random kernels; small ones see texture, large ones shapes.
 _KERNELS = (3, 7)
+#: Tiles whose planes and features are in memory at once.
+_BATCH = 64
+#: A feature that varies less than this over real samples is constant.
+_LEAST_STD = 1e-9
 
 
 class Distance(NamedTuple):
@@ -61,22 +65,29 @@ class RandomFeatures(nn.Module):
         Returns:
             Features (B, 2 x features), float64.
         """
-        return torch.cat([kernel(planes) for kernel in self.kernels], 1).double()
+        # TorchGeo drops the first axis of a batch of one
+        found = [kernel(planes).reshape(len(planes), -1) for kernel in self.kernels]
+        return torch.cat(found, 1).double()
 
 
 def image_features(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Features of images (N, C, H, W), with mean and std (C,) of real ones."""
-    planes = (images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-    features: Tensor = RandomFeatures(images.shape[1])(planes)
-    return features
+    extractor = RandomFeatures(images.shape[1])
+    shift, scale = mean.view(-1, 1, 1), std.view(-1, 1, 1)
+    return torch.cat(
+        [extractor((part.float() - shift) / scale) for part in images.split(_BATCH)]
+    )
 
 
 def mask_features(masks: Tensor, num_classes: int) -> Tensor:
     """Features of masks (N, H, W); pixels without a label are zero in all classes."""
-    known = (masks >= 0) & (masks < num_classes)
-    planes = one_hot(masks.where(known, 0), num_classes) * known[..., None]
-    features: Tensor = RandomFeatures(num_classes)(planes.movedim(-1, 1).float())
-    return features
+    extractor = RandomFeatures(num_classes)
+    features = []
+    for part in masks.split(_BATCH):
+        known = (part >= 0) & (part < num_classes)
+        planes = one_hot(part.where(known, 0), num_classes) * known[..., None]
+        features.append(extractor(planes.movedim(-1, 1).float()))
+    return torch.cat(features)
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -99,9 +110,14 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
             'more on each side. Generate more.'
         )
     shift = (first.mean(0) - second.mean(0)).square().sum()
-    a, b = torch.cov(first.T), torch.cov(second.T)
-    # the eigenvalues of a product of two covariances are real and not negative
-    roots = torch.linalg.eigvals(a @ b).real.clamp(min=0).sqrt().sum()
+    size = first.shape[1]
+    # of one feature, torch gives a plain number
+    a, b = (torch.cov(x.double().T).reshape(size, size) for x in (first, second))
+    values, vectors = torch.linalg.eigh(a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    # the trace of the square root of a @ b, of whose eigenvalues those of a symmetric
+    # matrix are exact enough where samples are fewer than features
+    roots = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
     return max(float(shift + a.trace() + b.trace() - 2 * roots), 0.0)
 
 
@@ -126,11 +142,21 @@ def distance_with_floor(
 
     Returns:
         Both distances, each between sets of the same size.
+
+    Raises:
+        ValueError: If there are too few real samples to halve, or too few synthetic
+            ones.
     """
-    scale = real.std(0).clamp(min=1e-9)
-    real, synthetic = real / scale, synthetic / scale
     of_tile = np.asarray(groups)
     names = np.unique(of_tile)
+    if len(names) < 2:
+        raise ValueError(
+            f'All {len(real)} real tiles were cut from {len(names)} sample, but a floor '
+            'needs two or more: tiles of one sample are alike. Add real samples.'
+        )
+    spread = real.std(0)
+    scale = spread.where(spread > _LEAST_STD, 1.0)
+    real, synthetic = real / scale, synthetic / scale
     random = np.random.default_rng(seed)
     values, floors, counts = [], [], []
     for _ in range(repeats):

@@ -26,10 +26,15 @@ class Tiles(NamedTuple):
 def cut_tiles(dataset: Any, size: int, limit: int = 512) -> Tiles:
     """Cut samples into tiles side by side; what is left at the edges is dropped.
 
+    With more tiles than *limit*, samples are taken evenly spread over the data set,
+    since neighbours may show one place, and of each as many tiles as fit, evenly
+    spread too.
+
     Args:
-        dataset: A map-style data set; samples with ``image`` (C, H, W) in digital numbers and ``mask``.
+        dataset: A map-style data set; its samples have ``image`` (C, H, W) in digital
+            numbers and ``mask`` (H, W) or (1, H, W).
         size: Side of a tile in pixels.
-        limit: Stop after this many tiles.
+        limit: At most this many tiles, 1 or more.
 
     Returns:
         The tiles.
@@ -40,21 +45,32 @@ def cut_tiles(dataset: Any, size: int, limit: int = 512) -> Tiles:
     images: list[Tensor] = []
     masks: list[Tensor] = []
     groups: list[int] = []
-    for index in range(len(dataset)):
+    chosen = _spread(len(dataset), limit)
+    for index in chosen:
         sample = dataset[index]
         image, mask = sample['image'], sample['mask']
         mask = mask.reshape(mask.shape[-2:])
-        for top in range(0, image.shape[-2] - size + 1, size):
-            for left in range(0, image.shape[-1] - size + 1, size):
-                window = (..., slice(top, top + size), slice(left, left + size))
-                images.append(image[window])
-                masks.append(mask[window])
-                groups.append(index)
-        if len(images) >= limit:
-            break
+        corners = [
+            (top, left)
+            for top in range(0, image.shape[-2] - size + 1, size)
+            for left in range(0, image.shape[-1] - size + 1, size)
+        ]
+        for i in _spread(len(corners), limit // len(chosen)):
+            top, left = corners[i]
+            window = (..., slice(top, top + size), slice(left, left + size))
+            # copies: a view would keep the whole sample in memory
+            images.append(image[window].clone())
+            masks.append(mask[window].clone())
+            groups.append(index)
     if not images:
         raise ValueError(
             f'No sample is as large as a tile of {size} x {size} pixels. Use smaller '
             'tiles or larger patches.'
         )
     return Tiles(torch.stack(images), torch.stack(masks), groups)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the numbers below *count*, evenly spread."""
+    kept = min(count, most)
+    return [i * count // kept for i in range(kept)]

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The pictures of a report."""
+"""The pictures of a report, all of one width."""
 
 import base64
 import io
@@ -10,17 +10,38 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..datasets.plotting import show_image, show_mask
 from ..datasets.spec import SampleSpec
 from ..metrics.tiles import Tiles
-from ..study.comparison import Run
+from ..study.runs import Run
+
+#: Width of every figure in inches: texts of different figures are then of one size.
+_WIDTH = 8.0
+#: Pixels of an inch: sharp on a screen of twice the usual density.
+_DPI = 160
+_TEXT = 10
+_SMALL = 9
+#: Letters that fit into the width of a figure at the small size.
+_LETTERS = 105
+#: Inches to the left of a grid for the titles of its rows, and between its pairs.
+_LABEL = 0.3
+_GAP = 0.07
+_ROW_TITLE: dict[str, Any] = {
+    'rotation': 'vertical',
+    'va': 'center',
+    'ha': 'left',
+    'fontsize': _TEXT,
+}
+_COLORS = {'train': '#3f6aa8', 'held_out': '#a9c1de', 'synthetic': '#d9822b'}
+_NAMES = {'train': 'real, training', 'held_out': 'real, test', 'synthetic': 'synthetic'}
 
 
 def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> Figure:
-    """Pairs side by side, all images stretched alike.
+    """Pairs side by side, each image above its mask, all images stretched alike.
 
     Args:
         rows: Title of each row and its tiles; the first row sets the stretch.
@@ -28,50 +49,46 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
         columns: Pairs in a row.
 
     Returns:
-        The figure: for each row the images, and their masks below.
+        The figure.
     """
-    first = next(iter(rows.values()))
-    bands = first.images[:, list(spec.rgb)].float().numpy()
-    low, high = (float(v) for v in np.percentile(bands, (2, 98)))
-    figure, axes = plt.subplots(
-        2 * len(rows),
-        columns,
-        figsize=(1.25 * columns, 2.5 * len(rows) + 0.3),
-        squeeze=False,
-    )
-    for axis in axes.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.set_frame_on(False)
+    limits = _stretch(next(iter(rows.values())), spec)
+    handles, on_a_line = _legend(spec)
+    pitch = (_WIDTH - _LABEL) / columns
+    side = pitch - _GAP
+    row_height = 2 * side + 3 * _GAP
+    legend_height = 0.2 * -(-len(handles) // on_a_line) + 0.1
+    height = row_height * len(rows) + legend_height
+    figure = plt.figure(figsize=(_WIDTH, height))
     for row, (title, tiles) in enumerate(rows.items()):
-        axes[2 * row, 0].set_ylabel(title)
-        axes[2 * row + 1, 0].set_ylabel('labels')
+        # the mask touches its image, so that a pair is seen as one
+        middle = height - row * row_height - side
+        figure.text(0.05 / _WIDTH, middle / height, title, **_ROW_TITLE)
         for column in range(min(columns, len(tiles.images))):
-            image = show_image(tiles.images[column], spec, (low, high))
-            axes[2 * row, column].imshow(image, interpolation='nearest')
+            image = show_image(tiles.images[column], spec, limits)
             mask = show_mask(tiles.masks[column], spec)
-            axes[2 * row + 1, column].imshow(mask, interpolation='nearest')
-    handles = [
-        Patch(color=(red / 255, green / 255, blue / 255))
-        for red, green, blue in spec.colors
-    ]
+            for bottom, colors in ((middle, image), (middle - side, mask)):
+                place = (_LABEL + column * pitch, bottom, side, side)
+                over = (_WIDTH, height, _WIDTH, height)
+                axis = figure.add_axes(
+                    tuple(a / b for a, b in zip(place, over, strict=True))
+                )
+                axis.imshow(colors, interpolation='nearest', aspect='auto')
+                axis.axis('off')
     figure.legend(
-        handles,
-        spec.classes,
+        handles=handles,
         loc='lower center',
-        ncols=min(len(handles), 6),
-        fontsize=8,
+        ncols=on_a_line,
+        fontsize=_SMALL,
         frameon=False,
-        bbox_to_anchor=(0.5, -0.02 - 0.03 * (len(handles) > 6)),
+        borderaxespad=0,
     )
-    figure.tight_layout(pad=0.3)
     return figure
 
 
 def score_dots(runs: Sequence[Run]) -> Figure:
     """Test mIoU of each run, one line a seed, so that pairs can be seen."""
     ratios = sorted({run.ratio for run in runs})
-    figure, axis = plt.subplots(figsize=(5.5, 3.2))
+    figure, axis = _figure(2.9)
     for seed in sorted({run.seed for run in runs}):
         points = sorted((r.ratio, r.miou) for r in runs if r.seed == seed)
         axis.plot(
@@ -79,74 +96,124 @@ def score_dots(runs: Sequence[Run]) -> Figure:
             [100 * y for _, y in points],
             'o-',
             linewidth=0.8,
+            markersize=5,
             label=f'seed {seed}',
         )
     names = ['real only' if r == 0 else f'+ {r:g}x synthetic' for r in ratios]
-    axis.set_xticks(range(len(ratios)), names)
-    axis.set_ylabel('test mIoU in points')
-    axis.legend(frameon=False, fontsize=8)
-    axis.spines[['top', 'right']].set_visible(False)
-    figure.tight_layout()
+    axis.set_xticks(range(len(ratios)), names, fontsize=_TEXT)
+    axis.set_ylabel('test mIoU in points', fontsize=_TEXT)
+    axis.margins(x=0.08, y=0.12)
+    _tidy(axis)
+    axis.legend(frameon=False, fontsize=_SMALL)
     return figure
 
 
 def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure:
-    """Mean spectrum of each class: real (line) and synthetic (dashes)."""
-    waves = spec.wavelengths
+    """Mean spectrum of each class: real (line) and synthetic (dashes).
+
+    Args:
+        spectra: As :func:`torchgeo_specdm.study.measures.measure` gives them; None is
+            not drawn.
+        spec: What the samples are.
+
+    Returns:
+        The figure.
+    """
+    waves = np.array(spec.wavelengths, float)
     order = np.arange(spec.num_bands)
-    if None not in waves:
-        order = np.argsort(np.array(waves, float))
-    labels = [spec.bands[i] for i in order]
-    classes = range(spec.num_classes)
+    if not np.isnan(waves).any():
+        order = np.argsort(waves)
     columns = min(spec.num_classes, 3)
     lines = -(-spec.num_classes // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(3 * columns, 2.1 * lines), squeeze=False, sharey=True
+        lines,
+        columns,
+        figsize=(_WIDTH, 1.9 * lines),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout='constrained',
     )
     for axis in axes.flat[spec.num_classes :]:
         axis.set_visible(False)
-    for axis, k in zip(axes.flat, classes, strict=False):
+    for k, (axis, name) in enumerate(zip(axes.flat, spec.classes, strict=False)):
         color = tuple(c / 255 for c in spec.colors[k])
-        for name, style in (('train', '-'), ('synthetic', '--')):
-            values = np.array(spectra['means'][name][k], float)[order]
-            axis.plot(values, style, color=color, label=name)
-        angle = spectra['per_class'][spec.classes[k]]
-        axis.set_title(f'{spec.classes[k]}: {angle:.3f} rad', fontsize=9)
-        axis.set_xticks(range(len(labels)), labels, fontsize=6, rotation=60)
-        axis.spines[['top', 'right']].set_visible(False)
-    axes[0, 0].set_ylabel('reflectance')
-    axes[0, 0].legend(
-        ['real', 'synthetic'], frameon=False, fontsize=7, loc='upper left'
-    )
-    figure.tight_layout()
+        for side, style in (('train', '-'), ('synthetic', '--')):
+            values = np.array(spectra['means'][side][k], float)[order]
+            axis.plot(values, style, color=color, label=side)
+        angle = spectra['per_class'][name]
+        said = '–' if angle is None else f'{angle:.3f} rad'
+        axis.set_title(f'{name}: {said}', fontsize=_TEXT, parse_math=False)
+        # hundreds of names cannot be read
+        shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
+        labels = [spec.bands[order[i]] for i in shown]
+        axis.set_xticks(shown, labels, rotation=90, parse_math=False)
+        _tidy(axis)
+    axes[0, 0].legend(['real', 'synthetic'], frameon=False, fontsize=_SMALL)
+    figure.supylabel('reflectance', fontsize=_TEXT)
     return figure
 
 
 def class_areas(area: Mapping[str, Any], spec: SampleSpec) -> Figure:
-    """Share of each class in real and in synthetic masks."""
+    """Share of each class in real and in synthetic masks.
+
+    Args:
+        area: As :func:`torchgeo_specdm.study.measures.measure` gives it.
+        spec: What the samples are.
+
+    Returns:
+        The figure.
+    """
     places = np.arange(spec.num_classes)
-    figure, axis = plt.subplots(figsize=(max(5.0, 0.8 * spec.num_classes), 2.8))
-    for shift, (name, color) in enumerate(
-        (('train', '#4a6fa5'), ('held_out', '#a8c0dd'), ('synthetic', '#d9822b'))
-    ):
-        axis.bar(
-            places + 0.27 * (shift - 1),
-            [100 * v for v in area[name]],
-            0.26,
-            label={'train': 'real, training', 'held_out': 'real, test'}.get(name, name),
-            color=color,
-        )
-    axis.set_xticks(places, spec.classes, rotation=30, ha='right', fontsize=8)
-    axis.set_ylabel('% of pixels')
-    axis.legend(frameon=False, fontsize=8)
-    axis.spines[['top', 'right']].set_visible(False)
-    figure.tight_layout()
+    figure, axis = _figure(2.9)
+    for shift, (side, color) in enumerate(_COLORS.items()):
+        heights = [100 * v for v in area[side]]
+        where = places + 0.27 * (shift - 1)
+        axis.bar(where, heights, 0.26, label=_NAMES[side], color=color)
+    turn = {'rotation': 30, 'ha': 'right'} if spec.num_classes > 6 else {}
+    axis.set_xticks(places, spec.classes, fontsize=_SMALL, parse_math=False, **turn)
+    axis.set_ylabel('% of pixels', fontsize=_TEXT)
+    _tidy(axis)
+    axis.legend(frameon=False, fontsize=_SMALL)
     return figure
+
+
+def save(figure: Figure, path: Any) -> None:
+    """Write a figure as PNG, to a path or a buffer."""
+    figure.savefig(path, format='png', dpi=_DPI)
 
 
 def as_data_uri(figure: Figure) -> str:
     """A figure as a PNG inside an HTML page; the figure is closed."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=110, bbox_inches='tight')
+    save(figure, buffer)
     plt.close(figure)
     return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    return plt.subplots(figsize=(_WIDTH, height), layout='constrained')
+
+
+def _tidy(axis: Axes) -> None:
+    axis.spines[['top', 'right']].set_visible(False)
+    axis.tick_params(labelsize=_SMALL)
+
+
+def _stretch(tiles: Tiles, spec: SampleSpec) -> tuple[float, float]:
+    """Digital numbers of black and white, nodata left out."""
+    bands = tiles.images[:, list(spec.rgb)].float().numpy()
+    seen = bands[bands != spec.nodata] if spec.nodata is not None else bands
+    low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
+    return float(low), float(high)
+
+
+def _legend(spec: SampleSpec) -> tuple[list[Patch], int]:
+    """A patch of colour for each class, and how many fit on a line."""
+    handles = [
+        # a dollar would begin a formula, and an underscore hide the class
+        Patch(color=[c / 255 for c in color], label=name.replace('$', r'\$'))
+        for name, color in zip(spec.classes, spec.colors, strict=True)
+    ]
+    longest = max(len(name) for name in spec.classes) + 7
+    return handles, max(1, min(len(handles), _LETTERS // longest))

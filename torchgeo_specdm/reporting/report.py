@@ -3,6 +3,7 @@
 
 """One self-contained HTML page that says whether synthetic data helped."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,13 +16,15 @@ from ..datasets.pairs import PairFolder
 from ..diffusion import Generator
 from ..files import write_text
 from ..metrics.tiles import Tiles, cut_tiles
-from ..study.comparison import Comparison, Run, differences
+from ..study.comparison import Comparison
+from ..study.runs import Run, differences
 from ..study.statistics import verdict
 from .figures import (
     as_data_uri,
     class_areas,
     class_spectra_figure,
     pair_grid,
+    save,
     score_dots,
 )
 
@@ -51,9 +54,9 @@ def write_report(
     spec = generator.codec.spec
     datamodule = comparison.real()
     datamodule.setup('test')
-    rows = _rows(generator, datamodule, PairFolder(out / 'synthetic'))
+    rows = example_rows(generator, datamodule, PairFolder(out / 'synthetic'))
     grid = pair_grid(rows, spec, _SHOWN)
-    grid.savefig(out / 'pairs.png', dpi=110, bbox_inches='tight')
+    save(grid, out / 'pairs.png')
     pictures = {
         'pairs': as_data_uri(grid),
         'dots': as_data_uri(score_dots(runs)),
@@ -61,10 +64,14 @@ def write_report(
         'areas': as_data_uri(class_areas(measures['area'], spec)),
     }
     found = differences(runs)
-    page = Environment(
-        loader=PackageLoader('torchgeo_specdm.reporting', '.'), autoescape=True
-    ).get_template('report.html.j2')
-    text = page.render(
+    environment = Environment(
+        loader=PackageLoader('torchgeo_specdm.reporting', '.'),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters['number'] = number
+    text = environment.get_template('report.html.j2').render(
         verdicts=[verdict(ratio, d) for ratio, d in found.items()],
         arms=_arms(runs, found),
         classes=_classes(runs),
@@ -80,17 +87,28 @@ def write_report(
     return path
 
 
-def _rows(
+def number(value: float | None, form: str = '.1f', factor: float = 1) -> str:
+    """A number as it is shown; a dash for what is none.
+
+    Args:
+        value: A number, NaN, an infinity or None.
+        form: Format specification.
+        factor: What to multiply with, 100 for points.
+
+    Returns:
+        The text, with a true minus sign.
+    """
+    if value is None or not math.isfinite(value):
+        return '–'
+    return format(factor * value, form).replace('-', '\N{MINUS SIGN}')
+
+
+def example_rows(
     generator: Generator, datamodule: NonGeoDataModule, synthetic: PairFolder
 ) -> dict[str, Tiles]:
     """Real, reconstructed and generated tiles; what is shown is not chosen."""
-    size = int(synthetic[0]['image'].shape[-1])
-    real = cut_tiles(datamodule.test_dataset, size)
-    # tiles of different samples: neighbours look alike
-    step = max(len(real.images) // _SHOWN, 1)
-    real = Tiles(
-        real.images[::step][:_SHOWN], real.masks[::step][:_SHOWN], real.groups[::step]
-    )
+    size = min(synthetic[0]['mask'].shape[-2:])
+    real = cut_tiles(datamodule.test_dataset, size, _SHOWN)
     decoded, _ = generator.codec.roundtrip({'image': real.images, 'mask': real.masks})
     return {
         'real': real,
@@ -109,7 +127,7 @@ def _arms(runs: Sequence[Run], found: Mapping[float, Any]) -> list[dict[str, Any
             {
                 'name': 'real only' if ratio == 0 else f'real + {ratio:g}x synthetic',
                 'miou': mean(scores),
-                'spread': stdev(scores) if len(scores) > 1 else float('nan'),
+                'spread': stdev(scores) if len(scores) > 1 else None,
                 'f1': 100 * mean(run.f1 for run in here),
                 'accuracy': 100 * mean(run.accuracy for run in here),
                 'difference': found.get(ratio),

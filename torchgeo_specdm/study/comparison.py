@@ -3,7 +3,6 @@
 
 """Real only against real with synthetic samples, at equal updates, over seeds."""
 
-import csv
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,35 +16,17 @@ from lightning.pytorch.callbacks import Callback
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datamodules.augmented import SyntheticAugmentedDataModule
-from ..files import write_text
+from ..datasets.pair_files import MANIFEST
+from ..files import sha256, write_text
 from ..tasks.segmentation import MultispectralSegmentationTask
-from .statistics import Difference, paired_difference
+from .runs import Run, read_runs, write_runs
+from .settings import require_same_settings
 
+_TABLE = 'runs.csv'
 #: The pilot stops when doubling the updates adds less than this to validation mIoU.
 _STILL_RISING = 0.01
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained and tested segmenter.
-
-    Attributes:
-        ratio: Synthetic samples for each real one; 0 is real only.
-        seed: Seed of weights and order.
-        updates: Optimiser steps.
-        miou: Mean IoU on the test set, in 0..1.
-        f1: Mean F1 on the test set, in 0..1.
-        accuracy: Share of right test pixels, in 0..1.
-        iou: IoU of each class on the test set, None where it does not occur.
-    """
-
-    ratio: float
-    seed: int
-    updates: int
-    miou: float
-    f1: float
-    accuracy: float
-    iou: dict[str, float | None]
+#: Two equal scores may be those of a network that has not begun to learn.
+_LEAST_PILOTS = 3
 
 
 @dataclass
@@ -57,13 +38,13 @@ class Comparison:
     read once at the end of each run.
 
     Attributes:
-        real: Makes the real datamodule afresh for each run.
+        real: Gives the real datamodule of a run.
         synthetic: Folder of pairs.
-        out: Folder of ``runs.csv``; runs that are there are not run again.
+        out: Folder of ``runs.csv``; runs that it has are not run again.
         ratios: Synthetic samples for each real one; 0 must be among them.
         seeds: One run of each ratio for each.
         real_share: Share of real samples in each mixed batch.
-        task: Arguments of :class:`MultispectralSegmentationTask`.
+        task: Arguments of :class:`MultispectralSegmentationTask`; plain JSON types.
         trainer: Arguments of Lightning's trainer.
         callbacks: Makes the callbacks of a run from its title.
     """
@@ -78,6 +59,14 @@ class Comparison:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: Callable[[str], list[Callback]] = lambda title: []
 
+    def __post_init__(self) -> None:
+        """Refuse a grid without a baseline."""
+        if 0 not in self.ratios:
+            raise ValueError(
+                f'ratios={list(self.ratios)} must hold 0: real only is what the others '
+                'are compared with.'
+            )
+
     def find_updates(self, start: int, most: int) -> list[tuple[int, float]]:
         """Double the updates of real-only runs until validation stops rising.
 
@@ -88,9 +77,17 @@ class Comparison:
             most: Never more updates than this.
 
         Returns:
-            (updates, validation mIoU) of each pilot run; the last but one is enough,
-            unless the last one still rose.
+            (updates, validation mIoU) of each pilot run, for :func:`settled` and
+            :func:`enough_updates`.
+
+        Raises:
+            ValueError: If *start* is above *most*, or no pixel could be scored.
         """
+        if not 1 <= start <= most:
+            raise ValueError(
+                f'start={start} must be 1 or more, and at most most={most}: the first '
+                'pilot run has that many updates.'
+            )
         path = self.out / 'pilot.json'
         curve: list[tuple[int, float]] = []
         if path.exists():
@@ -99,6 +96,7 @@ class Comparison:
         while updates <= most and not settled(curve):
             task, datamodule, trainer = self._train(0, 0, updates)
             scores = trainer.validate(task, datamodule, verbose=False)[0]
+            _require_scores(scores, 'val', f'pilot of {updates} updates')
             curve.append((updates, scores['val_miou']))
             self.out.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(curve))
@@ -108,30 +106,59 @@ class Comparison:
     def run(self, updates: int) -> list[Run]:
         """Train and test what is missing.
 
+        Each run is written when it is done, so an interrupted grid goes on where it
+        stopped. Runs of other updates, ratios or seeds stay in the table.
+
         Args:
             updates: Optimiser steps of every run.
 
         Returns:
-            All runs, by seed and ratio.
+            The runs of the grid, by seed and ratio.
+
+        Raises:
+            FileExistsError: If the folder was begun with other settings or samples.
         """
-        path = self.out / 'runs.csv'
-        runs = [run for run in read_runs(path) if run.updates == updates]
-        have = {(run.ratio, run.seed) for run in runs}
-        for seed in self.seeds:
-            for ratio in self.ratios:
-                if (ratio, seed) not in have:
-                    runs.append(self._measure(ratio, seed, updates))
-                    write_runs(path, runs)
-        return runs
+        self._require_own_folder()
+        table, grid = self._table(), self._grid(updates)
+        for key in grid:
+            if key not in table:
+                table[key] = self._measure(key[2], key[1], updates)
+                write_runs(self.out / _TABLE, list(table.values()))
+        return [table[key] for key in grid]
+
+    def missing(self, updates: int) -> int:
+        """How many runs of the grid are not in the table yet."""
+        return len({*self._grid(updates)} - self._table().keys())
 
     def judge(self, updates: int) -> tuple[torch.nn.Module, NonGeoDataModule]:
         """A segmenter trained on real samples only, to read other images."""
         task, datamodule, _ = self._train(0, 0, updates)
         return task.eval(), datamodule
 
+    def _grid(self, updates: int) -> list[tuple[int, int, float]]:
+        return [(updates, s, r) for s in self.seeds for r in self.ratios]
+
+    def _table(self) -> dict[tuple[int, int, float], Run]:
+        runs = read_runs(self.out / _TABLE)
+        return {(run.updates, run.seed, run.ratio): run for run in runs}
+
+    def _require_own_folder(self) -> None:
+        """Runs of another segmenter or generated set must not fill this table."""
+        manifest = self.synthetic / MANIFEST
+        settings = {
+            'task': self.task,
+            'real_share': self.real_share,
+            'synthetic': sha256(manifest)[:16] if manifest.exists() else None,
+        }
+        path = self.out / 'settings.json'
+        require_same_settings(path, settings)
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({'settings': settings}, indent=2) + '\n')
+
     def _measure(self, ratio: float, seed: int, updates: int) -> Run:
         task, datamodule, trainer = self._train(ratio, seed, updates)
         scores = trainer.test(task, datamodule, verbose=False)[0]
+        _require_scores(scores, 'test', f'run of ratio {ratio:g} and seed {seed}')
         iou = {
             name.removeprefix('test_iou/'): None if math.isnan(value) else value
             for name, value in scores.items()
@@ -159,16 +186,17 @@ class Comparison:
         )
         task = MultispectralSegmentationTask(**self.task)
         name = f'{ratio:g}x synthetic' if ratio else 'real only'
-        trainer = Trainer(
-            max_steps=updates,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            callbacks=self.callbacks(f'{name}, seed {seed}'),
-            **self.trainer,
-        )
+        settings: dict[str, Any] = {
+            # one run is too small to share, and all must be trained alike
+            'devices': 1,
+            'logger': False,
+            'enable_checkpointing': False,
+            'enable_model_summary': False,
+            'num_sanity_val_steps': 0,
+            'limit_val_batches': 0,
+            'callbacks': self.callbacks(f'{name}, seed {seed}'),
+        }
+        trainer = Trainer(**settings | self.trainer, max_steps=updates)
         trainer.fit(task, datamodule=datamodule)
         trainer.limit_val_batches = 1.0
         return task, datamodule, trainer
@@ -176,7 +204,8 @@ class Comparison:
 
 def settled(curve: Sequence[tuple[int, float]]) -> bool:
     """Whether the last doubling of a pilot curve added next to nothing."""
-    return len(curve) > 1 and curve[-1][1] - curve[-2][1] < _STILL_RISING
+    rise = curve[-1][1] - curve[-2][1] if len(curve) >= _LEAST_PILOTS else math.inf
+    return rise < _STILL_RISING
 
 
 def enough_updates(curve: Sequence[tuple[int, float]]) -> int:
@@ -184,56 +213,12 @@ def enough_updates(curve: Sequence[tuple[int, float]]) -> int:
     return curve[-2][0] if settled(curve) else curve[-1][0]
 
 
-def differences(runs: Sequence[Run]) -> dict[float, Difference]:
-    """Paired mIoU differences of each ratio against real only.
-
-    Args:
-        runs: From :meth:`Comparison.run`.
-
-    Returns:
-        The difference for each ratio above 0, over the seeds that have both.
-    """
-    score = {(run.ratio, run.seed): run.miou for run in runs}
-    found = {}
-    for ratio in sorted({run.ratio for run in runs} - {0}):
-        seeds = [s for r, s in score if r == ratio and (0, s) in score]
-        found[ratio] = paired_difference(
-            [score[ratio, s] for s in seeds], [score[0, s] for s in seeds]
-        )
-    return found
-
-
-def write_runs(path: Path, runs: Sequence[Run]) -> None:
-    """Write runs as CSV, one a line; columns ``iou/<class>`` hold the classes."""
-    classes = list(runs[0].iou)
-    head = ['ratio', 'seed', 'updates', 'miou', 'f1', 'accuracy']
-    lines = [','.join([*head, *(f'"iou/{name}"' for name in classes)])]
-    for run in runs:
-        values = [run.ratio, run.seed, run.updates, run.miou, run.f1, run.accuracy]
-        ious = ['' if v is None else v for v in (run.iou[c] for c in classes)]
-        lines.append(','.join(str(value) for value in [*values, *ious]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, '\n'.join(lines) + '\n')
-
-
-def read_runs(path: Path) -> list[Run]:
-    """Read what :func:`write_runs` wrote; no file is no run."""
-    if not path.exists():
-        return []
-    with path.open(encoding='utf-8', newline='') as file:
-        return [
-            Run(
-                float(row['ratio']),
-                int(row['seed']),
-                int(row['updates']),
-                float(row['miou']),
-                float(row['f1']),
-                float(row['accuracy']),
-                {
-                    name.removeprefix('iou/'): float(value) if value else None
-                    for name, value in row.items()
-                    if name.startswith('iou/')
-                },
+def _require_scores(scores: Any, split: str, what: str) -> None:
+    """Refuse scores that are no numbers: an average would hide them."""
+    for name in (f'{split}_loss', f'{split}_miou'):
+        if not math.isfinite(scores[name]):
+            raise RuntimeError(
+                f'{name} is {scores[name]} after the {what}, but must be a number. '
+                f'Either no pixel of the {split} samples has a label, or the weights '
+                'are lost: lower lr.'
             )
-            for row in csv.DictReader(file)
-        ]

@@ -3,6 +3,7 @@
 
 """What is measured of a generated set, each number beside its reference."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..codecs import Codec
 from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
 from ..diffusion import Generator
@@ -37,12 +39,13 @@ def measure(
 
     Returns:
         ``reconstruction``, ``fidelity``, ``alignment``, ``spectra`` and ``area``,
-        plain numbers with their counts.
+        plain JSON numbers with their counts; None for what cannot be measured, such
+        as the spectrum of a class that was not generated.
     """
     codec = Generator.load(generator).codec
     spec = codec.spec
     folder = PairFolder(synthetic)
-    size = int(folder[0]['image'].shape[-1])
+    size = min(folder[0]['mask'].shape[-2:])
     fake = cut_tiles(folder, size)
     train = cut_tiles(datamodule.train_dataset, size)
     held_out = cut_tiles(datamodule.test_dataset, size)
@@ -61,18 +64,34 @@ def measure(
     }
     chance, real = judged['shuffled']['accuracy'], judged['real']['accuracy']
     judged['calibrated'] = calibrated(judged['synthetic']['accuracy'], chance, real)
-    judged['transparency'] = judged['reconstructed']['accuracy'] / real
+    judged['transparency'] = judged['reconstructed']['accuracy'] / max(real, 1e-9)
     judged['count'] = len(fake.images)
-    return {
+    found = {
         'reconstruction': _reconstruction(held_out, decoded, logits, spec),
         'fidelity': _fidelity(train, fake, mean, std, spec),
         'alignment': judged,
         'spectra': _spectra(train, held_out, fake, spec),
         'area': _area(train, held_out, fake, spec),
     }
+    plain: dict[str, Any] = _without_nan(found)
+    return plain
 
 
-def _decode(codec: Any, tiles: Tiles) -> tuple[Tiles, Tensor]:
+def mask_accuracy(codec: Codec, tiles: Tiles) -> float:
+    """Share of labelled pixels that a codec gives back, in 0..1.
+
+    Args:
+        codec: The codec.
+        tiles: Of a size that suits it.
+
+    Returns:
+        The share; NaN if no pixel has a label.
+    """
+    decoded, _ = _decode(codec, tiles)
+    return float(_mask_scores(tiles, decoded, codec.spec)['accuracy'])
+
+
+def _decode(codec: Codec, tiles: Tiles) -> tuple[Tiles, Tensor]:
     """Tiles through the codec and back, and the class scores."""
     images, masks, scores = [], [], []
     for start in range(0, len(tiles.images), _BATCH):
@@ -91,12 +110,13 @@ def _reconstruction(
     real: Tiles, decoded: Tiles, logits: Tensor, spec: SampleSpec
 ) -> dict[str, float]:
     """RMSE and spectral angle on reflectance, mask scores, on held-out tiles."""
-    scores = SegmentationScores(spec.num_classes, ignore_index=-1)
-    known = (real.masks >= 0) & (real.masks < spec.num_classes)
-    target = real.masks.where(known, -1)
-    scores.update(decoded.masks, target)
-    found = scores.compute()
-    a, b = decoded.images * spec.scale, real.images * spec.scale
+    found = _mask_scores(real, decoded, spec)
+    # every number differs from NaN, so without nodata all pixels are seen
+    nodata = math.nan if spec.nodata is None else spec.nodata
+    seen = (real.images != nodata).any(1)
+    # reflectance (P, C)
+    a, b = (t.images.movedim(1, -1)[seen] * spec.scale for t in (decoded, real))
+    target = _labels(real, spec)
     entropy = nn.functional.cross_entropy(logits.float(), target, ignore_index=-1)
     return {
         'rmse': float((a - b).square().mean().sqrt()),
@@ -106,6 +126,19 @@ def _reconstruction(
         'mask_miou': float(found['miou']),
         'count': len(real.images),
     }
+
+
+def _mask_scores(real: Tiles, decoded: Tiles, spec: SampleSpec) -> dict[str, Tensor]:
+    """How decoded masks agree with the real ones."""
+    scores = SegmentationScores(spec.num_classes, ignore_index=-1)
+    scores.update(decoded.masks, _labels(real, spec))
+    return scores.compute()
+
+
+def _labels(tiles: Tiles, spec: SampleSpec) -> Tensor:
+    """Class positions; -1 where there is no label."""
+    known = (tiles.masks >= 0) & (tiles.masks < spec.num_classes)
+    return tiles.masks.where(known, -1)
 
 
 def _fidelity(
@@ -133,6 +166,7 @@ def _spectra(
     angles = class_spectral_angle(sums[0], sums[2])
     return {
         'msad': float(angles.nanmean()),
+        'classes': int(angles.isfinite().sum()),
         'msad_held_out': float(class_spectral_angle(sums[0], sums[1]).nanmean()),
         'per_class': dict(zip(spec.classes, angles.tolist(), strict=True)),
         'means': {'train': means[0], 'held_out': means[1], 'synthetic': means[2]},
@@ -145,8 +179,8 @@ def _area(
     """Share of each class, and the total variation from the training set."""
     shares = []
     for tiles in (train, held_out, fake):
-        known = (tiles.masks >= 0) & (tiles.masks < spec.num_classes)
-        counts = np.bincount(tiles.masks[known].numpy(), minlength=spec.num_classes)
+        labels = _labels(tiles, spec)
+        counts = np.bincount(labels[labels >= 0].numpy(), minlength=spec.num_classes)
         shares.append(counts / max(counts.sum(), 1))
     return {
         'train': shares[0].tolist(),
@@ -159,3 +193,12 @@ def _area(
 
 def _normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None instead, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How many steps fit into a given time on this machine."""
+"""What fits into a given time on this machine."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +17,84 @@ from ..datasets.spec import SampleSpec
 from ..diffusion import Generator
 from ..presets import load_preset
 from ..tasks.segmentation import MultispectralSegmentationTask
+
+_PATCH = 32
+_LARGE_PATCH = 64
+#: Large patches cost four times as much, so they come from these minutes on.
+_LARGE_FROM = {'cpu': 30, 'cuda': 5}
+_BATCH = 16
+_LATENT_BATCH = 32
+#: Variants of the training set in the cache of latents, and latents in all.
+_PASSES = 16
+_LATENTS = 20_000
+#: Shares of the time: stage 1, stage 2, and all trainings of the comparison.
+_SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'segmenter': 0.45}
+#: Trainings of the comparison's updates beside its grid: three pilots and the judge.
+_OTHER_RUNS = 4
+#: Fewest and most steps of each training, whatever the time.
+_LIMITS = {
+    'autoencoder': (100, 20_000),
+    'diffusion': (200, 50_000),
+    'segmenter': (40, 20_000),
+}
+#: A step of sampling, in full precision without gradient, costs about half of one of
+#: training; and seconds to write a sample.
+_SAMPLING_COST = 0.5
+_SAMPLING_STEPS = 20
+_WRITING = 0.01
+
+
+def make_plan(
+    spec: SampleSpec,
+    segmenter: Mapping[str, Any],
+    size: tuple[int, int],
+    samples: int,
+    minutes: float,
+    runs: int,
+    learned: bool = True,
+) -> dict[str, Any]:
+    """Choose steps and sizes that fit the minutes, by timing a few steps here.
+
+    Args:
+        spec: What the samples are.
+        segmenter: Arguments of :class:`MultispectralSegmentationTask`.
+        size: Height and width of the smallest patch.
+        samples: Number of training samples.
+        minutes: About how long everything may take.
+        runs: Trainings in the grid of the comparison.
+        learned: Whether there is a stage 1; its time goes to stage 2 otherwise.
+
+    Returns:
+        Plain JSON types: ``precision``, ``samples``, ``patch_size``, ``batch_size``,
+        ``latent_batch_size``, ``passes``, ``steps`` and ``seconds`` of a step of each
+        network, and ``seconds`` of a generated ``sample``.
+    """
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    large = minutes >= _LARGE_FROM[device] and min(size) >= _LARGE_PATCH
+    patch = _LARGE_PATCH if large else _PATCH
+    batch = min(_BATCH, samples)
+    seconds = time_steps(spec, segmenter, patch, batch, _LATENT_BATCH)
+    shares = dict(_SHARES)
+    if not learned:
+        shares['diffusion'] += shares.pop('autoencoder')
+    shares['segmenter'] /= runs + _OTHER_RUNS
+    steps = {
+        name: int(min(max(60 * minutes * share / seconds[name], low), high))
+        for name, share in shares.items()
+        for low, high in [_LIMITS[name]]
+    }
+    drawing = _SAMPLING_STEPS * _SAMPLING_COST * seconds['diffusion'] / _LATENT_BATCH
+    return {
+        'precision': 'bf16-mixed' if fast_bfloat16() else '32-true',
+        'samples': samples,
+        'patch_size': patch,
+        'batch_size': batch,
+        'latent_batch_size': _LATENT_BATCH,
+        # a cache of a large data set must fit the memory
+        'passes': min(max(_LATENTS // samples, 1), _PASSES),
+        'steps': steps,
+        'seconds': seconds | {'sample': drawing + _WRITING},
+    }
 
 
 def fast_bfloat16() -> bool:

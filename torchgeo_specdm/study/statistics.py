@@ -39,7 +39,8 @@ def paired_difference(
         The mean and its 95 % interval.
 
     Raises:
-        ValueError: If the lists are empty or of different lengths.
+        ValueError: If the lists are empty or of different lengths, or a score is no
+            number.
     """
     if len(treated) != len(baseline) or not treated:
         raise ValueError(
@@ -47,6 +48,11 @@ def paired_difference(
             'needs one of each. Run the missing ones.'
         )
     differences = [a - b for a, b in zip(treated, baseline, strict=True)]
+    if not all(math.isfinite(d) for d in differences):
+        raise ValueError(
+            f'{list(treated)} and {list(baseline)} must be numbers: no rule tells what '
+            'follows from a failed run. Look for its cause and run it again.'
+        )
     count = len(differences)
     mean = sum(differences) / count
     if count < 2:
@@ -65,7 +71,7 @@ def verdict(ratio: float, difference: Difference, score: str = 'mIoU') -> str:
     """Say in a sentence what the interval says, by rule.
 
     Above zero: it helps. Below zero: it harms. Zero inside: no evidence, with the
-    size of the effect that these seeds could have shown.
+    size of the effect that these seeds could have shown. Equal runs: no difference.
 
     Args:
         ratio: Synthetic samples for each real one.
@@ -90,6 +96,11 @@ def verdict(ratio: float, difference: Difference, score: str = 'mIoU') -> str:
         return start + 'it helps.'
     if d.high < 0:
         return start + 'it harms.'
+    if d.low == d.high:
+        return (
+            start + 'no difference in any run. Look whether synthetic samples were '
+            'used at all.'
+        )
     return (
         start + 'no evidence that it helps. With these seeds, effects below '
         f'{smallest_visible(d):.1f} points cannot be told from noise.'

@@ -30,7 +30,8 @@ def write_scenes(
 ) -> None:
     """Write a folder of pairs with lists for training, validation and test.
 
-    Run again, it writes what is missing.
+    Run again, it writes what is missing. Other counts need another folder: they would
+    move scenes from one list to another.
 
     Args:
         out: The folder.
@@ -47,7 +48,7 @@ def write_scenes(
         raise ValueError(
             f'counts={counts} must be 0 or more each, and 1 or more together.'
         )
-    settings = {'seed': seed, 'size': size, 'hard': hard}
+    settings = {'seed': seed, 'size': size, 'hard': hard, 'counts': list(counts)}
     writer = PairWriter(
         out, scene_spec(hard), {'synthetic': True, 'scenes': 'procedural'}, settings
     )

@@ -31,7 +31,7 @@ _NO_LABEL = 255
 class PairWriter:
     """Writes samples into a folder of pairs, each one whole or not at all.
 
-    Each file is written as ``<name>.<process>.part``, closed, opened again and
+    Each file is written as ``<name>.<number>.part``, closed, opened again and
     compared, flushed to the disk and renamed; then the manifest gets its line. A
     killed run leaves whole samples only, and :meth:`done` tells a second run what is
     left to do. Several processes may write into one folder.

@@ -3,6 +3,8 @@
 
 """One progress bar over all steps of a run, with the time left."""
 
+import math
+import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -37,7 +39,9 @@ class StepProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where a resumed run goes on."""
-        self._open(int(trainer.estimated_stepping_batches), trainer.global_step)
+        # infinite where only max_time ends the run
+        steps = float(trainer.estimated_stepping_batches)
+        self._open(int(steps) if math.isfinite(steps) else None, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any
@@ -63,19 +67,30 @@ class StepProgressBar(ProgressBar):
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
-        """Close the bar, also after an error or Ctrl-C."""
+        """Close the bar at the end."""
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar after an error or Ctrl-C, which skip the teardown."""
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _open(self, total: int, done: int) -> None:
+    def _open(self, total: int | None, done: int) -> None:
         if self._enabled:
+            # a file shows each state on a line of its own
+            interval = 0.5 if sys.stderr.isatty() else 30
             self._bar = tqdm(
                 total=total,
                 initial=done,
                 desc=self.title,
                 dynamic_ncols=True,
-                mininterval=0.5,
+                mininterval=interval,
                 bar_format='  {desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left'
                 ' {postfix}',
             )

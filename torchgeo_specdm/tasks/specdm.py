@@ -17,34 +17,34 @@ from ..codecs import (
     CODECS,
     Codec,
     ReconstructionScores,
+    codec_from_config,
+    codec_to_config,
     load_codec,
     make_codec,
+    require_learnable,
+    require_learned,
     save_codec,
 )
 from ..compat import BaseTask
 from ..datamodules.adapter import (
-    check_units,
     describe_datamodule,
     digital_numbers,
-    same_randomness,
-    spread_images,
-    training_batches,
+    fit_codec,
+    fit_statistics,
 )
 from ..datamodules.latents import LatentDataModule
 from ..datasets.fingerprint import fingerprints, write_seen_samples
-from ..datasets.spec import SampleSpec
 from ..diffusion import Generator, JointDenoiser, move_average, warm_up_and_decay
-from ..files import read_config
 from ..presets import generator_settings, load_preset
 from .guards import StepGuard, require_writable
 
 Stage = Literal['autoencoder', 'diffusion']
 
-#: Passes through the training set that latent statistics are measured over.
-_STATISTICS_PASSES = 2
 
-
-class SpecDMTask(StepGuard, BaseTask):
+class SpecDMTask(
+    StepGuard,
+    BaseTask,  # type: ignore[misc,unused-ignore]
+):
     """SpecDM: a codec (stage 1) and a joint latent diffusion model (stage 2).
 
     Stage ``autoencoder`` learns the codec and writes it to *out*. Stage ``diffusion``
@@ -92,18 +92,13 @@ class SpecDMTask(StepGuard, BaseTask):
             generator: The folder that stage 2 wrote, to draw samples from.
 
         Raises:
+            FileNotFoundError: If a folder of an earlier stage is missing.
             ValueError: If an argument does not fit its stage.
         """
         if stage not in get_args(Stage):
             raise ValueError(
                 f'stage={stage!r} must be one of {get_args(Stage)}: first learn the '
                 'autoencoder, then the diffusion model.'
-            )
-        if generator is not None and (stage == 'autoencoder' or out is not None):
-            raise ValueError(
-                f'generator={generator!r} is what torchgeo predict draws from in stage '
-                f'diffusion; it does not go with stage={stage!r} and out={out!r}. '
-                'Leave generator out to train.'
             )
         self.stage = stage
         self.out = out
@@ -125,35 +120,23 @@ class SpecDMTask(StepGuard, BaseTask):
         """Read the preset, and the generator if there is one; refuse what is wrong."""
         codec: str = self.hparams['codec']
         self.preset = load_preset(self.hparams['preset'], self.hparams['settings'])
-        trainable = sorted(name for name, kind in CODECS.items() if kind.trainable)
         if self.stage == 'autoencoder':
-            if codec not in trainable:
-                raise ValueError(
-                    f'codec={codec!r} has nothing to learn in stage autoencoder, which '
-                    f'takes one of {trainable}. pixels needs no stage 1: go on with '
-                    'stage diffusion.'
-                )
-        elif self.generator_folder is not None:
-            self.generator = Generator.load(self.generator_folder)
-        elif codec in trainable:
-            raise ValueError(
-                f'codec={codec!r} is no trained codec, as stage diffusion needs it. '
-                'Give the folder that stage autoencoder wrote as model.init_args.codec '
-                '(its checkpoint, given as --ckpt_path, only resumes that stage), or '
-                'use codec=pixels.'
-            )
-        elif codec not in CODECS:
+            require_learnable(codec)
+        elif self.generator_folder is None:
             # the weights are read in setup; a wrong folder is refused at once
-            read_config(Path(codec), 'autoencoder')
+            require_learned(codec)
+        else:
+            self.generator = Generator.load(self.generator_folder)
 
     def prepare_data(self) -> None:
         """Refuse a missing or unwritable *out* before anything is computed."""
         super().prepare_data()
         if self.trainer.state.fn == 'fit':
-            if self.out is None:
+            if self.out is None or self.generator_folder is not None:
                 raise ValueError(
-                    f'out=None: stage {self.stage} must know the folder to write to. '
-                    'Set model.init_args.out (and not generator, which is for predict).'
+                    f'out={self.out!r} and generator={self.generator_folder!r}: '
+                    'fit needs the folder to write to as model.init_args.out, and no '
+                    'generator, which is what predict draws from.'
                 )
             require_writable(self.out)
 
@@ -185,34 +168,15 @@ class SpecDMTask(StepGuard, BaseTask):
             ValueError: If the data do not suit the codec, or contradict themselves.
         """
         spec = describe_datamodule(datamodule, self.hparams['spec'])
-        codec = self.codec or self._build(spec, datamodule, device)
-        codec.spec.require_match(
-            spec, f'the codec of {self.hparams["codec"]}', 'the data'
-        )
-        return codec
-
-    def _build(
-        self, spec: SampleSpec, datamodule: BaseDataModule, device: torch.device
-    ) -> Codec:
-        """Build the networks of the stage and measure what they need to know."""
         name: str = self.hparams['codec']
-        if name in CODECS:
+        codec = self.codec
+        if codec is None and name in CODECS:
             codec = make_codec(name, spec, self.preset[name]['codec'])
-        else:
-            codec = load_codec(Path(name))
-            codec.spec.require_match(spec, f'the codec of {name}', 'the data')
-        codec = codec.to(device)
-        # each process measures for itself, and so does a continued run
-        with same_randomness():
-            check_units(datamodule, device)
-            images = spread_images(datamodule, spec, device)
-            if name in CODECS:
-                codec.fit_scaling(images)
-            if self.stage == 'diffusion' and not codec.trainable:
-                codec.fit_statistics(
-                    training_batches(datamodule, device, _STATISTICS_PASSES)
-                )
-        self._set_networks(codec, list(images.shape[-2:]))
+        codec = codec or load_codec(Path(name))
+        codec.spec.require_match(spec, f'the codec of {name}', 'the data')
+        if self.codec is None:
+            patch_size = fit_codec(codec.to(device), datamodule, device)
+            self._set_networks(codec, patch_size)
         return codec
 
     def configure_optimizers(self) -> Any:
@@ -224,15 +188,12 @@ class SpecDMTask(StepGuard, BaseTask):
         section = self.preset[self.stage]
         parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer = AdamW(
-            parameters, lr=section['lr'], weight_decay=section['weight_decay']
+            parameters, section['lr'], weight_decay=section['weight_decay']
         )
         # infinite where only max_time ends the run
         total = float(self.trainer.estimated_stepping_batches)
         scheduler = warm_up_and_decay(optimizer, section['warmup'], total)
-        return {
-            'optimizer': optimizer,
-            'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
-        }
+        return [optimizer], [{'scheduler': scheduler, 'interval': 'step'}]
 
     def training_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -252,13 +213,8 @@ class SpecDMTask(StepGuard, BaseTask):
             losses = self.autoencoder.loss(self._raw(batch))
         else:
             assert self.generator is not None and self.denoiser is not None
-            latent = self._latent(batch, self.generator.codec)
-            process = self.generator.process
-            losses = process.denoising_losses(
-                self.denoiser,
-                latent,
-                torch.randn_like(latent),
-                process.draw_times(len(latent)),
+            losses = self.generator.process.training_losses(
+                self.denoiser, self._latent(batch, self.generator.codec)
             )
         self.log_dict(
             {f'train_{name}': value for name, value in losses.items()},
@@ -266,6 +222,12 @@ class SpecDMTask(StepGuard, BaseTask):
         )
         self.log('loss', losses['loss'].detach(), prog_bar=True, logger=False)
         return losses['loss']
+
+    def on_train_start(self) -> None:
+        """Give each process random numbers of its own."""
+        if self.global_rank > 0:
+            # seed_everything gives all the same, so their noise would be equal
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the averaged weights towards the trained ones."""
@@ -323,29 +285,14 @@ class SpecDMTask(StepGuard, BaseTask):
     def predict_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Draw a batch of samples and write it.
+        """Draw a batch of samples and write it, which the datamodule knows how to.
 
         Args:
-            batch: ``index`` (B,) and maybe ``image`` and ``mask`` of given samples,
-                from a :class:`GenerationDataModule`.
+            batch: ``index`` (B,) and what is given, of a :class:`GenerationDataModule`.
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        if self.generator is None:
-            raise ValueError(
-                'generator=None: set model.init_args.generator to the folder that '
-                'stage diffusion wrote.'
-            )
-        datamodule: Any = self._datamodule()
-        given = batch if 'mask' in batch else None
-        sample = self.generator.sample(
-            batch['index'].tolist(),
-            given=given,
-            seed=datamodule.seed,
-            strength=datamodule.strength,
-            **self.sampling,
-        )
-        datamodule.write(batch, sample)
+        self._datamodule().draw(batch)
 
     def on_predict_start(self) -> None:
         """Say that nothing is returned on purpose: samples go to files."""
@@ -355,8 +302,7 @@ class SpecDMTask(StepGuard, BaseTask):
         """Finish the folder when every process has written its share."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            datamodule: Any = self._datamodule()
-            datamodule.finish()
+            self._datamodule().finish()
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -368,13 +314,9 @@ class SpecDMTask(StepGuard, BaseTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the stage and what the networks were built from."""
         super().on_save_checkpoint(checkpoint)
-        codec = self.codec
-        assert codec is not None
-        checkpoint['specdm'] = {
+        assert self.codec is not None
+        checkpoint['specdm'] = codec_to_config(self.codec) | {
             'stage': self.stage,
-            'codec': codec.name,
-            'settings': codec.settings,
-            'spec': codec.spec.to_dict(),
             'patch_size': self.generator and self.generator.config['patch_size'],
         }
 
@@ -393,9 +335,7 @@ class SpecDMTask(StepGuard, BaseTask):
                 'folder that stage autoencoder wrote as model.init_args.codec instead.'
             )
         if self.codec is None:
-            spec = SampleSpec.from_dict(saved['spec'])
-            codec = make_codec(saved['codec'], spec, saved['settings'])
-            self._set_networks(codec, saved['patch_size'])
+            self._set_networks(codec_from_config(saved), saved['patch_size'])
 
     def _set_networks(self, codec: Codec, patch_size: list[int]) -> None:
         """Register the networks of the stage, untrained."""
@@ -441,10 +381,7 @@ class SpecDMTask(StepGuard, BaseTask):
         assert self.out is not None
         out, datamodule = Path(self.out), self._datamodule()
         if self.autoencoder is not None:
-            with same_randomness():
-                self.autoencoder.fit_statistics(
-                    training_batches(datamodule, self.device, _STATISTICS_PASSES)
-                )
+            fit_statistics(self.autoencoder, datamodule, self.device)
         if self.trainer.is_global_zero:
             if self.autoencoder is not None:
                 save_codec(self.autoencoder, out)

@@ -1,0 +1,83 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from torchgeo_specdm.metrics.tiles import cut_tiles
+
+
+class Coordinates(Dataset[dict[str, Tensor]]):
+    """Samples that hold their number, row and column, in image and mask alike."""
+
+    def __init__(self, count: int, height: int, width: int, axes: int = 2) -> None:
+        self.size = (count, height, width)
+        self.axes = axes
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return self.size[0]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        self.read.append(index)
+        rows, columns = torch.meshgrid(
+            *(torch.arange(side) for side in self.size[1:]), indexing='ij'
+        )
+        number = torch.full_like(rows, index)
+        mask = 10_000 * index + 100 * rows + columns
+        image = torch.stack([number, rows, columns]).float()
+        return {'image': image, 'mask': mask if self.axes == 2 else mask[None]}
+
+
+def check(tiles: Any) -> None:
+    """Image, mask and group speak of the same pixels."""
+    number, rows, columns = tiles.images.long().unbind(1)
+    assert torch.equal(tiles.masks, 10_000 * number + 100 * rows + columns)
+    assert number.flatten(1)[:, 0].tolist() == tiles.groups
+
+
+@pytest.mark.parametrize('axes', [2, 3])
+def test_tiles_are_aligned_and_cover_every_pixel_once(axes: int) -> None:
+    tiles = cut_tiles(Coordinates(3, 16, 24, axes), 8)
+    check(tiles)
+    assert tiles.images.shape == (3 * 2 * 3, 3, 8, 8)
+    assert tiles.groups == [0] * 6 + [1] * 6 + [2] * 6
+    assert len(tiles.masks.unique()) == 3 * 16 * 24
+
+
+def test_what_is_left_at_the_edges_is_dropped() -> None:
+    tiles = cut_tiles(Coordinates(1, 17, 15), 8)
+    check(tiles)
+    assert tiles.images.shape == (2, 3, 8, 8)
+    assert tiles.images[:, 1:].amax((0, 2, 3)).tolist() == [15, 7]
+
+
+def test_limit_takes_samples_from_all_over() -> None:
+    dataset = Coordinates(40, 16, 16)
+    tiles = cut_tiles(dataset, 8, limit=8)
+    check(tiles)
+    assert tiles.groups == [0, 5, 10, 15, 20, 25, 30, 35]
+    # what is not used is not read either
+    assert dataset.read == tiles.groups
+
+
+def test_limit_takes_the_same_share_of_each_sample() -> None:
+    tiles = cut_tiles(Coordinates(5, 32, 32), 8, limit=24)
+    check(tiles)
+    assert tiles.groups == [i for i in range(5) for _ in range(4)]
+    # from all over the sample, not just its first rows
+    assert tiles.images[:4, 1, 0, 0].tolist() == [0, 8, 16, 24]
+
+
+def test_tiles_do_not_keep_their_samples_in_memory() -> None:
+    tiles = cut_tiles(Coordinates(1, 64, 64), 8, limit=1)
+    assert tiles.images.untyped_storage().nbytes() == 3 * 8 * 8 * 4
+
+
+def test_refuses_samples_that_are_too_small() -> None:
+    with pytest.raises(ValueError, match='as large as a tile of 32 x 32.*smaller'):
+        cut_tiles(Coordinates(4, 31, 64), 32)

@@ -1,0 +1,612 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The two stages through real fits of Lightning."""
+
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from safetensors.torch import load_file
+from torch import Tensor
+from torchgeo.main import main
+
+from torchgeo_specdm import (
+    Generator,
+    LatentDataModule,
+    PairFolderDataModule,
+    SpecDMTask,
+)
+from torchgeo_specdm.codecs import load_codec
+
+from ..conftest import (
+    PAIR_BANDS,
+    PAIR_CLASSES,
+    Run,
+    quiet_trainer,
+    train,
+    write_pair_folder,
+)
+
+
+def pairs(folder: Path, **settings: Any) -> PairFolderDataModule:
+    return PairFolderDataModule(str(folder), **{'batch_size': 8} | settings)
+
+
+def unnormalised(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An augmentation as forgetful as some of TorchGeo's."""
+    return {**batch, 'image': batch['image'].flip(-1), 'mask': batch['mask'].flip(-1)}
+
+
+class Forgetful(PairFolderDataModule):
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.train_aug = unnormalised
+
+
+class TestAutoencoder:
+    def test_learned(self, autoencoder_run: Run) -> None:
+        losses = torch.tensor(autoencoder_run.losses)
+        assert autoencoder_run.trainer.global_step == len(losses) == 16
+        assert bool(losses.isfinite().all())
+        assert float(losses[-4:].mean()) < 0.8 * float(losses[:4].mean())
+
+    def test_validation(self, autoencoder_run: Run) -> None:
+        found = autoencoder_run.trainer.callback_metrics
+        names = ('loss', 'rmse', 'sad', 'mask', 'miou', 'mask_accuracy')
+        assert all(bool(found[f'val_{name}'].isfinite()) for name in names)
+        # units: reflectance and radians, not digital numbers
+        assert 0.001 < float(found['val_rmse']) < 0.3
+        assert 0.001 < float(found['val_sad']) < 1.5
+
+    def test_folder(self, autoencoder_run: Run, pair_folder: Path) -> None:
+        codec = load_codec(autoencoder_run.out)
+        assert codec.spec.bands == PAIR_BANDS
+        assert codec.spec.classes == PAIR_CLASSES
+        assert codec.spec.ignore_index == 255
+        seen = (autoencoder_run.out / 'training_samples.txt').read_text().split()
+        assert len(seen) == 16
+        assert autoencoder_run.task.codec is not None
+        trained = autoencoder_run.task.codec.state_dict()
+        saved = codec.state_dict()
+        assert all(torch.equal(value, saved[key]) for key, value in trained.items())
+
+    def test_statistics_are_of_the_training_set(
+        self, autoencoder_run: Run, pair_folder: Path
+    ) -> None:
+        codec, data = load_codec(autoencoder_run.out), pairs(pair_folder)
+        data.setup('fit')
+        samples = [data.train_dataset[i] for i in range(16)]
+        batch = {
+            key: torch.stack([sample[key] for sample in samples])
+            for key in ('image', 'mask')
+        }
+        latent = codec.encode(batch).movedim(1, 0).flatten(1)
+        # measured over flipped and turned versions, so only nearly
+        assert float(latent.mean(1).abs().max()) < 0.2
+        assert float((latent.std(1) - 1).abs().max()) < 0.2
+
+    def test_scaling_is_of_digital_numbers(self, autoencoder_run: Run) -> None:
+        codec = load_codec(autoencoder_run.out)
+        top = codec.center + codec.half_range
+        assert bool((top > 500).all()) and bool((top < 5000).all())
+
+    def test_single_stream(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'autoencoder', str(tmp_path / 'c'), 'single_stream', settings=tiny_settings
+        )
+        run = train(task, pairs(pair_folder), tmp_path, 1)
+        assert run.trainer.global_step == 2
+        assert list(load_codec(run.out).streams) == ['image_and_mask']
+
+
+class TestDiffusion:
+    def test_learned(self, diffusion_run: Run) -> None:
+        losses = torch.tensor(diffusion_run.losses)
+        assert diffusion_run.trainer.global_step == len(losses) == 16
+        assert bool(losses.isfinite().all())
+        assert float(losses[-4:].mean()) < 0.9 * float(losses[:4].mean())
+
+    def test_validation_of_each_stream(self, diffusion_run: Run) -> None:
+        found = diffusion_run.trainer.callback_metrics
+        for name in ('val_loss', 'val_loss_image_1', 'val_loss_mask'):
+            assert bool(found[name].isfinite())
+
+    def test_average_is_not_the_trained_weights_and_is_saved(
+        self, diffusion_run: Run
+    ) -> None:
+        task = diffusion_run.task
+        assert task.generator is not None and task.denoiser is not None
+        average = task.generator.denoiser.state_dict()
+        trained = task.denoiser.state_dict()
+        assert any(not torch.equal(average[key], trained[key]) for key in trained)
+        saved = load_file(diffusion_run.out / 'model.safetensors')
+        assert set(saved) == set(average)
+        assert all(torch.equal(saved[key], average[key]) for key in saved)
+
+    def test_codec_is_untouched(self, autoencoder_run: Run, diffusion_run: Run) -> None:
+        first = load_file(autoencoder_run.out / 'model.safetensors')
+        second = load_file(diffusion_run.out / 'codec' / 'model.safetensors')
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+    def test_every_tensor_has_one_home(self, diffusion_run: Run) -> None:
+        state = diffusion_run.task.state_dict()
+        homes: dict[int, str] = {}
+        for key, value in state.items():
+            if value.numel():
+                assert value.data_ptr() not in homes, (key, homes[value.data_ptr()])
+                homes[value.data_ptr()] = key
+        assert {key.split('.')[0] for key in state} == {'generator', 'denoiser'}
+
+    def test_folder(self, diffusion_run: Run) -> None:
+        generator = Generator.load(diffusion_run.out)
+        assert generator.config['patch_size'] == [32, 32]
+        assert generator.config['training'] == {
+            'datamodule': 'PairFolderDataModule',
+            'samples': 16,
+            'updates': 16,
+            'preset': 'tiny',
+        }
+        sample = generator.sample([0, 1], 0, **generator.config['sampling'])
+        assert bool(sample['image'].isfinite().all())
+        assert (
+            len((diffusion_run.out / 'training_samples.txt').read_text().split()) == 16
+        )
+
+    def test_cached_latents_are_those_of_the_codec(
+        self, autoencoder_run: Run, diffusion_run: Run
+    ) -> None:
+        data = diffusion_run.trainer.datamodule
+        assert len(data.train_dataset) == 2 * 16
+        latent = torch.stack([data.train_dataset[i]['latent'] for i in range(32)])
+        assert latent.shape == (32, 6, 8, 8)
+        assert float(latent.mean().abs()) < 0.1
+        assert float(latent.std()) == pytest.approx(1, abs=0.1)
+        assert not torch.equal(latent[:16], latent[16:])
+
+    def test_no_warning_of_frozen_modules(self, diffusion_run: Run) -> None:
+        assert diffusion_run.task.generator is not None
+        assert all(m.training for m in diffusion_run.task.modules())
+        frozen = diffusion_run.task.generator.parameters()
+        assert not any(p.requires_grad for p in frozen)
+
+    @pytest.mark.parametrize('dates', [1, 2])
+    def test_pixels_without_a_cache(
+        self, tiny_settings: dict[str, Any], tmp_path: Path, dates: int
+    ) -> None:
+        folder = write_pair_folder(tmp_path / 'pairs', dates)
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        run = train(task, pairs(folder), tmp_path, 2)
+        assert run.trainer.global_step == 4
+        sample = Generator.load(run.out).sample([0], 0, steps=2)
+        size = (1, 6, 32, 32) if dates == 1 else (1, dates, 6, 32, 32)
+        assert sample['image'].shape == size
+        assert sample['mask'].shape == ((1, 32, 32) if dates == 1 else (1, 1, 32, 32))
+
+    def test_absent_class_and_constant_band(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        class Odd(PairFolderDataModule):
+            def setup(self, stage: str) -> None:
+                super().setup(stage)
+                for dataset in (self.train_dataset, self.val_dataset):
+                    dataset.transforms = flat_band
+
+        def flat_band(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+            sample['image'][2] = 4321
+            sample['mask'][sample['mask'] == 3] = 2
+            return sample
+
+        class Measured(Odd):
+            def setup(self, stage: str) -> None:
+                super().setup(stage)
+                # as measure_statistics does for a constant band
+                self.mean[2], self.std[2] = 4321, 1
+
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'), settings=tiny_settings)
+        run = train(task, Measured(str(pair_folder), 8), tmp_path, 2)
+        assert all(torch.tensor(run.losses).isfinite())
+        assert bool(run.trainer.callback_metrics['val_miou'].isfinite())
+        decoded, _ = load_codec(run.out).roundtrip(
+            {
+                'image': torch.full((1, 6, 32, 32), 4321.0),
+                'mask': torch.zeros(1, 32, 32, dtype=torch.long),
+            }
+        )
+        assert float((decoded['image'][:, 2] - 4321).abs().max()) < 10
+
+
+class TestAverage:
+    def test_gradient_accumulation_moves_it_once_a_step(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        moved = []
+        step = task.optimizer_step
+
+        def counted(*args: Any, **kwargs: Any) -> None:
+            assert task.generator is not None
+            before = next(task.generator.denoiser.parameters()).clone()
+            step(*args, **kwargs)
+            after = next(task.generator.denoiser.parameters())
+            moved.append(not torch.equal(before, after))
+
+        task.optimizer_step = counted  # type: ignore[method-assign]
+        trainer = quiet_trainer(
+            tmp_path, max_epochs=2, accumulate_grad_batches=2, limit_val_batches=0
+        )
+        trainer.fit(task, pairs(pair_folder, batch_size=4))
+        # 4 batches in each of 2 epochs
+        assert trainer.global_step == 4
+        assert moved == [True] * 4
+
+
+class TestResume:
+    @pytest.fixture
+    def resumed(
+        self, autoencoder_run: Run, pair_folder: Path, tiny_settings: dict[str, Any]
+    ) -> Callable[[Path, int], Run]:
+        def resume(root: Path, epochs: int) -> Run:
+            task = SpecDMTask('autoencoder', str(root / 'c'), settings=tiny_settings)
+            last = autoencoder_run.checkpoint
+            return train(task, pairs(pair_folder), root, epochs, 8, last)
+
+        return resume
+
+    def test_goes_on_where_it_was(
+        self, resumed: Callable[[Path, int], Run], autoencoder_run: Run, tmp_path: Path
+    ) -> None:
+        run = resumed(tmp_path, 10)
+        assert run.trainer.global_step == 20
+        codec = load_codec(run.out)
+        assert all(bool(v.isfinite().all()) for v in codec.state_dict().values())
+        before = load_file(autoencoder_run.out / 'model.safetensors')
+        after = codec.state_dict()
+        # scaling is restored, or measured again to the same numbers
+        assert torch.equal(before['center'], after['center'])
+        changed = [key for key in before if not torch.equal(before[key], after[key])]
+        assert changed
+        # still near the old weights: it did not start anew
+        key = 'image_branch.network.decoder.conv_out.weight'
+        assert float((before[key] - after[key]).norm() / before[key].norm()) < 0.2
+
+    def test_finished_run_writes_its_folder(
+        self, resumed: Callable[[Path, int], Run], autoencoder_run: Run, tmp_path: Path
+    ) -> None:
+        # killed after the last checkpoint and before the folder was written
+        run = resumed(tmp_path, 8)
+        assert run.trainer.global_step == 16
+        assert run.losses == []
+        wanted = load_file(autoencoder_run.out / 'model.safetensors')
+        found = load_file(run.out / 'model.safetensors')
+        for key, value in wanted.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
+
+    def test_diffusion(
+        self,
+        autoencoder_run: Run,
+        diffusion_run: Run,
+        pair_folder: Path,
+        tiny_settings: dict[str, Any],
+        tmp_path: Path,
+    ) -> None:
+        codec = str(autoencoder_run.out)
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), codec, 'tiny', tiny_settings
+        )
+        data = LatentDataModule(pairs(pair_folder), 2)
+        run = train(task, data, tmp_path, 5, 4, diffusion_run.checkpoint)
+        assert run.trainer.global_step == 20
+        assert len(run.losses) == 4
+        assert all(torch.tensor(run.losses).isfinite())
+        generator = Generator.load(tmp_path / 'g')
+        assert generator.config['training']['updates'] == 20
+        # the cache is that of the first run, to the bit
+        old = diffusion_run.trainer.datamodule.train_dataset.latents
+        assert torch.equal(data.train_dataset.latents, old)
+        before = load_file(diffusion_run.out / 'model.safetensors')
+        after = generator.denoiser.state_dict()
+        key = 'network.conv_in.weight'
+        assert not torch.equal(before[key], after[key])
+        assert float((before[key] - after[key]).norm() / before[key].norm()) < 0.2
+
+    def test_load_from_checkpoint(
+        self, autoencoder_run: Run, diffusion_run: Run
+    ) -> None:
+        for run, stage in (
+            (autoencoder_run, 'autoencoder'),
+            (diffusion_run, 'diffusion'),
+        ):
+            task = SpecDMTask.load_from_checkpoint(run.checkpoint, stage=stage)
+            wanted = torch.load(run.checkpoint)['state_dict']
+            found = task.state_dict()
+            assert set(found) == set(wanted)
+            weights = [key for key in wanted if 'latent_' not in key]
+            assert all(torch.equal(found[key], wanted[key]) for key in weights)
+            assert task.codec is not None
+            assert task.codec.spec.bands == PAIR_BANDS
+
+    def test_validate_from_checkpoint(
+        self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        task = SpecDMTask.load_from_checkpoint(
+            diffusion_run.checkpoint, stage='diffusion'
+        )
+        trainer = quiet_trainer(tmp_path)
+        found = trainer.validate(task, pairs(pair_folder), verbose=False)[0]
+        wanted = float(diffusion_run.trainer.callback_metrics['val_loss'])
+        assert found['val_loss'] == pytest.approx(wanted, rel=1e-4)
+
+
+class TestStagesDoNotMix:
+    @pytest.mark.parametrize(
+        ('arguments', 'said'),
+        [
+            ({'stage': 'vae'}, r"stage='vae' must be one of"),
+            ({'stage': 'autoencoder', 'codec': 'pixels'}, "codec='pixels' has nothing"),
+            (
+                {'stage': 'autoencoder', 'codec': 'runs/x'},
+                r"codec='runs/x' has nothing",
+            ),
+            ({'stage': 'diffusion'}, r"codec='two_stream' is no learned codec"),
+            ({'stage': 'autoencoder', 'preset': 'huge'}, "preset='huge'"),
+            (
+                {'stage': 'autoencoder', 'settings': {'vae': {}}},
+                r"settings \['vae'\] do not exist",
+            ),
+        ],
+    )
+    def test_arguments(self, arguments: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            SpecDMTask(**arguments)
+
+    def test_folders(self, autoencoder_run: Run, diffusion_run: Run) -> None:
+        with pytest.raises(ValueError, match="written by stage 'autoencoder'"):
+            SpecDMTask('diffusion', generator=str(autoencoder_run.out))
+        with pytest.raises(ValueError, match="written by stage 'diffusion'"):
+            SpecDMTask('diffusion', codec=str(diffusion_run.out))
+        with pytest.raises(FileNotFoundError, match='must have written it'):
+            SpecDMTask('diffusion', codec=str(autoencoder_run.out / 'nowhere'))
+        with pytest.raises(FileNotFoundError, match='must have written it'):
+            SpecDMTask('diffusion', generator=str(autoencoder_run.out / 'nowhere'))
+
+    def test_checkpoint_in_python(
+        self,
+        autoencoder_run: Run,
+        diffusion_run: Run,
+        pair_folder: Path,
+        tmp_path: Path,
+    ) -> None:
+        out, codec = str(tmp_path / 'g'), str(autoencoder_run.out)
+        trainer = quiet_trainer(tmp_path, max_epochs=9)
+        task = SpecDMTask('diffusion', out, codec)
+        with pytest.raises(ValueError, match=r"from stage 'autoencoder' but this is"):
+            trainer.fit(task, pairs(pair_folder), ckpt_path=autoencoder_run.checkpoint)
+        trainer = quiet_trainer(tmp_path, max_epochs=9)
+        task = SpecDMTask('autoencoder', out)
+        with pytest.raises(ValueError, match=r"from stage 'diffusion' but this is"):
+            trainer.fit(task, pairs(pair_folder), ckpt_path=diffusion_run.checkpoint)
+        assert not (tmp_path / 'g').exists()
+
+    def test_checkpoint_on_the_command_line(
+        self,
+        autoencoder_run: Run,
+        pair_folder: Path,
+        tiny_settings: dict[str, Any],
+        tmp_path: Path,
+    ) -> None:
+        # Lightning's CLI lets the checkpoint's arguments win over those given
+        first = {'stage': 'autoencoder', 'out': str(tmp_path / 'codec')}
+        config: dict[str, Any] = {
+            'trainer': {
+                'accelerator': 'cpu',
+                'max_steps': 2,
+                'logger': False,
+                'enable_progress_bar': False,
+                'default_root_dir': str(tmp_path),
+            },
+            'model': {
+                'class_path': 'torchgeo_specdm.SpecDMTask',
+                'init_args': first | {'settings': tiny_settings},
+            },
+            'data': {
+                'class_path': 'torchgeo_specdm.PairFolderDataModule',
+                'init_args': {'root': str(pair_folder), 'batch_size': 8},
+            },
+        }
+        path = tmp_path / 'config.yaml'
+        path.write_text(json.dumps(config))
+        main(['fit', '--config', str(path)])
+        (checkpoint,) = tmp_path.rglob('*.ckpt')
+        config['model']['init_args'] |= {
+            'stage': 'diffusion',
+            'codec': str(tmp_path / 'codec'),
+            'out': str(tmp_path / 'generator'),
+        }
+        path.write_text(json.dumps(config))
+        command = [str(Path(sys.executable).with_name('torchgeo')), 'fit']
+        command += ['--config', str(path), '--ckpt_path', str(checkpoint)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        print(done.stderr[-3000:])
+        said = ' '.join(done.stderr.split())
+        assert "codec='two_stream' is no learned codec" in said
+        assert 'given as --ckpt_path, only resumes that stage' in said
+        assert not (tmp_path / 'generator').exists()
+
+
+class TestRefusals:
+    def fit(self, task: SpecDMTask, data: Any, root: Path) -> None:
+        quiet_trainer(root, max_epochs=1).fit(task, data)
+
+    def test_no_folder_to_write(self, pair_folder: Path, tmp_path: Path) -> None:
+        task = SpecDMTask('autoencoder')
+        with pytest.raises(ValueError, match=r'out=None.*model\.init_args\.out'):
+            self.fit(task, pairs(pair_folder), tmp_path)
+
+    def test_generator_in_fit(
+        self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), generator=str(diffusion_run.out)
+        )
+        with pytest.raises(ValueError, match='no generator, which is what predict'):
+            self.fit(task, pairs(pair_folder), tmp_path)
+
+    def test_folder_that_is_a_file(self, pair_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / 'file').write_text('')
+        task = SpecDMTask('autoencoder', str(tmp_path / 'file' / 'c'))
+        with pytest.raises(RuntimeError, match='cannot write to'):
+            self.fit(task, pairs(pair_folder), tmp_path)
+
+    def test_no_datamodule(self, tmp_path: Path) -> None:
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
+        loader = torch.utils.data.DataLoader([0])
+        with pytest.raises(ValueError, match='was given no datamodule'):
+            quiet_trainer(tmp_path, max_epochs=1).fit(task, loader)
+
+    def test_other_bands_and_classes(
+        self, autoencoder_run: Run, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        folder = write_pair_folder(tmp_path / 'pairs')
+        text = (folder / 'dataset.json').read_text()
+        text = text.replace('"B02"', '"B05"').replace('"town"', '"snow"')
+        (folder / 'dataset.json').write_text(text)
+        for tif in (folder / 'images').iterdir():
+            with __import__('rasterio').open(tif, 'r+') as raster:
+                raster.descriptions = ('B05', *PAIR_BANDS[1:])
+        task = SpecDMTask('diffusion', str(tmp_path / 'g'), str(autoencoder_run.out))
+        with pytest.raises(ValueError, match='the same kind of sample') as caught:
+            self.fit(task, LatentDataModule(pairs(folder)), tmp_path)
+        said = str(caught.value)
+        assert str(list(PAIR_BANDS)) in said
+        assert "['B05', 'B03'" in said
+        assert "'town'" in said and "'snow'" in said
+
+    def test_fewer_bands(
+        self, autoencoder_run: Run, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        task = SpecDMTask('diffusion', str(tmp_path / 'g'), str(autoencoder_run.out))
+        data = pairs(pair_folder, bands=['B02', 'B03', 'B04'])
+        with pytest.raises(ValueError, match=r"bands: .*\['B02', 'B03', 'B04'\]"):
+            self.fit(task, data, tmp_path)
+
+    def test_loss_that_is_no_number(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        settings = tiny_settings | {'autoencoder': {'lr': 1e30, 'warmup': 0}}
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'), settings=settings)
+        with pytest.raises(RuntimeError, match=r'training loss is (nan|inf) at step'):
+            quiet_trainer(tmp_path, max_epochs=5).fit(task, pairs(pair_folder))
+        assert not (tmp_path / 'c').exists()
+
+    def test_forgotten_normalisation(self, pair_folder: Path, tmp_path: Path) -> None:
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
+        with pytest.raises(ValueError, match='Forgetful: channel 0 of value'):
+            self.fit(task, Forgetful(str(pair_folder), 8), tmp_path)
+
+    def test_mask_values(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        # the folder's own spec knows 255; the user's override takes it away
+        task = SpecDMTask(
+            'autoencoder',
+            str(tmp_path / 'c'),
+            settings=tiny_settings,
+            spec={'ignore_index': None},
+        )
+        with pytest.raises(ValueError, match=r'values \[255\], but the classes are'):
+            self.fit(task, pairs(pair_folder), tmp_path)
+
+    def test_patches_that_do_not_fit(
+        self, tiny_settings: dict[str, Any], pair_folder: Path, tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        with pytest.raises(ValueError, match=r'3 x 3 cells .* multiples of 2'):
+            self.fit(task, pairs(pair_folder, patch_size=12), tmp_path)
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        with pytest.raises(ValueError, match=r'30 x 30 pixels .* multiples of 4'):
+            self.fit(task, pairs(pair_folder, patch_size=30), tmp_path)
+
+    def test_latents_in_stage_autoencoder(
+        self, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
+        with pytest.raises(ValueError, match='serves latents to'):
+            self.fit(task, LatentDataModule(pairs(pair_folder)), tmp_path)
+
+
+class TestTrainer:
+    def test_no_end_in_sight(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        trainer = quiet_trainer(
+            tmp_path, max_epochs=-1, max_time={'seconds': 1}, limit_val_batches=0
+        )
+        trainer.fit(task, pairs(pair_folder))
+        assert trainer.global_step > 0
+        assert (tmp_path / 'g' / 'config.json').exists()
+
+    def test_half_precision(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        for stage, codec in (('autoencoder', 'two_stream'), ('diffusion', 'pixels')):
+            out = tmp_path / stage
+            task = SpecDMTask(stage, str(out), codec, settings=tiny_settings)
+            trainer = quiet_trainer(tmp_path, max_epochs=1, precision='bf16-mixed')
+            trainer.fit(task, pairs(pair_folder))
+            assert trainer.global_step == 2
+            weights = load_file(out / 'model.safetensors')
+            assert all(value.dtype == torch.float32 for value in weights.values())
+            assert all(bool(value.isfinite().all()) for value in weights.values())
+
+    def test_seeds(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        weights = []
+        for i, seed in enumerate((0, 0, 1)):
+            seed_everything(seed, verbose=False)
+            out = tmp_path / str(i)
+            task = SpecDMTask('diffusion', str(out), 'pixels', 'tiny', tiny_settings)
+            trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+            trainer.fit(task, pairs(pair_folder))
+            weights.append(load_file(out / 'model.safetensors'))
+        key = 'network.conv_in.weight'
+        assert torch.equal(weights[0][key], weights[1][key])
+        assert not torch.equal(weights[0][key], weights[2][key])
+        # what is measured does not depend on the seed
+        codecs = [load_file(tmp_path / i / 'codec' / 'model.safetensors') for i in '02']
+        for name, value in codecs[0].items():
+            assert torch.equal(value, codecs[1][name])
+
+    def test_warnings(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            quiet_trainer(tmp_path, max_epochs=1).fit(task, pairs(pair_folder))
+        said = [str(warning.message) for warning in caught]
+        assert not [text for text in said if 'eval mode' in text]

@@ -1,0 +1,89 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from typing import Any
+
+import pytest
+import torch
+
+from torchgeo_specdm import Generator, SampleSpec
+from torchgeo_specdm.codecs import CODECS, make_codec
+from torchgeo_specdm.presets import PRESETS, generator_settings, load_preset
+
+SPEC = SampleSpec(('B02', 'B03'), ('a', 'b', 'c'))
+
+
+@pytest.mark.parametrize('name', PRESETS)
+@pytest.mark.parametrize('codec', CODECS)
+def test_every_preset_builds_every_codec(name: str, codec: str) -> None:
+    preset = load_preset(name)
+    # no weights: the networks of the paper have 400 million
+    with torch.device('meta'):
+        made = make_codec(codec, SPEC, preset[codec]['codec'])
+        config = generator_settings(preset, codec) | {'patch_size': [128, 128]}
+        generator = Generator.build(made, config)
+    times = len(made.streams) if generator.process.independent else 1
+    assert len(generator.denoiser.embeddings) == times - 1
+    assert generator.process.num_steps == 1000
+    assert made.settings == preset[codec]['codec']
+    assert {'lr', 'warmup', 'weight_decay'} <= set(preset['autoencoder'])
+    assert 0 < preset['diffusion']['ema'] < 1
+
+
+def test_paper_is_as_published() -> None:
+    preset = load_preset('paper')
+    assert preset['two_stream']['process'] == {
+        'prediction': 'epsilon',
+        'independent': 0.0,
+        'signal_scale': 1.0,
+    }
+    assert preset['schedule'] == {
+        'num_steps': 1000,
+        'beta_start': 0.0015,
+        'beta_end': 0.0155,
+    }
+    assert preset['sampling'] == {'sampler': 'ddpm', 'steps': 1000, 'clip': None}
+    assert preset['two_stream']['codec']['sad_weight'] == 0.1
+
+
+def test_pixels_predict_the_sample() -> None:
+    for name in PRESETS:
+        assert load_preset(name)['pixels']['process']['prediction'] == 'sample'
+
+
+class TestOverrides:
+    def test_replace_what_they_name(self) -> None:
+        plain = load_preset('tiny')
+        changed = load_preset(
+            'tiny', {'diffusion': {'lr': 2e-4}, 'sampling': {'clip': 3.0}}
+        )
+        assert changed['diffusion'] == plain['diffusion'] | {'lr': 2e-4}
+        assert changed['sampling'] == plain['sampling'] | {'clip': 3.0}
+        assert changed['denoiser'] == plain['denoiser']
+
+    def test_are_not_kept(self) -> None:
+        load_preset('tiny', {'two_stream': {'codec': {'stem': 1}}})
+        assert load_preset('tiny')['two_stream']['codec']['stem'] == 2
+
+    @pytest.mark.parametrize(
+        ('overrides', 'said'),
+        [
+            ({'difusion': {}}, r"settings \['difusion'\] do not exist"),
+            # once read but never looked at: the run would use the preset's
+            ({'diffusion': {'learning_rate': 1}}, r"\['diffusion.learning_rate'\]"),
+            ({'two_stream': {'codec': {'stems': 1}}}, r'two_stream\.codec\.stems'),
+            ({'denoiser': 5}, 'denoiser=5 must be like'),
+            ({'diffusion': {'lr': {'x': 1}}}, r'diffusion\.lr=.* must be like'),
+            (
+                {'diffusion': {'lr': '1e-4'}},
+                r"diffusion\.lr='1e-4' .*1.0e-4 as a number",
+            ),
+        ],
+    )
+    def test_refused(self, overrides: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            load_preset('tiny', overrides)
+
+    def test_unknown_preset(self) -> None:
+        with pytest.raises(ValueError, match="preset='huge' must be one of"):
+            load_preset('huge')

@@ -1,0 +1,175 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The steps of a quickstart as configurations of TorchGeo's command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Config = dict[str, Any]
+
+#: Steps between two checkpoints that an interrupted training goes on from.
+_SAVED_EVERY = 200
+
+
+def pairs_config(root: Path, plan: Mapping[str, Any], seed: int) -> Config:
+    """The real data: a folder of pairs.
+
+    Args:
+        root: The folder.
+        plan: From :func:`torchgeo_specdm.study.planning.make_plan`.
+        seed: Seed of the split, if there are no lists.
+
+    Returns:
+        ``class_path`` and ``init_args``.
+    """
+    settings = {
+        'root': str(root),
+        'batch_size': plan['batch_size'],
+        'patch_size': plan['patch_size'],
+        'seed': seed,
+    }
+    return _object('torchgeo_specdm.PairFolderDataModule', **settings)
+
+
+def latents_config(real: Config, plan: Mapping[str, Any]) -> Config:
+    """The real data as cached latents, for stage 2."""
+    return _object(
+        'torchgeo_specdm.LatentDataModule',
+        real=real,
+        passes=plan['passes'],
+        batch_size=plan['latent_batch_size'],
+    )
+
+
+def stage_config(
+    stage: str,
+    codec: str,
+    data: Config,
+    out: Path,
+    plan: Mapping[str, Any],
+    seed: int,
+) -> Config:
+    """A training of :class:`torchgeo_specdm.SpecDMTask`, for ``torchgeo fit``.
+
+    Args:
+        stage: ``autoencoder`` or ``diffusion``.
+        codec: As of the task.
+        data: The datamodule.
+        out: Folder of results; the stage writes to ``out/stage``.
+        plan: From :func:`torchgeo_specdm.study.planning.make_plan`.
+        seed: Seed of the training.
+
+    Returns:
+        The configuration.
+    """
+    logs = str(out / 'logs' / stage)
+    saving = {
+        'dirpath': logs,
+        'save_last': True,
+        'save_top_k': 0,
+        'every_n_train_steps': _SAVED_EVERY,
+    }
+    trainer = {
+        'max_steps': plan['steps'][stage],
+        'devices': 1,
+        'precision': plan['precision'],
+        'gradient_clip_val': 1.0,
+        'check_val_every_n_epoch': 10,
+        'num_sanity_val_steps': 0,
+        'enable_model_summary': False,
+        'log_every_n_steps': 10,
+        'default_root_dir': logs,
+        'logger': _object(
+            'lightning.pytorch.loggers.CSVLogger', save_dir=logs, name='', version=''
+        ),
+        'callbacks': [
+            _progress(stage),
+            _object('lightning.pytorch.callbacks.ModelCheckpoint', **saving),
+        ],
+    }
+    task = _object(
+        'torchgeo_specdm.SpecDMTask', stage=stage, codec=codec, out=str(out / stage)
+    )
+    return {'seed_everything': seed, 'trainer': trainer, 'model': task, 'data': data}
+
+
+def generation_config(out: Path, count: int, seed: int) -> Config:
+    """Drawing labelled pairs, for ``torchgeo predict``.
+
+    Args:
+        out: Folder of results: from ``out/diffusion`` to ``out/synthetic``.
+        count: Number of pairs.
+        seed: Seed of the generated set.
+
+    Returns:
+        The configuration.
+    """
+    return {
+        'seed_everything': seed,
+        'trainer': {
+            'devices': 1,
+            'logger': False,
+            'callbacks': [_progress('generating')],
+            'default_root_dir': str(out / 'logs' / 'generate'),
+        },
+        'model': _object(
+            'torchgeo_specdm.SpecDMTask',
+            stage='diffusion',
+            generator=str(out / 'diffusion'),
+        ),
+        'data': _object(
+            'torchgeo_specdm.GenerationDataModule',
+            out=str(out / 'synthetic'),
+            count=count,
+            seed=seed,
+            batch_size=50,
+        ),
+    }
+
+
+def segmenter_config(
+    real: Config,
+    segmenter: Mapping[str, Any],
+    out: Path,
+    updates: int,
+    share: float,
+    seed: int,
+) -> Config:
+    """One mixed run of the comparison, for ``torchgeo fit`` and ``torchgeo test``.
+
+    Args:
+        real: The real data.
+        segmenter: Arguments of the segmentation task.
+        out: Folder of results, with ``out/synthetic``.
+        updates: Optimiser steps.
+        share: Share of real samples in each batch.
+        seed: Seed of the training.
+
+    Returns:
+        The configuration.
+    """
+    mixed = _object(
+        'torchgeo_specdm.SyntheticAugmentedDataModule',
+        synthetic=str(out / 'synthetic'),
+        ratio=1,
+        real_share=share,
+        real=real,
+    )
+    trainer = {
+        'max_steps': updates,
+        'devices': 1,
+        'num_sanity_val_steps': 0,
+        'default_root_dir': str(out / 'logs' / 'segment'),
+    }
+    task = _object('torchgeo_specdm.MultispectralSegmentationTask', **segmenter)
+    return {'seed_everything': seed, 'trainer': trainer, 'model': task, 'data': mixed}
+
+
+def _object(path: str, **arguments: Any) -> Config:
+    return {'class_path': path, 'init_args': arguments}
+
+
+def _progress(title: str) -> Config:
+    return _object('torchgeo_specdm.tasks.progress.StepProgressBar', title=title)
