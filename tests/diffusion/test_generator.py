@@ -354,6 +354,13 @@ class TestArguments:
         with pytest.raises(ValueError, match=said):
             generator.sample(**{'indices': [0], 'seed': 0} | arguments)
 
+    def test_given_must_suit(self, generator: Generator) -> None:
+        mask = torch.zeros(2, 16, 16, dtype=torch.long)
+        with pytest.raises(ValueError, match='2 samples are given for 1 indices'):
+            generator.sample([0], 0, given={'mask': mask})
+        with pytest.raises(ValueError, match='below 1 it needs samples to vary'):
+            generator.sample([0, 1], 0, given={'mask': mask}, strength=0.5)
+
     def test_given_size_must_fit_the_codec(self, generator: Generator) -> None:
         mask = torch.zeros(1, 15, 16, dtype=torch.long)
         with pytest.raises(ValueError, match='multiples of 2'):

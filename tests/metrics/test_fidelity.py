@@ -167,7 +167,9 @@ class TestRandomFeatures:
 def scenes() -> tuple[Tensor, Tensor]:
     """A hundred demo scenes."""
     made = [make_scene(0, i, 32) for i in range(100)]
-    images = torch.stack([torch.from_numpy(image.astype(np.float32)) for image, _ in made])
+    images = torch.stack(
+        [torch.from_numpy(image.astype(np.float32)) for image, _ in made]
+    )
     return images, torch.stack([torch.from_numpy(mask).long() for _, mask in made])
 
 
@@ -201,7 +203,9 @@ class TestOnScenes:
         assert bad.floor == good.floor
         assert bad.value > 1.3 * good.value
 
-    @pytest.mark.parametrize('how', ['another mix', 'pixels shuffled', 'classes swapped'])
+    @pytest.mark.parametrize(
+        'how', ['another mix', 'pixels shuffled', 'classes swapped']
+    )
     def test_spoiled_masks_are_further_away(
         self, scenes: tuple[Tensor, Tensor], how: str
     ) -> None:
@@ -239,5 +243,7 @@ def test_frozen_value() -> None:
     images = torch.randn(60, 4, 16, 16, generator=random)
     masks = torch.randint(3, (60, 16, 16), generator=random)
     features = image_features(images, torch.zeros(4), torch.ones(4))
-    values = [frechet_distance(x[:30], x[30:]) for x in (features, mask_features(masks, 3))]
+    values = [
+        frechet_distance(x[:30], x[30:]) for x in (features, mask_features(masks, 3))
+    ]
     assert values == pytest.approx([11.88809, 1.511851], rel=1e-4)

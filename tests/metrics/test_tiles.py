@@ -73,11 +73,6 @@ def test_limit_takes_the_same_share_of_each_sample() -> None:
     assert tiles.images[:4, 1, 0, 0].tolist() == [0, 8, 16, 24]
 
 
-def test_tiles_do_not_keep_their_samples_in_memory() -> None:
-    tiles = cut_tiles(Coordinates(1, 64, 64), 8, limit=1)
-    assert tiles.images.untyped_storage().nbytes() == 3 * 8 * 8 * 4
-
-
 def test_refuses_samples_that_are_too_small() -> None:
     with pytest.raises(ValueError, match='as large as a tile of 32 x 32.*smaller'):
         cut_tiles(Coordinates(4, 31, 64), 32)

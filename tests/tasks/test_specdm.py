@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rasterio
 import torch
 from lightning.pytorch import seed_everything
 from safetensors.torch import load_file
@@ -49,6 +50,22 @@ class Forgetful(PairFolderDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self.train_aug = unnormalised
+
+
+def odd(sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A sample with a constant band and without the last class."""
+    sample['image'][2] = 4321
+    sample['mask'][sample['mask'] == 3] = 2
+    return sample
+
+
+class Odd(PairFolderDataModule):
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        for dataset in (self.train_dataset, self.val_dataset):
+            dataset.transforms = odd
+        # as measure_statistics has it for a constant band
+        self.mean[2], self.std[2] = 4321, 1
 
 
 class TestAutoencoder:
@@ -197,25 +214,8 @@ class TestDiffusion:
     def test_absent_class_and_constant_band(
         self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
     ) -> None:
-        class Odd(PairFolderDataModule):
-            def setup(self, stage: str) -> None:
-                super().setup(stage)
-                for dataset in (self.train_dataset, self.val_dataset):
-                    dataset.transforms = flat_band
-
-        def flat_band(sample: dict[str, Tensor]) -> dict[str, Tensor]:
-            sample['image'][2] = 4321
-            sample['mask'][sample['mask'] == 3] = 2
-            return sample
-
-        class Measured(Odd):
-            def setup(self, stage: str) -> None:
-                super().setup(stage)
-                # as measure_statistics does for a constant band
-                self.mean[2], self.std[2] = 4321, 1
-
         task = SpecDMTask('autoencoder', str(tmp_path / 'c'), settings=tiny_settings)
-        run = train(task, Measured(str(pair_folder), 8), tmp_path, 2)
+        run = train(task, Odd(str(pair_folder), 8), tmp_path, 2)
         assert all(torch.tensor(run.losses).isfinite())
         assert bool(run.trainer.callback_metrics['val_miou'].isfinite())
         decoded, _ = load_codec(run.out).roundtrip(
@@ -351,6 +351,45 @@ class TestResume:
         assert found['val_loss'] == pytest.approx(wanted, rel=1e-4)
 
 
+class TestTwoProcesses:
+    """Forked, so that they need not import everything again."""
+
+    def fit(self, task: SpecDMTask, data: Any, root: Path) -> None:
+        trainer = quiet_trainer(root, max_epochs=2, devices=2, strategy='ddp_fork')
+        trainer.fit(task, data)
+
+    def test_both_stages(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        seed_everything(0, verbose=False)
+        codec, out = str(tmp_path / 'c'), str(tmp_path / 'g')
+        first = SpecDMTask('autoencoder', codec, settings=tiny_settings)
+        self.fit(first, pairs(pair_folder, batch_size=4), tmp_path)
+        weights = load_codec(Path(codec)).state_dict()
+        assert all(bool(value.isfinite().all()) for value in weights.values())
+        second = SpecDMTask('diffusion', out, codec, 'tiny', tiny_settings)
+        data = LatentDataModule(pairs(pair_folder, batch_size=4), 2)
+        self.fit(second, data, tmp_path)
+        generator = Generator.load(out)
+        # 32 latents, 4 to a batch on each of 2 processes, 2 epochs
+        assert generator.config['training']['updates'] == 8
+
+    def test_noise_is_not_shared(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        class Noted(SpecDMTask):
+            def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+                path = tmp_path / f'{self.global_rank}.txt'
+                path.write_text(str(torch.rand(1).item()))
+                return super().training_step(*args, **kwargs)
+
+        seed_everything(0, verbose=False)
+        task = Noted('diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings)
+        self.fit(task, pairs(pair_folder, batch_size=4), tmp_path)
+        drawn = [(tmp_path / f'{rank}.txt').read_text() for rank in (0, 1)]
+        assert drawn[0] != drawn[1]
+
+
 class TestStagesDoNotMix:
     @pytest.mark.parametrize(
         ('arguments', 'said'),
@@ -441,7 +480,6 @@ class TestStagesDoNotMix:
         command += ['--config', str(path), '--ckpt_path', str(checkpoint)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1, done.stderr
-        print(done.stderr[-3000:])
         said = ' '.join(done.stderr.split())
         assert "codec='two_stream' is no learned codec" in said
         assert 'given as --ckpt_path, only resumes that stage' in said
@@ -486,7 +524,7 @@ class TestRefusals:
         text = text.replace('"B02"', '"B05"').replace('"town"', '"snow"')
         (folder / 'dataset.json').write_text(text)
         for tif in (folder / 'images').iterdir():
-            with __import__('rasterio').open(tif, 'r+') as raster:
+            with rasterio.open(tif, 'r+') as raster:
                 raster.descriptions = ('B05', *PAIR_BANDS[1:])
         task = SpecDMTask('diffusion', str(tmp_path / 'g'), str(autoencoder_run.out))
         with pytest.raises(ValueError, match='the same kind of sample') as caught:

@@ -127,12 +127,8 @@ class Generator(nn.Module):
         Raises:
             ValueError: If a setting is out of range or the codec has no mask stream.
         """
-        self._check(sampler, steps, strength, given)
-        if not indices or min(indices) < 0 or seed < 0:
-            raise ValueError(
-                f'indices={list(indices)[:5]} must name one sample or more, and they '
-                f'and seed={seed} be 0 or more.'
-            )
+        self._check_numbers(indices, seed, sampler, steps)
+        self._check_given(given, len(indices), strength)
         device = self.process.signal.device
         clean, (height, width) = None, self.config['patch_size']
         if given is not None:
@@ -211,22 +207,36 @@ class Generator(nn.Module):
             times[:, streams.index('mask')] = 0
         return times
 
-    def _check(
-        self, sampler: Sampler, steps: int, strength: float, given: Sample | None
+    def _check_numbers(
+        self, indices: Sequence[int], seed: int, sampler: Sampler, steps: int
     ) -> None:
+        if not indices or min(indices) < 0 or seed < 0:
+            raise ValueError(
+                f'indices={list(indices)[:5]} must name one sample or more, and they '
+                f'and seed={seed} be 0 or more.'
+            )
         if sampler not in get_args(Sampler) or not 1 <= steps <= self.process.num_steps:
             raise ValueError(
                 f'sampler={sampler!r} must be one of {get_args(Sampler)} and '
                 f'steps={steps} lie in 1..{self.process.num_steps}. 20 steps of dpm '
                 'are nearly as good as 1000 of ddpm.'
             )
-        if not 0 < strength <= 1 or (given is None and strength < 1):
+
+    def _check_given(self, given: Sample | None, count: int, strength: float) -> None:
+        """Refuse given samples that this generator can do nothing with."""
+        varies = given is not None and 'image' in given
+        if not 0 < strength <= 1 or (strength < 1 and not varies):
             raise ValueError(
                 f'strength={strength} must lie in 0..1 without 0, and below 1 it needs '
-                'samples to vary. Use 0.6 with --vary.'
+                'samples to vary. Use 0.6 with vary.'
             )
         if given is None:
             return
+        if len(given['mask']) != count:
+            raise ValueError(
+                f'{len(given["mask"])} samples are given for {count} indices. Give one '
+                'for each.'
+            )
         if 'mask' not in self.process.streams:
             raise ValueError(
                 f'The {self.codec.name} codec has no stream of its own for the mask, '

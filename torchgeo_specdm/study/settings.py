@@ -10,6 +10,9 @@ from typing import Any
 
 from ..files import read_json, sha256
 
+#: Lists and descriptions of a folder of pairs.
+_TEXTS = ('.json', '.csv', '.txt')
+
 
 def require_same_settings(path: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse to go on in a folder that was begun with other settings.
@@ -46,8 +49,9 @@ def content_hash(root: Path) -> str:
         12 hexadecimal digits of names and contents of its images, masks, lists and
         descriptions.
     """
-    files = [*root.glob('images/*.[tT][iI][fF]*'), *root.glob('masks/*.[tT][iI][fF]*')]
-    files += [p for p in root.iterdir() if p.suffix in ('.json', '.csv', '.txt')]
+    rasters = [*root.glob('images/*'), *root.glob('masks/*')]
+    files = [path for path in rasters if path.suffix.lower() in ('.tif', '.tiff')]
+    files += [path for path in root.iterdir() if path.suffix in _TEXTS]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f'{path.relative_to(root).as_posix()} {sha256(path)}\n'.encode())

@@ -118,13 +118,12 @@ class SpecDMTask(
 
     def configure_models(self) -> None:
         """Read the preset, and the generator if there is one; refuse what is wrong."""
-        codec: str = self.hparams['codec']
         self.preset = load_preset(self.hparams['preset'], self.hparams['settings'])
         if self.stage == 'autoencoder':
-            require_learnable(codec)
+            require_learnable(self.hparams['codec'])
         elif self.generator_folder is None:
             # the weights are read in setup; a wrong folder is refused at once
-            require_learned(codec)
+            require_learned(self.hparams['codec'])
         else:
             self.generator = Generator.load(self.generator_folder)
 
@@ -270,7 +269,9 @@ class SpecDMTask(
         """Log the reconstruction of stage 1."""
         if self.stage == 'autoencoder':
             scores = self.val_scores.compute()
-            self.log_dict({f'val_{name}': value for name, value in scores.items()})
+            scores = {f'val_{name}': value for name, value in scores.items()}
+            # equal on all processes already, which Lightning cannot know
+            self.log_dict(scores, sync_dist=True)
             self.val_scores.reset()
 
     def on_train_end(self) -> None:
@@ -360,9 +361,8 @@ class SpecDMTask(
                 'SpecDMTask was given no datamodule, which tells it bands, classes and '
                 'units. Pass one to the trainer: trainer.fit(task, datamodule=...).'
             )
-        return (
-            datamodule.real if isinstance(datamodule, LatentDataModule) else datamodule
-        )
+        cached = isinstance(datamodule, LatentDataModule)
+        return datamodule.real if cached else datamodule
 
     def _raw(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A normalised batch in digital numbers."""

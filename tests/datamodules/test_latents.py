@@ -1,0 +1,81 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torchgeo_specdm import LatentDataModule, PairFolderDataModule, SpecDMTask
+from torchgeo_specdm.datamodules.latents import LatentDataset
+
+from ..conftest import Run, quiet_trainer
+
+
+def pairs(folder: Path, batch_size: int = 8) -> PairFolderDataModule:
+    return PairFolderDataModule(str(folder), batch_size=batch_size)
+
+
+class TestLatentDataset:
+    def test_half_precision_in_memory(self) -> None:
+        latents = torch.randn(5, 3, 4, 4)
+        data = LatentDataset(latents)
+        assert len(data) == 5
+        assert data.latents.dtype == torch.float16
+        assert data[2]['latent'].dtype == torch.float32
+        torch.testing.assert_close(data[2]['latent'], latents[2], rtol=1e-3, atol=1e-3)
+
+
+class TestArguments:
+    def test_batch_size_is_the_real_one(self, pair_folder: Path) -> None:
+        real = pairs(pair_folder, 5)
+        assert LatentDataModule(real).batch_size == 5
+        assert LatentDataModule(real, batch_size=3).batch_size == 3
+
+    def test_no_pass(self, pair_folder: Path) -> None:
+        with pytest.raises(ValueError, match='passes=0 must be 1 or more'):
+            LatentDataModule(pairs(pair_folder), passes=0)
+
+    def test_outside_a_trainer(self, pair_folder: Path) -> None:
+        data = LatentDataModule(pairs(pair_folder))
+        data.setup('fit')
+        assert data.train_dataset is None
+        assert len(data.real.train_dataset) == 16
+
+
+class TestCache:
+    def test_validation_is_the_real_one(self, diffusion_run: Run) -> None:
+        data = diffusion_run.trainer.datamodule
+        samples = data.val_dataloader().dataset
+        assert len(samples) == 4
+        assert set(samples[0]) == {'image', 'mask'}
+        assert torch.equal(data.mean, data.real.mean)
+
+    def test_each_pass_is_augmented_anew(self, diffusion_run: Run) -> None:
+        latents = diffusion_run.trainer.datamodule.train_dataset.latents
+        assert len(latents) == 32
+        assert len({x.numpy().tobytes() for x in latents}) > 24
+
+    def test_smaller_than_a_batch(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
+        )
+        data = LatentDataModule(pairs(pair_folder), passes=1, batch_size=17)
+        with pytest.raises(ValueError, match='latent cache has 16 training samples'):
+            quiet_trainer(tmp_path, max_epochs=1).fit(task, data)
+
+    def test_pixels_and_cache_give_the_same_latents_as_no_cache(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        found = []
+        for data in (pairs(pair_folder), LatentDataModule(pairs(pair_folder))):
+            out = tmp_path / type(data).__name__
+            task = SpecDMTask('diffusion', str(out), 'pixels', 'tiny', tiny_settings)
+            trainer = quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+            trainer.fit(task, data)
+            assert task.codec is not None
+            found.append(task.codec.state_dict())
+        assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())

@@ -1,0 +1,151 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import io
+from collections.abc import Iterator
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from torchgeo_specdm import SampleSpec
+from torchgeo_specdm.datasets.plotting import show_image, show_mask
+from torchgeo_specdm.metrics.tiles import Tiles
+from torchgeo_specdm.reporting.figures import (
+    as_data_uri,
+    class_areas,
+    class_spectra_figure,
+    pair_grid,
+    save,
+    score_dots,
+)
+from torchgeo_specdm.study.runs import Run
+
+SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', 'land', 'a$b$ %_^'), nodata=0)
+
+
+@pytest.fixture(autouse=True)
+def close() -> Iterator[None]:
+    yield
+    plt.close('all')
+
+
+def tiles(count: int, seed: int = 0) -> Tiles:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(100, 3000, (count, 4, 16, 16), generator=generator).float()
+    masks = torch.randint(3, (count, 16, 16), generator=generator)
+    return Tiles(images, masks, list(range(count)))
+
+
+class TestPairGrid:
+    def test_images_and_masks_as_they_are(self) -> None:
+        rows = {'real': tiles(3), 'generated': tiles(2, 1)}
+        figure = pair_grid(rows, SPEC, columns=4)
+        shown = [np.asarray(axis.get_images()[0].get_array()) for axis in figure.axes]
+        # a row of two leaves places empty
+        assert len(shown) == 2 * (3 + 2)
+        bands = rows['real'].images[:, [3, 2, 1]].numpy()
+        limits = tuple(np.percentile(bands, (2, 98)))
+        for start, row in ((0, rows['real']), (6, rows['generated'])):
+            for i in range(len(row.images)):
+                image = show_image(row.images[i], SPEC, limits)
+                np.testing.assert_allclose(shown[start + 2 * i], image, atol=1e-6)
+                mask = show_mask(row.masks[i], SPEC)
+                np.testing.assert_array_equal(shown[start + 2 * i + 1], mask)
+
+    def test_a_pair_is_seen_as_one(self) -> None:
+        figure = pair_grid({'real': tiles(3), 'generated': tiles(3)}, SPEC, columns=3)
+        width, height = figure.get_size_inches()
+        boxes = [axis.get_position() for axis in figure.axes]
+        for image, mask in zip(boxes[::2], boxes[1::2], strict=True):
+            # the mask touches its image from below, and both are square
+            assert mask.y1 == pytest.approx(image.y0)
+            assert (mask.x0, mask.x1) == pytest.approx((image.x0, image.x1))
+            assert image.height * height == pytest.approx(image.width * width)
+        between = [b.x0 - a.x1 for a, b in zip(boxes[:-2:2], boxes[2::2], strict=True)]
+        assert between[0] > 0 and between[1] > 0
+        # and a gap to the next row
+        assert boxes[1].y0 - boxes[6].y1 > 0.1 / height
+        assert all(0 <= box.x0 and box.x1 <= 1 for box in boxes)
+        assert boxes[-1].y0 > 0
+
+    def test_missing_pixels_do_not_set_the_stretch(self) -> None:
+        row = tiles(2)
+        figure = pair_grid({'real': row}, SPEC, columns=2)
+        before = np.asarray(figure.axes[0].get_images()[0].get_array())
+        row.images[1] = 0
+        row = Tiles(torch.cat([row.images[:1]] * 3 + [row.images[1:]]), row.masks[:1].repeat(4, 1, 1), [0])
+        figure = pair_grid({'real': row}, SPEC, columns=2)
+        after = np.asarray(figure.axes[0].get_images()[0].get_array())
+        np.testing.assert_allclose(before, after, atol=0.05)
+
+    @pytest.mark.parametrize('count', [2, 20])
+    def test_every_class_is_in_the_legend_and_on_the_page(self, count: int) -> None:
+        names = [f'Herbaceous wetland number {i}' for i in range(count)]
+        spec = SampleSpec(('R', 'G', 'B'), tuple(names))
+        row = Tiles(torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long), [0])
+        figure = pair_grid({'real': row}, spec)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == names
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.axes[-1].get_window_extent().y0 and box.y0 >= -1
+
+
+def test_score_dots_joins_the_runs_of_a_seed() -> None:
+    runs = [
+        Run(ratio, seed, 10, 0.1 * seed + 0.01 * ratio, 0, 0, {})
+        for ratio in (5, 0, 1)
+        for seed in (0, 1)
+    ]
+    (axis,) = score_dots(runs).axes
+    lines = [np.asarray(line.get_xydata()).tolist() for line in axis.get_lines()]
+    assert np.allclose(lines[0], [[0, 0], [1, 1], [2, 5]])
+    assert np.allclose(lines[1], [[0, 10], [1, 11], [2, 15]])
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ['real only', '+ 1x synthetic', '+ 5x synthetic']
+
+
+class TestSpectra:
+    SPECTRA = {
+        'means': {
+            'train': [[0.4, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.7], [None] * 4],
+            'synthetic': [[0.3, 0.1, 0.2, 0.3], [None] * 4, [None] * 4],
+        },
+        'per_class': {'water': 0.1234, 'land': None, 'a$b$ %_^': None},
+    }
+
+    def test_bands_are_in_the_order_of_wavelengths(self) -> None:
+        figure = class_spectra_figure(self.SPECTRA, SPEC)
+        real, synthetic = figure.axes[0].get_lines()
+        assert np.asarray(real.get_ydata()).tolist() == [0.1, 0.2, 0.3, 0.4]
+        assert np.asarray(synthetic.get_ydata()).tolist() == [0.1, 0.2, 0.3, 0.3]
+        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        assert labels == ['B02', 'B03', 'B04', 'B12']
+
+    def test_what_was_not_measured_is_a_dash(self) -> None:
+        figure = class_spectra_figure(self.SPECTRA, SPEC)
+        titles = [axis.get_title() for axis in figure.axes]
+        assert titles == ['water: 0.123 rad', 'land: –', 'a$b$ %_^: –']
+        # a dollar is no formula
+        save(figure, io.BytesIO())
+
+    def test_three_hundred_bands_stay_readable(self) -> None:
+        spec = SampleSpec(tuple(f'band_{i + 1}' for i in range(300)), ('a', 'b'))
+        means = {side: [[0.1] * 300] * 2 for side in ('train', 'synthetic')}
+        spectra = {'means': means, 'per_class': {'a': 0.1, 'b': 0.2}}
+        axis = class_spectra_figure(spectra, spec).axes[0]
+        assert len(axis.get_xticks()) == 12
+        assert len(np.asarray(axis.get_lines()[0].get_ydata())) == 300
+
+
+def test_class_areas_in_percent() -> None:
+    area = {'train': [0.5, 0.3, 0.2], 'held_out': [0.4, 0.4, 0.2], 'synthetic': [1, 0, 0]}
+    figure = class_areas(area, SPEC)
+    (axis,) = figure.axes
+    heights = [[bar.get_height() for bar in bars] for bars in axis.containers]
+    assert heights == [[50, 30, 20], [40, 40, 20], [100, 0, 0]]
+    assert as_data_uri(figure).startswith('data:image/png;base64,iVBOR')
+    assert not plt.fignum_exists(figure.number)

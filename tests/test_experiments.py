@@ -1,0 +1,137 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The YAMLs that users copy run, all four steps, on data in the true formats."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchgeo.main import main
+
+from torchgeo_specdm import PairFolder, SampleSpec
+from torchgeo_specdm.synthesis.demo import write_scenes
+from torchgeo_specdm.synthesis.writing import PairWriter
+
+from .data.segmunich import make_segmunich
+
+EXPERIMENTS = Path(__file__).parents[1] / 'experiments'
+HLS_BANDS = ('Coastal', 'Blue', 'Green', 'Red', 'NIR', 'SWIR1', 'SWIR2')
+
+
+def write_like_hls(root: Path) -> None:
+    """Seven bands, int16 with negative values, pixels without a label."""
+    random = np.random.default_rng(0)
+    classes = tuple(f'class {i}' for i in range(11))
+    spec = SampleSpec(HLS_BANDS, classes, dtype='int16', ignore_index=255)
+    writer = PairWriter(root, spec, {}, {'seed': 0})
+    names = {'train': 8, 'val': 2, 'test': 2}
+    for index in range(sum(names.values())):
+        blocks = random.integers(0, 11, (4, 4)).repeat(16, 0).repeat(16, 1)
+        image = (blocks * 300 - 100 + random.normal(0, 50, (7, 64, 64))).round()
+        blocks[:4] = 255
+        writer.write(f'{index:04d}', image, blocks, {'index': index})
+    start = 0
+    for split, count in names.items():
+        ids = [f'{i:04d}\n' for i in range(start, start + count)]
+        (root / f'{split}.txt').write_text(''.join(ids))
+        start += count
+    writer.finish('fake')
+
+
+DATA: dict[str, Callable[[Path], Any]] = {
+    'demo': lambda root: write_scenes(root / 'demo', (8, 2, 2), size=32),
+    'hls': lambda root: write_like_hls(root / 'hls_worldcover'),
+    'segmunich': lambda root: make_segmunich(root / 'segmunich'),
+}
+
+
+def losses(logs: Path) -> list[float]:
+    """The training losses of a run, step by step."""
+    with (logs / 'lightning_logs' / 'version_0' / 'metrics.csv').open() as file:
+        rows = [row['train_loss'] for row in csv.DictReader(file)]
+    return [float(value) for value in rows if value]
+
+
+def require_trained(logs: Path, steps: int, falling: bool) -> None:
+    """Steps were taken, losses are finite, and they fall."""
+    found = losses(logs)
+    assert len(found) == steps and all(math.isfinite(loss) for loss in found)
+    checkpoint = next(logs.rglob('*.ckpt'))
+    assert torch.load(checkpoint, weights_only=True)['global_step'] == steps > 0
+    if falling:
+        third = steps // 3
+        assert np.mean(found[-third:]) < np.mean(found[:third])
+
+
+@pytest.mark.parametrize('name', sorted(DATA))
+def test_four_steps(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_settings: dict[str, Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    DATA[name](tmp_path / 'data')
+    folder, runs = EXPERIMENTS / name, tmp_path / 'runs' / name
+    quiet = [
+        *('--trainer.enable_progress_bar', 'false'),
+        *('--trainer.enable_model_summary', 'false'),
+        *('--trainer.accelerator', 'cpu'),
+    ]
+    fit = [*quiet, '--trainer.log_every_n_steps', '1']
+    # checkpoints come with validation
+    fit += ['--trainer.check_val_every_n_epoch', '1']
+    settings = ['--model.init_args.settings', json.dumps(tiny_settings)]
+    small = ['--data.init_args.batch_size', '4']
+    real = '--data.init_args.real.init_args'
+    crop = [] if name == 'segmunich' else [f'{real}.patch_size', '32']
+
+    steps = [*small, '--trainer.max_steps', '12']
+    main(['fit', f'--config={folder}/autoencoder.yaml', *fit, *settings, *steps])
+    require_trained(runs / 'autoencoder', 12, falling=True)
+
+    steps = ['--trainer.max_steps', '6', f'{real}.batch_size', '4', *crop, *small]
+    passes = ['--data.init_args.passes', '2']
+    command = ['fit', f'--config={folder}/diffusion.yaml', *fit, *settings]
+    main([*command, *steps, *passes])
+    require_trained(runs / 'diffusion', 6, falling=False)
+
+    count = ['--data.init_args.count', '8']
+    command = ['predict', f'--config={folder}/generate.yaml', *quiet, *count]
+    if name == 'demo':
+        # once as users run it, in a process of its own
+        torchgeo = Path(sys.executable).with_name('torchgeo')
+        subprocess.run([torchgeo, *command], check=True, capture_output=True)
+    else:
+        main(command)
+    assert len(PairFolder(runs / 'synthetic')) == 8
+
+    steps = ['--trainer.max_steps', '3', f'{real}.batch_size', '4', *crop]
+    few = ['--data.init_args.ratio', '1', '--data.init_args.real_limit', '6']
+    tiny = ['--model.init_args.backbone', 'mit_b0']
+    main(['fit', f'--config={folder}/segment.yaml', *fit, *steps, *few, *tiny])
+    require_trained(runs / 'segment', 3, falling=False)
+
+
+@pytest.mark.parametrize(
+    'path',
+    sorted(EXPERIMENTS.glob('*/*.yaml')),
+    ids=lambda p: f'{p.parent.name}-{p.stem}',
+)
+def test_says_how_to_run(path: Path) -> None:
+    command = 'predict' if path.stem == 'generate' else 'fit'
+    head = path.read_text().split('\nseed_everything')[0]
+    assert (
+        f'torchgeo {command} --config experiments/{path.parent.name}/{path.name}'
+        in head
+    )
