@@ -56,9 +56,21 @@ DATA: dict[str, Callable[[Path], Any]] = {
 
 def losses(logs: Path) -> list[float]:
     """The training losses of a run, step by step."""
-    with (logs / 'lightning_logs' / 'version_0' / 'metrics.csv').open() as file:
+    with (logs / 'log' / 'metrics.csv').open() as file:
         rows = [row['train_loss'] for row in csv.DictReader(file)]
     return [float(value) for value in rows if value]
+
+
+def logged_to(logs: Path) -> list[str]:
+    """Options for a log that can be read; Lightning's choice depends on TensorBoard."""
+    options = {'save_dir': logs, 'name': '', 'version': 'log'}
+    return [
+        '--trainer.logger=lightning.pytorch.loggers.CSVLogger',
+        *(
+            f'--trainer.logger.init_args.{key}={value}'
+            for key, value in options.items()
+        ),
+    ]
 
 
 def require_trained(logs: Path, steps: int, falling: bool) -> None:
@@ -97,12 +109,27 @@ def test_four_steps(
     crop = [] if name == 'segmunich' else [f'{real}.patch_size', '32']
 
     steps = [*small, '--trainer.max_steps', '12']
-    main(['fit', f'--config={folder}/autoencoder.yaml', *fit, *settings, *steps])
+    main(
+        [
+            'fit',
+            f'--config={folder}/autoencoder.yaml',
+            *fit,
+            *logged_to(runs / 'autoencoder'),
+            *settings,
+            *steps,
+        ]
+    )
     require_trained(runs / 'autoencoder', 12, falling=True)
 
     steps = ['--trainer.max_steps', '6', f'{real}.batch_size', '4', *crop, *small]
     passes = ['--data.init_args.passes', '2']
-    command = ['fit', f'--config={folder}/diffusion.yaml', *fit, *settings]
+    command = [
+        'fit',
+        f'--config={folder}/diffusion.yaml',
+        *fit,
+        *logged_to(runs / 'diffusion'),
+        *settings,
+    ]
     main([*command, *steps, *passes])
     require_trained(runs / 'diffusion', 6, falling=False)
 
@@ -119,7 +146,17 @@ def test_four_steps(
     steps = ['--trainer.max_steps', '3', f'{real}.batch_size', '4', *crop]
     few = ['--data.init_args.ratio', '1', '--data.init_args.real_limit', '6']
     tiny = ['--model.init_args.backbone', 'mit_b0']
-    main(['fit', f'--config={folder}/segment.yaml', *fit, *steps, *few, *tiny])
+    main(
+        [
+            'fit',
+            f'--config={folder}/segment.yaml',
+            *fit,
+            *logged_to(runs / 'segment'),
+            *steps,
+            *few,
+            *tiny,
+        ]
+    )
     require_trained(runs / 'segment', 3, falling=False)
 
 

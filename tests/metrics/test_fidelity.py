@@ -70,7 +70,7 @@ class TestFrechetDistance:
         assert 0 <= frechet_distance(first, first) < 1e-6 < there
 
     def test_refuses_a_single_sample(self) -> None:
-        with pytest.raises(ValueError, match='5 and 1 samples.*two or more'):
+        with pytest.raises(ValueError, match=r'5 and 1 samples.*two or more'):
             frechet_distance(torch.rand(5, 3), torch.rand(1, 3))
 
 
@@ -123,7 +123,9 @@ class TestDistanceWithFloor:
 
     def test_refuses_one_sample(self) -> None:
         real = correlated(9, 2, 1)
-        with pytest.raises(ValueError, match='All 9 real tiles.*1 sample.*two or more'):
+        with pytest.raises(
+            ValueError, match=r'All 9 real tiles.*1 sample.*two or more'
+        ):
             distance_with_floor(real, real, [3] * 9)
 
 

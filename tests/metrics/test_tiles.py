@@ -74,5 +74,5 @@ def test_limit_takes_the_same_share_of_each_sample() -> None:
 
 
 def test_refuses_samples_that_are_too_small() -> None:
-    with pytest.raises(ValueError, match='as large as a tile of 32 x 32.*smaller'):
+    with pytest.raises(ValueError, match=r'as large as a tile of 32 x 32.*smaller'):
         cut_tiles(Coordinates(4, 31, 64), 32)

@@ -24,6 +24,15 @@ from torchgeo_specdm.study.runs import Run
 
 SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', 'land', 'a$b$ %_^'), nodata=0)
 
+DASH = '\N{EN DASH}'
+SPECTRA = {
+    'means': {
+        'train': [[0.4, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.7], [None] * 4],
+        'synthetic': [[0.3, 0.1, 0.2, 0.3], [None] * 4, [None] * 4],
+    },
+    'per_class': {'water': 0.1234, 'land': None, 'a$b$ %_^': None},
+}
+
 
 @pytest.fixture(autouse=True)
 def close() -> Iterator[None]:
@@ -75,7 +84,11 @@ class TestPairGrid:
         figure = pair_grid({'real': row}, SPEC, columns=2)
         before = np.asarray(figure.axes[0].get_images()[0].get_array())
         row.images[1] = 0
-        row = Tiles(torch.cat([row.images[:1]] * 3 + [row.images[1:]]), row.masks[:1].repeat(4, 1, 1), [0])
+        row = Tiles(
+            torch.cat([row.images[:1]] * 3 + [row.images[1:]]),
+            row.masks[:1].repeat(4, 1, 1),
+            [0],
+        )
         figure = pair_grid({'real': row}, SPEC, columns=2)
         after = np.asarray(figure.axes[0].get_images()[0].get_array())
         np.testing.assert_allclose(before, after, atol=0.05)
@@ -109,16 +122,8 @@ def test_score_dots_joins_the_runs_of_a_seed() -> None:
 
 
 class TestSpectra:
-    SPECTRA = {
-        'means': {
-            'train': [[0.4, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.7], [None] * 4],
-            'synthetic': [[0.3, 0.1, 0.2, 0.3], [None] * 4, [None] * 4],
-        },
-        'per_class': {'water': 0.1234, 'land': None, 'a$b$ %_^': None},
-    }
-
     def test_bands_are_in_the_order_of_wavelengths(self) -> None:
-        figure = class_spectra_figure(self.SPECTRA, SPEC)
+        figure = class_spectra_figure(SPECTRA, SPEC)
         real, synthetic = figure.axes[0].get_lines()
         assert np.asarray(real.get_ydata()).tolist() == [0.1, 0.2, 0.3, 0.4]
         assert np.asarray(synthetic.get_ydata()).tolist() == [0.1, 0.2, 0.3, 0.3]
@@ -126,9 +131,9 @@ class TestSpectra:
         assert labels == ['B02', 'B03', 'B04', 'B12']
 
     def test_what_was_not_measured_is_a_dash(self) -> None:
-        figure = class_spectra_figure(self.SPECTRA, SPEC)
+        figure = class_spectra_figure(SPECTRA, SPEC)
         titles = [axis.get_title() for axis in figure.axes]
-        assert titles == ['water: 0.123 rad', 'land: –', 'a$b$ %_^: –']
+        assert titles == ['water: 0.123 rad', f'land: {DASH}', f'a$b$ %_^: {DASH}']
         # a dollar is no formula
         save(figure, io.BytesIO())
 
@@ -142,7 +147,11 @@ class TestSpectra:
 
 
 def test_class_areas_in_percent() -> None:
-    area = {'train': [0.5, 0.3, 0.2], 'held_out': [0.4, 0.4, 0.2], 'synthetic': [1, 0, 0]}
+    area = {
+        'train': [0.5, 0.3, 0.2],
+        'held_out': [0.4, 0.4, 0.2],
+        'synthetic': [1, 0, 0],
+    }
     figure = class_areas(area, SPEC)
     (axis,) = figure.axes
     heights = [[bar.get_height() for bar in bars] for bars in axis.containers]

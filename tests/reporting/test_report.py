@@ -26,6 +26,7 @@ from torchgeo_specdm.study.statistics import verdict
 
 #: Names that break pages, formulas and tables.
 NAMES = ('<b>water</b>', 'woods & "parks"', r'crops $\frac$, $5', '_town')
+DASH, MINUS = '\N{EN DASH}', '\N{MINUS SIGN}'
 PLAN = {
     'steps': {'autoencoder': 600, 'diffusion': 2000, 'segmenter': 400},
     'patch_size': 32,
@@ -109,9 +110,7 @@ def study(
     real: PairFolderDataModule = open_data(pair_folder)
     spec = replace(real.spec, classes=NAMES)
     write_generator(pixel_codec(real, spec), tiny_settings, out / 'diffusion')
-    write_changed(
-        real, out / 'synthetic', lambda x, m: (x, m.where(m != 3, 0)), spec
-    )
+    write_changed(real, out / 'synthetic', lambda x, m: (x, m.where(m != 3, 0)), spec)
     comparison = Comparison(lambda: real, out / 'synthetic', out / 'comparison')
     measures = measure(out / 'diffusion', out / 'synthetic', real, Judge())
     return out, comparison, json.loads(json.dumps(measures, allow_nan=False))
@@ -130,9 +129,7 @@ def whole(study: tuple[Path, Comparison, Any]) -> Page:
 
 @pytest.fixture
 def page(
-    study: tuple[Path, Comparison, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    study: tuple[Path, Comparison, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Page]:
     """Write a changed page, without its pictures, which take their time."""
     out, comparison, measures = study
@@ -143,10 +140,9 @@ def page(
     for name in ('diffusion', 'synthetic'):
         (tmp_path / name).symlink_to(out / name)
 
-    def make(
-        runs: list[Run] = runs(), measures: Any = measures, **changes: Any
-    ) -> Page:
-        path = write_report(tmp_path, comparison, runs, measures, FACTS | changes)
+    def make(measures: Any = measures, seeds: int = 3, **changes: Any) -> Page:
+        done = changes.pop('runs', runs(seeds))
+        path = write_report(tmp_path, comparison, done, measures, FACTS | changes)
         return Page(path.read_text(encoding='utf-8'))
 
     return make
@@ -184,7 +180,7 @@ class TestPage:
     def test_a_loss_has_a_true_minus(self, page: Callable[..., Page]) -> None:
         worse = [replace(run, miou=0.5 - 0.02 * run.ratio) for run in runs()]
         cell = page(runs=worse).row('real + 1x synthetic')[4]
-        assert cell == '−2.0 [−2.0, −2.0]'
+        assert cell == '-2.0 [-2.0, -2.0]'.replace('-', MINUS)
 
     def test_numbers_have_their_references(
         self, whole: Page, study: tuple[Path, Comparison, Any]
@@ -197,19 +193,22 @@ class TestPage:
         cells = found.row('Alignment: a judge reads the image and finds its mask')
         accuracies = [alignment[key]['accuracy'] for key in ('synthetic', 'real')]
         assert cells[:2] == [f'{100 * a:.1f}\N{NO-BREAK SPACE}%' for a in accuracies]
-        assert f'Shuffled pairs {100 * alignment["shuffled"]["accuracy"]:.1f}' in cells[2]
-        assert 'mean of 3 of 4 classes' in found.row('Angle between class spectra (mSAD)')[2]
+        assert (
+            f'Shuffled pairs {100 * alignment["shuffled"]["accuracy"]:.1f}' in cells[2]
+        )
+        assert (
+            'mean of 3 of 4 classes'
+            in found.row('Angle between class spectra (mSAD)')[2]
+        )
         names = ('Fréchet distance, masks', 'Class areas, total variation')
         for name in (*names, 'Reconstructed images', 'Reconstructed masks'):
             value, reference, note = found.row(name)
             assert value and reference and note
 
-    def test_names_are_escaped_and_read_as_they_are(
-        self, whole: Page
-    ) -> None:
+    def test_names_are_escaped_and_read_as_they_are(self, whole: Page) -> None:
         found = whole
         for name in NAMES:
-            assert found.row(name)[0] in ('41.0', '–')
+            assert found.row(name)[0] in ('41.0', DASH)
         assert 'my <fields>' in found.text and 'model: <x>' in found.text
         assert not {'b', 'fields', 'x'} & {tag for tag, _ in found.tags}
 
@@ -217,12 +216,12 @@ class TestPage:
     def test_what_is_no_number_is_a_dash(
         self, page: Callable[..., Page], seeds: int
     ) -> None:
-        found = page(runs=runs(seeds))
+        found = page(seeds=seeds)
         assert not re.search(r'\b(nan|inf|None|undefined)\b', found.text, re.IGNORECASE)
-        assert found.row('_town') == ['–'] * 3
+        assert found.row('_town') == [DASH] * 3
         spread, difference = found.row('real + 1x synthetic')[1::3]
-        assert (spread == '–') == (seeds == 1)
-        assert ('[–, –]' in difference) == (seeds == 1)
+        assert (spread == DASH) == (seeds == 1)
+        assert (f'[{DASH}, {DASH}]' in difference) == (seeds == 1)
 
     def test_nothing_measured_is_a_dash(
         self, page: Callable[..., Page], study: tuple[Path, Comparison, Any]
@@ -232,12 +231,14 @@ class TestPage:
         measures['spectra']['msad'] = None
         measures['reconstruction']['cross_entropy'] = None
         found = page(measures=measures)
-        assert found.row('Alignment between shuffled and real')[0] == '–'
-        assert found.row('Angle between class spectra (mSAD)')[0] == '–'
+        assert found.row('Alignment between shuffled and real')[0] == DASH
+        assert found.row('Angle between class spectra (mSAD)')[0] == DASH
 
     def test_says_what_it_cannot_say(self, whole: Page) -> None:
         text = whole.text
-        assert 'The generator and the segmenter saw the same 16 labelled samples' in text
+        assert (
+            'The generator and the segmenter saw the same 16 labelled samples' in text
+        )
         assert 'over seeds, on one split' in text
         assert 'hardly notice blur: read them with the pictures' in text
         assert 'Not chosen' in text and 'equal updates' in text
@@ -273,7 +274,9 @@ class TestPage:
         found = whole
         assert found.row('stage 2') == ['2000 steps, 32-true']
         assert found.row('patches') == ['32 pixels']
-        pilots = '100 updates: validation mIoU 31.0; 200 updates: validation mIoU 42.0; '
+        pilots = (
+            '100 updates: validation mIoU 31.0; 200 updates: validation mIoU 42.0; '
+        )
         assert found.row('pilot, real only')[0].startswith(pilots)
         assert found.row('time of the last start') == ['7.2 min']
 
@@ -296,11 +299,11 @@ class TestPage:
     'value, form, expected',
     [
         (0.5, '.1f', '0.5'),
-        (-0.25, '+.2f', '−0.25'),
+        (-0.25, '+.2f', f'{MINUS}0.25'),
         (0.25, '+.2f', '+0.25'),
-        (None, '.1f', '–'),
-        (float('nan'), '.1f', '–'),
-        (float('-inf'), '.1f', '–'),
+        (None, '.1f', DASH),
+        (float('nan'), '.1f', DASH),
+        (float('-inf'), '.1f', DASH),
         (7, '.0f', '7'),
     ],
 )

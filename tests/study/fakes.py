@@ -51,7 +51,10 @@ def write_generator(codec: Codec, settings: dict[str, Any], out: Path) -> Path:
 
 
 def write_changed(
-    real: PairFolderDataModule, out: Path, change: Change, spec: SampleSpec | None = None
+    real: PairFolderDataModule,
+    out: Path,
+    change: Change,
+    spec: SampleSpec | None = None,
 ) -> Path:
     """The training pairs, changed, as if they had been generated."""
     writer = PairWriter(out, spec or real.spec, {}, {})

@@ -149,7 +149,7 @@ class TestGrid:
             (tmp_path / 'synthetic' / 'manifest.jsonl').write_text(
                 change.pop('synthetic')
             )
-        with pytest.raises(FileExistsError, match='begun with other settings.*there'):
+        with pytest.raises(FileExistsError, match=r'begun with other settings.*there'):
             comparison(tmp_path, **change).run(40)
         assert len(trained) == 4
 

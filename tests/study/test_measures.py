@@ -55,7 +55,9 @@ def measured(
     real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> Callable[[Change], Any]:
     """Measure changed training pairs as if they were generated."""
-    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'diffusion')
+    generator = write_generator(
+        pixel_codec(real), tiny_settings, tmp_path / 'diffusion'
+    )
 
     def run(change: Change) -> Any:
         synthetic = write_changed(real, tmp_path / 'synthetic', change)
@@ -110,7 +112,9 @@ class TestMeasure:
         found = measured(lambda image, mask: (0.5 * image, mask))
         means = found['spectra']['means']
         half = torch.tensor(means['train']) / 2
-        torch.testing.assert_close(torch.tensor(means['synthetic']), half, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor(means['synthetic']), half, atol=1e-4, rtol=0
+        )
         # reflectance near that of the classes, and no angle between light and shade
         light = torch.tensor(means['train']) / torch.from_numpy(PAIR_SPECTRA * 1e-4)
         assert light.min() > 0.8 and light.max() < 1.2

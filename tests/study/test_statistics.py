@@ -44,12 +44,12 @@ class TestPairedDifference:
 
     @pytest.mark.parametrize('scores', [([], []), ([0.1], [0.1, 0.2])])
     def test_refuses_what_is_no_pair(self, scores: tuple[list[float], ...]) -> None:
-        with pytest.raises(ValueError, match='cannot be paired.*every seed'):
+        with pytest.raises(ValueError, match=r'cannot be paired.*every seed'):
             paired_difference(*scores)
 
     @pytest.mark.parametrize('score', [math.nan, math.inf])
     def test_refuses_a_failed_run(self, score: float) -> None:
-        with pytest.raises(ValueError, match='must be numbers.*run it again'):
+        with pytest.raises(ValueError, match=r'must be numbers.*run it again'):
             paired_difference([0.1, score, 0.2], [0.1, 0.2, 0.3])
 
 

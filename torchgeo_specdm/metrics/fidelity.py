@@ -75,7 +75,7 @@ def image_features(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     extractor = RandomFeatures(images.shape[1])
     shift, scale = mean.view(-1, 1, 1), std.view(-1, 1, 1)
     return torch.cat(
-        [extractor((part.float() - shift) / scale) for part in images.split(_BATCH)]
+        [extractor((part.float() - shift) / scale) for part in torch.split(images, _BATCH)]
     )
 
 
@@ -83,7 +83,7 @@ def mask_features(masks: Tensor, num_classes: int) -> Tensor:
     """Features of masks (N, H, W); pixels without a label are zero in all classes."""
     extractor = RandomFeatures(num_classes)
     features = []
-    for part in masks.split(_BATCH):
+    for part in torch.split(masks, _BATCH):
         known = (part >= 0) & (part < num_classes)
         planes = one_hot(part.where(known, 0), num_classes) * known[..., None]
         features.append(extractor(planes.movedim(-1, 1).float()))

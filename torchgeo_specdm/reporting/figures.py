@@ -67,11 +67,8 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
             image = show_image(tiles.images[column], spec, limits)
             mask = show_mask(tiles.masks[column], spec)
             for bottom, colors in ((middle, image), (middle - side, mask)):
-                place = (_LABEL + column * pitch, bottom, side, side)
-                over = (_WIDTH, height, _WIDTH, height)
-                axis = figure.add_axes(
-                    tuple(a / b for a, b in zip(place, over, strict=True))
-                )
+                left, wide, high = _LABEL + column * pitch, side / _WIDTH, side / height
+                axis = figure.add_axes((left / _WIDTH, bottom / height, wide, high))
                 axis.imshow(colors, interpolation='nearest', aspect='auto')
                 axis.axis('off')
     figure.legend(
@@ -142,7 +139,7 @@ def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure
             values = np.array(spectra['means'][side][k], float)[order]
             axis.plot(values, style, color=color, label=side)
         angle = spectra['per_class'][name]
-        said = '–' if angle is None else f'{angle:.3f} rad'
+        said = '\N{EN DASH}' if angle is None else f'{angle:.3f} rad'
         axis.set_title(f'{name}: {said}', fontsize=_TEXT, parse_math=False)
         # hundreds of names cannot be read
         shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
@@ -170,8 +167,9 @@ def class_areas(area: Mapping[str, Any], spec: SampleSpec) -> Figure:
         heights = [100 * v for v in area[side]]
         where = places + 0.27 * (shift - 1)
         axis.bar(where, heights, 0.26, label=_NAMES[side], color=color)
-    turn = {'rotation': 30, 'ha': 'right'} if spec.num_classes > 6 else {}
-    axis.set_xticks(places, spec.classes, fontsize=_SMALL, parse_math=False, **turn)
+    axis.set_xticks(places, spec.classes, fontsize=_SMALL, parse_math=False)
+    if spec.num_classes > 6:
+        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
     axis.set_ylabel('% of pixels', fontsize=_TEXT)
     _tidy(axis)
     axis.legend(frameon=False, fontsize=_SMALL)
@@ -212,8 +210,8 @@ def _legend(spec: SampleSpec) -> tuple[list[Patch], int]:
     """A patch of colour for each class, and how many fit on a line."""
     handles = [
         # a dollar would begin a formula, and an underscore hide the class
-        Patch(color=[c / 255 for c in color], label=name.replace('$', r'\$'))
-        for name, color in zip(spec.classes, spec.colors, strict=True)
+        Patch(color=(r / 255, g / 255, b / 255), label=name.replace('$', r'\$'))
+        for name, (r, g, b) in zip(spec.classes, spec.colors, strict=True)
     ]
     longest = max(len(name) for name in spec.classes) + 7
     return handles, max(1, min(len(handles), _LETTERS // longest))

@@ -99,7 +99,7 @@ def number(value: float | None, form: str = '.1f', factor: float = 1) -> str:
         The text, with a true minus sign.
     """
     if value is None or not math.isfinite(value):
-        return '–'
+        return '\N{EN DASH}'
     return format(factor * value, form).replace('-', '\N{MINUS SIGN}')
 
 

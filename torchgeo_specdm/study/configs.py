@@ -44,12 +44,7 @@ def latents_config(real: Config, plan: Mapping[str, Any]) -> Config:
 
 
 def stage_config(
-    stage: str,
-    codec: str,
-    data: Config,
-    out: Path,
-    plan: Mapping[str, Any],
-    seed: int,
+    stage: str, codec: str, data: Config, out: Path, plan: Mapping[str, Any], seed: int
 ) -> Config:
     """A training of :class:`torchgeo_specdm.SpecDMTask`, for ``torchgeo fit``.
 

@@ -76,15 +76,14 @@ def read_runs(path: Path) -> list[Run]:
     runs = []
     for row in table:
         try:
-            ratio, seed, updates, *scores = (row[name] for name in _COLUMNS)
             iou = {
                 name.removeprefix(_IOU): float(value) if value else None
                 for name, value in row.items()
                 if name.startswith(_IOU)
             }
-            run = Run(
-                float(ratio), int(seed), int(updates), *map(float, scores), iou=iou
-            )
+            miou, f1, accuracy = (float(row[name]) for name in _COLUMNS[3:])
+            numbers = float(row['ratio']), int(row['seed']), int(row['updates'])
+            run = Run(*numbers, miou, f1, accuracy, iou)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
                 f'{path}, line {table.line_num}: this is no run ({error!r}). Delete '

@@ -1,0 +1,305 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import LightningModule
+
+from tests.data.pairs import make_pairs
+from tests.study.fakes import open_data, pixel_codec, write_generator
+from torchgeo_specdm import PairFolder
+from torchgeo_specdm.cli import main
+from torchgeo_specdm.tasks.specdm import SpecDMTask
+
+VERBS = ('quickstart', 'scenes', 'describe', 'generate')
+Output = pytest.CaptureFixture[str]
+
+
+def refused(capsys: Output, *arguments: str) -> str:
+    """The sentence of an error: exit code 1, nothing else, and no traceback."""
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    (line,) = error.splitlines()
+    assert line.startswith('torchgeo-specdm: ') and 'Traceback' not in error
+    return line
+
+
+@pytest.fixture(scope='module')
+def generator(
+    pair_folder: Path, tiny_settings: dict[str, Any], tmp_path_factory: Any
+) -> Path:
+    """A generator that never learned anything."""
+    out: Path = tmp_path_factory.mktemp('cli') / 'generator'
+    return write_generator(pixel_codec(open_data(pair_folder)), tiny_settings, out)
+
+
+class TestArguments:
+    @pytest.mark.parametrize('verb', ['', *VERBS])
+    def test_help(self, capsys: Output, verb: str) -> None:
+        with pytest.raises(SystemExit) as stop:
+            main([*([verb] if verb else []), '--help'])
+        assert stop.value.code == 0
+        said = capsys.readouterr().out
+        assert f'usage: torchgeo-specdm {verb}'.strip() in said
+        assert verb or all(name in said for name in VERBS)
+
+    @pytest.mark.parametrize(
+        'arguments',
+        [
+            [],
+            ['learn'],
+            ['scenes'],
+            ['describe'],
+            ['generate', '--out', 'x', '--count', '3'],
+            ['generate', '--generator', 'x', '--out', 'x', '--count', 'three'],
+            ['quickstart', '--codec', 'single_stream'],
+            ['quickstart', '--minutes', 'many'],
+        ],
+    )
+    def test_wrong_arguments_exit_with_two(
+        self, capsys: Output, arguments: list[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert 'error:' in capsys.readouterr().err
+
+    def test_masks_and_vary_exclude_each_other(self, capsys: Output) -> None:
+        given = ['--generator', 'x', '--out', 'x', '--count', '3']
+        with pytest.raises(SystemExit) as stop:
+            main(['generate', *given, '--masks', 'a', '--vary', 'b'])
+        assert stop.value.code == 2
+        assert 'not allowed with argument --masks' in capsys.readouterr().err
+
+
+class TestScenes:
+    @pytest.mark.parametrize('count', [1, 3, 7])
+    def test_counts_add_up(self, tmp_path: Path, capsys: Output, count: int) -> None:
+        out = str(tmp_path / 'scenes')
+        arguments = ['scenes', '--out', out, '--count', str(count), '--size', '16']
+        assert main(arguments) == 0
+        assert f'{count} scenes are in {out}.' in capsys.readouterr().out
+        lists = [(tmp_path / 'scenes' / f'{s}.txt') for s in ('train', 'val', 'test')]
+        ids = [name for path in lists for name in path.read_text().split()]
+        assert len(ids) == len(set(ids)) == count == len(PairFolder(out))
+
+    def test_hard_and_seed(self, tmp_path: Path) -> None:
+        for seed in ('0', '1'):
+            out = str(tmp_path / seed)
+            given = ['--count', '1', '--size', '16', '--hard', '--seed', seed]
+            assert main(['scenes', '--out', out, *given]) == 0
+        first, second = PairFolder(tmp_path / '0'), PairFolder(tmp_path / '1')
+        assert first.spec.num_classes == 13
+        assert not first[0]['image'].equal(second[0]['image'])
+
+    def test_refuses_no_scenes(self, tmp_path: Path, capsys: Output) -> None:
+        out = str(tmp_path / 'scenes')
+        assert 'counts=(-1' in refused(capsys, 'scenes', '--out', out, '--count', '-1')
+
+
+class TestDescribe:
+    def test_shows_what_a_folder_holds(self, tmp_path: Path, capsys: Output) -> None:
+        folder = make_pairs(tmp_path / 'pairs', count=3, size=8)
+        assert main(['describe', str(folder)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found['bands'] == ['B02', 'B03', 'B04', 'B08']
+        assert found['classes'] == ['class_0', 'class_1', 'class_2']
+        assert found['samples'] == 3 and found['shape'] == [4, 8, 8]
+        # the image tells its band: 10 more for each
+        steps = [b - a for a, b in zip(found['mean'], found['mean'][1:])]
+        assert steps == pytest.approx([10, 10, 10])
+        assert len(found['std']) == 4
+        assert not (folder / 'dataset.json').exists()
+
+    def test_writes_it_down(self, tmp_path: Path, capsys: Output) -> None:
+        folder = make_pairs(tmp_path / 'pairs')
+        assert main(['describe', str(folder), '--write']) == 0
+        out, error = capsys.readouterr()
+        written = json.loads((folder / 'dataset.json').read_text())
+        assert written['bands'] == json.loads(out)['bands']
+        assert f'Written to {folder / "dataset.json"}.' in error
+
+    def test_refuses_a_broken_file(self, tmp_path: Path, capsys: Output) -> None:
+        folder = make_pairs(tmp_path / 'pairs')
+        path = folder / 'images' / '0002.tif'
+        path.write_bytes(path.read_bytes()[:100])
+        assert str(path) in refused(capsys, 'describe', str(folder), '--write')
+        assert not (folder / 'dataset.json').exists()
+
+    def test_refuses_a_missing_folder(self, tmp_path: Path, capsys: Output) -> None:
+        assert 'nothing' in refused(capsys, 'describe', str(tmp_path / 'nothing'))
+
+
+class TestGenerate:
+    @pytest.fixture
+    def arguments(self, generator: Path, tmp_path: Path) -> list[str]:
+        out = str(tmp_path / 'synthetic')
+        return ['generate', '--generator', str(generator), '--out', out, '--count', '3']
+
+    def test_writes_pairs_once(
+        self, arguments: list[str], tmp_path: Path, capsys: Output
+    ) -> None:
+        assert main(arguments) == 0
+        out = tmp_path / 'synthetic'
+        assert f'3 samples are in {out}.' in capsys.readouterr().out
+        dataset = PairFolder(out)
+        assert len(dataset) == 3 and dataset[0]['image'].shape == (6, 32, 32)
+        written = {path: path.stat().st_mtime_ns for path in out.glob('*/*.tif')}
+        assert main(arguments) == 0
+        assert written == {path: path.stat().st_mtime_ns for path in written}
+
+    def test_seed_and_batch_size(self, arguments: list[str], tmp_path: Path) -> None:
+        assert main([*arguments, '--batch-size', '2']) == 0
+        arguments[4] = str(tmp_path / 'other')
+        assert main([*arguments, '--seed', '1']) == 0
+        first, other = PairFolder(tmp_path / 'synthetic'), PairFolder(tmp_path / 'other')
+        assert not first[0]['image'].equal(other[0]['image'])
+
+    def test_given_masks_are_kept(
+        self, arguments: list[str], tmp_path: Path, pair_folder: Path
+    ) -> None:
+        assert main([*arguments, '--masks', str(pair_folder)]) == 0
+        rows = (tmp_path / 'synthetic' / 'manifest.jsonl').read_text().splitlines()
+        sources = [json.loads(row)['source'] for row in rows]
+        real = PairFolder(pair_folder, 'train')
+        assert sources == real.ids[:3]
+        # turned or flipped, but the same mask: as many pixels of each class
+        drawn = PairFolder(tmp_path / 'synthetic')
+        for i in range(3):
+            counts = [dataset[i]['mask'].unique(return_counts=True)[1].tolist() for dataset in (drawn, real)]
+            assert counts[0] == counts[1]
+
+    def test_varies_given_images(
+        self, arguments: list[str], tmp_path: Path, pair_folder: Path
+    ) -> None:
+        given = ['--vary', str(pair_folder), '--strength', '0.2']
+        assert main([*arguments, *given]) == 0
+        assert len(PairFolder(tmp_path / 'synthetic')) == 3
+
+    @pytest.mark.parametrize(
+        'change, said',
+        [
+            (['--count', '0'], 'count=0'),
+            (['--seed', '-1'], 'seed=-1'),
+            (['--devices', '0'], 'devices'),
+            (['--generator', 'nothing'], 'nothing/config.json does not exist'),
+            (['--masks', 'nothing'], 'nothing'),
+        ],
+    )
+    def test_refuses_what_cannot_be(
+        self, arguments: list[str], capsys: Output, change: list[str], said: str
+    ) -> None:
+        assert said in refused(capsys, *arguments, *change)
+
+    def test_refuses_a_folder_of_another_seed(
+        self, arguments: list[str], capsys: Output
+    ) -> None:
+        assert main(arguments) == 0
+        capsys.readouterr()
+        sentence = refused(capsys, *arguments, '--seed', '1')
+        assert 'begun with other settings' in sentence and 'seed: 0 there' in sentence
+
+    def test_debug_shows_the_traceback(self, arguments: list[str]) -> None:
+        with pytest.raises(ValueError, match='count=0'):
+            main(['--debug', *arguments, '--count', '0'])
+
+
+class TestInterruption:
+    @pytest.fixture(autouse=True)
+    def handler(self) -> Iterator[None]:
+        """Lightning ignores Ctrl-C for good once it has seen it."""
+        before = signal.getsignal(signal.SIGINT)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    def test_in_a_prediction_of_lightning(
+        self,
+        generator: Path,
+        tmp_path: Path,
+        capsys: Output,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        given = ['--generator', str(generator), '--out', str(tmp_path / 'synthetic')]
+        arguments = ['generate', *given, '--count', '3', '--batch-size', '1']
+        whole = SpecDMTask.predict_step
+
+        def interrupted(task: LightningModule, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 1:
+                raise KeyboardInterrupt
+            whole(task, batch, batch_idx)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SpecDMTask, 'predict_step', interrupted)
+            assert main(arguments) == 130
+        assert 'The same command goes on from here.' in capsys.readouterr().err
+        kept = tmp_path / 'synthetic' / 'images' / '000000.tif'
+        before = kept.stat().st_mtime_ns
+        assert main(arguments) == 0
+        assert len(PairFolder(tmp_path / 'synthetic')) == 3
+        assert kept.stat().st_mtime_ns == before
+
+    def test_elsewhere(
+        self, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr('torchgeo_specdm.synthesis.demo.write_scenes', interrupted)
+        assert main(['scenes', '--out', str(tmp_path)]) == 130
+        assert 'Interrupted' in capsys.readouterr().err
+
+    def test_other_exits_pass(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def leave(*arguments: Any) -> None:
+            sys.exit(7)
+
+        monkeypatch.setattr('torchgeo_specdm.synthesis.demo.write_scenes', leave)
+        with pytest.raises(SystemExit) as stop:
+            main(['scenes', '--out', str(tmp_path)])
+        assert stop.value.code == 7
+
+
+def test_quiet_but_only_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger('lightning.pytorch')
+    level, filters = logger.level, list(warnings.filters)
+    seen = []
+
+    def look(*arguments: Any) -> None:
+        warnings.warn('not to be seen', stacklevel=1)
+        seen.append(logger.level)
+
+    monkeypatch.setattr('torchgeo_specdm.synthesis.demo.write_scenes', look)
+    with warnings.catch_warnings(record=True) as caught:
+        main(['scenes', '--out', str(tmp_path)])
+    assert seen == [logging.ERROR] and caught == []
+    assert logger.level == level
+    assert warnings.filters == filters
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name('torchgeo-specdm')
+    folder = make_pairs(tmp_path / 'pairs')
+    (folder / 'masks' / '0002.tif').unlink()
+    done = subprocess.run(
+        [command, 'quickstart', '--data', folder, '--out', tmp_path / 'out'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith('torchgeo-specdm: ') and 'image 0002 without mask' in last
+    assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'out').exists()
