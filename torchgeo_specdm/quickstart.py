@@ -30,7 +30,7 @@ from .study.configs import (
 )
 from .study.measures import mask_accuracy, measure
 from .study.planning import make_plan
-from .study.runs import differences
+from .study.runs import Run, differences
 from .study.settings import content_hash, require_same_settings
 from .study.statistics import verdict
 from .synthesis.demo import write_scenes
@@ -106,19 +106,9 @@ class Quickstart:
         codec, why = self._learn_codec(real, config, plan)
         self._learn_denoiser(codec, config, plan)
         self._generate(plan)
-        comparison, updates, curve = self._find_updates(real, plan)
-        segment = segmenter_config(
-            config, _SEGMENTER, self.out, updates, _REAL_SHARE, self.seed
-        )
-        self._write_config('segment', 'fit', segment)
+        comparison, updates, curve = self._find_updates(real, config, plan)
         measures = self._measure(comparison, updates)
-        missing = comparison.missing(updates)
-        if missing:
-            self._say(
-                f'Training {missing} segmenters with {updates} updates each',
-                missing * (updates * plan['seconds']['segmenter'] + 2),
-            )
-        runs = comparison.run(updates)
+        runs = self._compare(comparison, updates, plan)
         facts = {
             'codec': codec,
             'why': why,
@@ -128,9 +118,8 @@ class Quickstart:
             'updates': updates,
             'minutes': (time.monotonic() - started) / 60,
         }
-        report = write_report(
-            self.out, comparison, runs, measures, facts | self._inputs()
-        )
+        facts |= self._inputs()
+        report = write_report(self.out, comparison, runs, measures, facts)
         print()
         for ratio, difference in differences(runs).items():
             print(verdict(ratio, difference))
@@ -168,7 +157,8 @@ class Quickstart:
         }
         require_same_settings(self.out / 'plan.json', self._settings)
         if self.data is None:
-            self._say(f'Drawing {sum(_SCENES)} demo scenes into {data}', 10)
+            verb = 'Checking' if (data / 'README.md').exists() else 'Drawing'
+            self._say(f'{verb} {sum(_SCENES)} demo scenes in {data}', 10)
             write_scenes(data, _SCENES, _SCENE_SIZE, self.seed)
         return data
 
@@ -278,7 +268,7 @@ class Quickstart:
         torchgeo(['predict', '--config', path])
 
     def _find_updates(
-        self, real: PairFolderDataModule, plan: Config
+        self, real: PairFolderDataModule, config: Config, plan: Config
     ) -> tuple[Comparison, int, list[tuple[int, float]]]:
         """The comparison, and how long its segmenters have to train."""
         comparison = Comparison(
@@ -299,7 +289,12 @@ class Quickstart:
                 1.75 * most * plan['seconds']['segmenter'],
             )
         curve = comparison.find_updates(max(most // 4, 1), most)
-        return comparison, enough_updates(curve), curve
+        updates = enough_updates(curve)
+        mixed = segmenter_config(
+            config, _SEGMENTER, self.out, updates, _REAL_SHARE, self.seed
+        )
+        self._write_config('segment', 'fit', mixed)
+        return comparison, updates, curve
 
     def _measure(self, comparison: Comparison, updates: int) -> Config:
         """Reconstruction, fidelity, alignment and spectra."""
@@ -314,6 +309,16 @@ class Quickstart:
         )
         write_text(path, json.dumps(measures, indent=2, allow_nan=False) + '\n')
         return measures
+
+    def _compare(self, comparison: Comparison, updates: int, plan: Config) -> list[Run]:
+        """Train and test the segmenters of all ratios and seeds."""
+        missing = comparison.missing(updates)
+        if missing:
+            self._say(
+                f'Training {missing} segmenters with {updates} updates each',
+                missing * (updates * plan['seconds']['segmenter'] + 2),
+            )
+        return comparison.run(updates)
 
     def _write_config(self, name: str, verb: str, config: Config) -> str:
         """Write a YAML that runs as it is."""

@@ -193,6 +193,14 @@ class TestIgnoredPixels:
         losses = codec.loss(batch)
         assert all(bool(value.isfinite()) for value in losses.values())
 
+    def test_are_of_no_class(self, kind: str, dates: int) -> None:
+        codec = make(kind, dates)
+        mask = torch.tensor([[[0, 1], [2, 255]]])
+        hot = codec.one_hot(mask)
+        assert hot[0, :, 1, 1].tolist() == [-1, -1, -1]
+        assert hot[0, :, 1, 0].tolist() == [-1, -1, 1]
+        assert hot[0, :, 0, 0].tolist() == [1, -1, -1]
+
     def test_do_not_count_in_the_mask_loss(self, kind: str, dates: int) -> None:
         codec = make(kind, dates)
         logits = torch.randn(1, 3, 4, 4)

@@ -264,6 +264,17 @@ class TestCheckUnits:
         with pytest.raises(ValueError, match='mend the datamodule'):
             check_units(data, CPU)
 
+    @pytest.mark.parametrize('fixed', ['dark', 'bright'])
+    def test_wrong_gain_that_one_value_would_not_show(self, fixed: str) -> None:
+        data = in_trainer(Foreign(Patches()))
+        level = {'dark': 1000.0, 'bright': 1300.0}[fixed]
+        # a gain of 2 about a level: right there, wrong at the other end
+        data.mean = data.mean.clone()
+        data.std = data.std * torch.tensor([2, 1])
+        data.mean[0] = data.mean[0] * 2 - level
+        with pytest.raises(ValueError, match='channel 0 of value'):
+            check_units(data, CPU)
+
     def test_scaling_by_each_image(self) -> None:
         data = in_trainer(Foreign(Patches()))
 

@@ -458,7 +458,7 @@ class TestArguments:
         self, diffusion_run: Run, tmp_path: Path
     ) -> None:
         task = SpecDMTask('diffusion', generator=str(diffusion_run.out))
-        assert task.sampling == {'sampler': 'dpm', 'steps': 4, 'clip': None}
+        assert task.sampling == {'sampler': 'sde', 'steps': 4, 'clip': None}
         task = SpecDMTask(
             'diffusion',
             generator=str(diffusion_run.out),

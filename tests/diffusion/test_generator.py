@@ -84,7 +84,7 @@ class TestSamplers:
 
     @pytest.mark.parametrize('scale', [1.0, 0.35])
     @pytest.mark.parametrize(
-        ('sampler', 'steps'), [('dpm', 30), ('ddim', 100), ('ddpm', 300)]
+        ('sampler', 'steps'), [('dpm', 30), ('sde', 30), ('ddim', 100), ('ddpm', 1000)]
     )
     def test_mean_and_covariance(self, sampler: Any, steps: int, scale: float) -> None:
         sample = oracle_generator('v', scale).sample(INDICES, 0, sampler, steps)
@@ -130,20 +130,26 @@ class TestSamplers:
 
 class TestSolver:
     SCHEDULE = JointProcess({'x': slice(0, 1)}).schedule
+    PRODUCTS = JointProcess({'x': slice(0, 1)}).signal[1:].square()
 
     @pytest.mark.parametrize('steps', [1, 2, 3, 20, 333, 999, 1000])
     def test_times_fall_from_the_last_to_the_first(self, steps: int) -> None:
-        times = falling_times(steps, 1000)
+        times = falling_times(steps, self.PRODUCTS)
         assert len(times) == steps
         assert times[0] == 1000
         assert times[-1] == 1 or steps == 1
-        gaps = [a - b for a, b in pairwise(times)]
-        assert min(gaps, default=1) >= 1
-        # steps get shorter, but for rounding
-        assert all(b <= a + 1 for a, b in pairwise(gaps))
+        assert all(a > b for a, b in pairwise(times))
+
+    def test_steps_are_equal_in_the_signal_to_noise_ratio(self) -> None:
+        times = torch.tensor(falling_times(6, self.PRODUCTS)) - 1
+        levels = (self.PRODUCTS / (1 - self.PRODUCTS)).log()[times]
+        torch.testing.assert_close(
+            levels.diff(), torch.full((5,), 2.762), atol=0.02, rtol=0
+        )
+        assert falling_times(6, self.PRODUCTS) == [1000, 797, 507, 154, 15, 1]
 
     def test_all_times_are_the_published_sampler(self) -> None:
-        assert falling_times(1000, 1000) == list(range(1000, 0, -1))
+        assert falling_times(1000, self.PRODUCTS) == list(range(1000, 0, -1))
 
     @pytest.mark.parametrize('strength', [1.0, 0.6, 0.01, 0.0001])
     def test_strength_enters_on_the_way(self, strength: float) -> None:
@@ -153,7 +159,7 @@ class TestSolver:
         assert part[0] == start
         assert part[1:] == [time for time in full if time < start]
 
-    @pytest.mark.parametrize('sampler', ['dpm', 'ddim', 'ddpm'])
+    @pytest.mark.parametrize('sampler', ['dpm', 'sde', 'ddim', 'ddpm'])
     def test_the_last_step_leaves_no_noise(self, sampler: Any) -> None:
         solver = make_solver(sampler, 3, 1.0, self.SCHEDULE)
         state = torch.full((1, 1, 2, 2), 5.0)
@@ -195,11 +201,11 @@ class TestGivenMasks:
         torch.manual_seed(1)
         return torch.randint(0, 2, (count, 1, 32, 32))
 
-    @pytest.mark.parametrize('sampler', ['dpm', 'ddim', 'ddpm'])
+    @pytest.mark.parametrize('sampler', ['dpm', 'sde', 'ddim', 'ddpm'])
     @pytest.mark.parametrize('scale', [1.0, 0.35])
     def test_images_are_drawn_for_them(self, sampler: Any, scale: float) -> None:
         mask = self.masks(8)
-        steps = {'dpm': 30, 'ddim': 100, 'ddpm': 300}[sampler]
+        steps = {'dpm': 30, 'sde': 30, 'ddim': 100, 'ddpm': 1000}[sampler]
         sample = oracle_generator('v', scale).sample(
             INDICES, 0, sampler, steps, given={'mask': mask}
         )
@@ -299,9 +305,9 @@ class TestIdentity:
         # a change of scheduler, noise or network arithmetic shows here first
         sample = generator.sample([0, 1], 7, steps=10)
         assert float(sample['image'].double().sum()) == pytest.approx(
-            530211.734, rel=1e-4
+            530373.778, rel=1e-4
         )
-        assert int(sample['mask'].sum()) == pytest.approx(781, abs=2)
+        assert int(sample['mask'].sum()) == pytest.approx(785, abs=2)
 
     def test_batch_size_and_order_do_not_matter(self, generator: Generator) -> None:
         together = generator.sample([4, 0, 7, 2], 3)

@@ -179,6 +179,23 @@ class TestDiffusion:
             len((diffusion_run.out / 'training_samples.txt').read_text().split()) == 16
         )
 
+    def test_average_counts_the_steps(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        class Noted(SpecDMTask):
+            def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+                assert self.generator is not None and self.denoiser is not None
+                old = self.generator.denoiser.network.conv_in.weight.clone()
+                super().optimizer_step(*args, **kwargs)
+                new = self.generator.denoiser.network.conv_in.weight
+                trained = self.denoiser.network.conv_in.weight
+                kept.append(float((new - trained).norm() / (old - trained).norm()))
+
+        kept: list[float] = []
+        task = Noted('diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings)
+        train(task, pairs(pair_folder), tmp_path, 2)
+        assert kept == pytest.approx([2 / 11, 3 / 12, 4 / 13, 5 / 14], rel=1e-3)
+
     def test_cached_latents_are_those_of_the_codec(
         self, autoencoder_run: Run, diffusion_run: Run
     ) -> None:
@@ -294,6 +311,29 @@ class TestResume:
         found = load_file(run.out / 'model.safetensors')
         for key, value in wanted.items():
             torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize('stage', ['autoencoder', 'diffusion'])
+    def test_finished_run_of_so_many_steps(
+        self,
+        pair_folder: Path,
+        tiny_settings: dict[str, Any],
+        tmp_path: Path,
+        stage: Any,
+    ) -> None:
+        # Lightning leaves its loop at once here, and calls no hook of training
+        codec = 'pixels' if stage == 'diffusion' else 'two_stream'
+        found = []
+        for resume in (None, tmp_path / 'last.ckpt'):
+            out = tmp_path / f'out_{resume is None}'
+            task = SpecDMTask(stage, str(out), codec, 'tiny', tiny_settings)
+            trainer = quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0)
+            trainer.fit(task, pairs(pair_folder), ckpt_path=resume)
+            assert trainer.global_step == 2
+            if resume is None:
+                trainer.save_checkpoint(tmp_path / 'last.ckpt')
+            found.append(load_file(out / 'model.safetensors'))
+        for key, value in found[0].items():
+            torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-4)
 
     def test_diffusion(
         self,

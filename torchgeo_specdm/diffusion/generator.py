@@ -15,7 +15,7 @@ from ..files import read_config, save_module
 from .denoiser import JointDenoiser
 from .noise import sample_noise
 from .process import JointProcess
-from .solver import Sampler, make_solver
+from .solver import STOCHASTIC, Sampler, make_solver
 
 
 class Generator(nn.Module):
@@ -110,8 +110,9 @@ class Generator(nn.Module):
         Args:
             indices: Number of each sample, 0 or more.
             seed: Seed of the run.
-            sampler: ``dpm`` (DPM-Solver++ of order 2), ``ddim``, or ``ddpm`` (fresh
-                noise at each step, as published with T steps).
+            sampler: ``dpm`` (DPM-Solver++ of order 2), ``sde`` (the same with fresh
+                noise at each step, which mends errors of a network after short
+                training), ``ddim``, or ``ddpm`` (as published, with T steps).
             steps: Number of denoising steps.
             clip: Clip the estimate of the clean latent to this many standard
                 deviations; needed by ``epsilon`` after short training.
@@ -184,7 +185,7 @@ class Generator(nn.Module):
             estimate = self.process.clean_estimate(output, state, times)
             if clip is not None:
                 estimate = estimate.clamp(-clip, clip)
-            fresh = noise(draw) if sampler == 'ddpm' else None
+            fresh = noise(draw) if sampler in STOCHASTIC else None
             (state,) = solver.step(
                 estimate * scale, moment, state, variance_noise=fresh, return_dict=False
             )
@@ -218,7 +219,7 @@ class Generator(nn.Module):
         if sampler not in get_args(Sampler) or not 1 <= steps <= self.process.num_steps:
             raise ValueError(
                 f'sampler={sampler!r} must be one of {get_args(Sampler)} and '
-                f'steps={steps} lie in 1..{self.process.num_steps}. 20 steps of dpm '
+                f'steps={steps} lie in 1..{self.process.num_steps}. 20 steps of sde '
                 'are nearly as good as 1000 of ddpm.'
             )
 

@@ -6,17 +6,23 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from diffusers.schedulers.scheduling_dpmsolver_multistep import (
     DPMSolverMultistepScheduler,
 )
+from torch import Tensor
 
-Sampler = Literal['dpm', 'ddim', 'ddpm']
+Sampler = Literal['dpm', 'sde', 'ddim', 'ddpm']
+
+#: Samplers that need fresh noise at each step.
+STOCHASTIC: tuple[Sampler, ...] = ('sde', 'ddpm')
 
 #: Order and kind of the solver. Of first order, DPM-Solver++ is DDIM, and its
 #: stochastic form is the posterior of DDPM. The schedulers that diffusers names so
 #: guess the next time from the number of steps, and miss it where T is no multiple.
 _SOLVERS: dict[Sampler, tuple[int, str]] = {
     'dpm': (2, 'dpmsolver++'),
+    'sde': (2, 'sde-dpmsolver++'),
     'ddim': (1, 'dpmsolver++'),
     'ddpm': (1, 'sde-dpmsolver++'),
 }
@@ -46,31 +52,33 @@ def make_solver(
         final_sigmas_type='zero',
         **schedule,
     )
-    times = falling_times(steps, schedule['num_train_timesteps'])
+    times = falling_times(steps, solver.alphas_cumprod)
     start = max(1, round(strength * times[0]))
     times = [start, *(time for time in times if time < start)]
     solver.set_timesteps(timesteps=[time - 1 for time in times])
     return solver
 
 
-def falling_times(steps: int, last: int) -> list[int]:
-    """The times of a sampler, dense where little noise is left.
+def falling_times(steps: int, products: Tensor) -> list[int]:
+    """The times of a sampler, in equal steps of the logarithm of noise over signal.
 
-    They fall with the square of the steps left. With equal steps, the last one starts
-    from much noise and leads to the mean of what is possible there: 20 steps then keep
-    96 % of the standard deviation of white noise of variance one, and 76 % behind a
-    signal scale of 0.35. With these they keep all of it.
+    With equal steps of time, the last one starts from much noise and leads to the mean
+    of what is possible there: 20 steps then keep 96 % of the standard deviation of
+    white noise of variance one, and 76 % behind a signal scale of 0.35. With these
+    they keep all of it.
 
     Args:
-        steps: How many, at most *last*.
-        last: The time that is noise alone.
+        steps: How many, at most as many as there are times.
+        products: Squared signal level of each time from 1 to T.
 
     Returns:
-        Different times from *last* down to 1.
+        Different times from T down to 1.
     """
-    share = [1 - i / max(steps - 1, 1) for i in range(steps)]
-    times = [round(1 + (last - 1) * left**2) for left in share]
+    levels = (1 / products.double() - 1).log()
+    wanted = torch.linspace(levels[-1], levels[0], steps, dtype=torch.float64)
+    nearest = (levels - wanted[:, None]).abs().argmin(1) + 1
+    times: list[int] = nearest.tolist()
     for i in range(1, steps):
         times[i] = min(times[i], times[i - 1] - 1)
-    # where squares are closer than whole numbers, all numbers down to 1 are taken
+    # where whole numbers are too coarse, all of them down to 1 are taken
     return [max(time, steps - i) for i, time in enumerate(times)]
