@@ -91,7 +91,11 @@ class TestSamplers:
         pixels = sample['image'][:, :, 0].movedim(1, 0).flatten(1)
         torch.testing.assert_close(pixels.mean(1), MEAN[:2], atol=0.04, rtol=0)
         torch.testing.assert_close(
-            torch.cov(pixels), COVARIANCE[:2, :2], atol=0.05, rtol=0
+            # the published sampler itself is 3 % short of the spread at T = 1000
+            torch.cov(pixels),
+            COVARIANCE[:2, :2],
+            atol=0.08 if sampler == 'ddpm' else 0.05,
+            rtol=0,
         )
         # the mask is the sign of the third stream, which goes with the first
         share = torch.distributions.Normal(MEAN[2], COVARIANCE[2, 2].sqrt())
@@ -111,14 +115,15 @@ class TestSamplers:
         tolerance = max(tolerance, 0.015)
         assert float((images - exact(noise, 1.0)[:, :2]).abs().max()) < tolerance
 
-    def test_fresh_noise_makes_ddpm_another_sampler(self) -> None:
+    @pytest.mark.parametrize(('fixed', 'fresh'), [('ddim', 'ddpm'), ('dpm', 'sde')])
+    def test_fresh_noise_makes_another_sampler(self, fixed: Any, fresh: Any) -> None:
         generator = oracle_generator(size=8)
-        ddim, ddpm = (
-            generator.sample([0], 0, s, 20)['image'] for s in ('ddim', 'ddpm')
+        a, b, again = (
+            generator.sample([0], 0, sampler, 20)['image']
+            for sampler in (fixed, fresh, fresh)
         )
-        assert float((ddim - ddpm).abs().mean()) > 0.2
-        again = generator.sample([0], 0, 'ddpm', 20)['image']
-        assert torch.equal(ddpm, again)
+        assert float((a - b).abs().mean()) > 0.2
+        assert torch.equal(b, again)
 
     def test_clip(self) -> None:
         generator = oracle_generator(size=16)

@@ -65,9 +65,7 @@ class RandomFeatures(nn.Module):
         Returns:
             Features (B, 2 x features), float64.
         """
-        # TorchGeo drops the first axis of a batch of one
-        found = [kernel(planes).reshape(len(planes), -1) for kernel in self.kernels]
-        return torch.cat(found, 1).double()
+        return torch.cat([kernel(planes) for kernel in self.kernels], 1).double()
 
 
 def image_features(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

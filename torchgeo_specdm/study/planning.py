@@ -18,6 +18,8 @@ from ..diffusion import Generator
 from ..presets import load_preset
 from ..tasks.segmentation import MultispectralSegmentationTask
 
+#: The preset that a quickstart uses.
+_PRESET = 'tiny'
 _PATCH = 32
 _LARGE_PATCH = 64
 #: Large patches cost four times as much, so they come from these minutes on.
@@ -40,7 +42,6 @@ _LIMITS = {
 #: A step of sampling, in full precision without gradient, costs about half of one of
 #: training; and seconds to write a sample.
 _SAMPLING_COST = 0.5
-_SAMPLING_STEPS = 20
 _WRITING = 0.01
 
 
@@ -83,7 +84,8 @@ def make_plan(
         for name, share in shares.items()
         for low, high in [_LIMITS[name]]
     }
-    drawing = _SAMPLING_STEPS * _SAMPLING_COST * seconds['diffusion'] / _LATENT_BATCH
+    drawing = load_preset(_PRESET)['sampling']['steps'] * _SAMPLING_COST
+    drawing *= seconds['diffusion'] / _LATENT_BATCH
     return {
         'precision': 'bf16-mixed' if fast_bfloat16() else '32-true',
         'samples': samples,
@@ -128,7 +130,7 @@ def time_steps(
     """
     seed_everything(0, verbose=False)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    preset, half = load_preset('tiny'), fast_bfloat16()
+    preset, half = load_preset(_PRESET), fast_bfloat16()
     shape = (batch_size, spec.num_bands, patch_size, patch_size)
     images = torch.rand(shape, device=device) * 1000
     sample = {'image': images, 'mask': torch.zeros_like(images[:, 0]).long()}
