@@ -4,6 +4,7 @@
 """Fixtures that more than one test file uses."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from torchgeo_specdm import (
 
 matplotlib.use('agg')
 torch.set_num_threads(1)
+# processes that tests start compute with as many, or their floats would differ
+os.environ['OMP_NUM_THREADS'] = '1'
 
 PAIR_BANDS = ('B02', 'B03', 'B04', 'B08', 'B11', 'B12')
 PAIR_CLASSES = ('water', 'forest', 'crops', 'town')
@@ -217,3 +220,8 @@ def diffusion_run(
     )
     data = LatentDataModule(PairFolderDataModule(str(pair_folder), batch_size=8), 2)
     return train(task, data, root, epochs=4)
+
+
+def pairs(folder: Path, **settings: Any) -> PairFolderDataModule:
+    """The datamodule of a folder, two batches in an epoch."""
+    return PairFolderDataModule(str(folder), **{'batch_size': 8} | settings)

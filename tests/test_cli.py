@@ -161,7 +161,10 @@ class TestGenerate:
         assert main([*arguments, '--batch-size', '2']) == 0
         arguments[4] = str(tmp_path / 'other')
         assert main([*arguments, '--seed', '1']) == 0
-        first, other = PairFolder(tmp_path / 'synthetic'), PairFolder(tmp_path / 'other')
+        first, other = (
+            PairFolder(tmp_path / 'synthetic'),
+            PairFolder(tmp_path / 'other'),
+        )
         assert not first[0]['image'].equal(other[0]['image'])
 
     def test_given_masks_are_kept(
@@ -175,7 +178,10 @@ class TestGenerate:
         # turned or flipped, but the same mask: as many pixels of each class
         drawn = PairFolder(tmp_path / 'synthetic')
         for i in range(3):
-            counts = [dataset[i]['mask'].unique(return_counts=True)[1].tolist() for dataset in (drawn, real)]
+            counts = [
+                dataset[i]['mask'].unique(return_counts=True)[1].tolist()
+                for dataset in (drawn, real)
+            ]
             assert counts[0] == counts[1]
 
     def test_varies_given_images(

@@ -283,7 +283,7 @@ def test_hooks_of_the_real_module_and_of_the_task(
 
 CONFIG = """
 trainer: {{max_epochs: 1, accelerator: cpu, devices: 1, logger: false,
-  enable_checkpointing: false, enable_progress_bar: false}}
+  enable_checkpointing: false, enable_progress_bar: false, default_root_dir: {root}}}
 model:
   class_path: torchgeo_specdm.compat.SemanticSegmentationTask
   init_args: {{model: fcn, in_channels: 3, num_classes: 5, num_filters: 4}}
@@ -301,7 +301,11 @@ data:
 def test_command_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, synthetic, _ = landcoverai(tmp_path)
     config = tmp_path / 'config.yaml'
-    config.write_text(CONFIG.format(real=tmp_path / 'real', synthetic=synthetic))
+    config.write_text(
+        CONFIG.format(
+            root=tmp_path / 'logs', real=tmp_path / 'real', synthetic=synthetic
+        )
+    )
     command = ['fit', '--config', str(config), '--data.init_args.real_share', '0.25']
     with caplog.at_level('INFO'):
         main(command)

@@ -1,94 +1,25 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Generation through ``torchgeo predict``: the same set, whatever happens."""
+"""Generation: the same set, whatever happens."""
 
-import hashlib
 import json
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import rasterio
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
-from torchgeo.main import main
 
 from torchgeo_specdm import GenerationDataModule, Generator, PairFolder, SpecDMTask
-from torchgeo_specdm.datamodules.generation import BatchDataset
 
-from ..conftest import PAIR_CLASSES, Run, quiet_trainer, write_pair_folder
-
-#: 11 batches of 4, the last one of 2.
-COUNT = 42
-
-
-def config_of(
-    generator: Path, out: Path, trainer: dict[str, Any] | None = None, **data: Any
-) -> Path:
-    """A configuration for ``torchgeo predict``."""
-    quiet = {
-        'accelerator': 'cpu',
-        'logger': False,
-        'enable_progress_bar': False,
-        'enable_model_summary': False,
-    }
-    config = {
-        'trainer': quiet | {'default_root_dir': str(out.parent)} | (trainer or {}),
-        'model': {
-            'class_path': 'torchgeo_specdm.SpecDMTask',
-            'init_args': {'stage': 'diffusion', 'generator': str(generator)},
-        },
-        'data': {
-            'class_path': 'torchgeo_specdm.GenerationDataModule',
-            'init_args': {'out': str(out), 'count': COUNT, 'batch_size': 4} | data,
-        },
-    }
-    path = out.parent / f'{out.name}.yaml'
-    path.write_text(json.dumps(config))
-    return path
-
-
-def command(config: Path) -> list[str]:
-    torchgeo = Path(sys.executable).with_name('torchgeo')
-    return [str(torchgeo), 'predict', '--config', str(config)]
-
-
-def predict(config: Path) -> None:
-    """The same in this process, which saves the imports."""
-    with warnings.catch_warnings():
-        # the CLI does not like to be called with pytest's own arguments around
-        warnings.simplefilter('ignore')
-        main(['predict', '--config', str(config)])
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob('*')
-        if path.is_file()
-    }
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / 'manifest.jsonl').read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def draw(run: Run, data: GenerationDataModule, root: Path, **trainer: Any) -> Trainer:
-    """Predict through the Python API."""
-    task = SpecDMTask('diffusion', generator=str(run.out))
-    made = quiet_trainer(root, **trainer)
-    made.predict(task, data)
-    return made
+from ..conftest import PAIR_CLASSES, Run, quiet_trainer
+from .generating import COUNT, command, config_of, digests, draw, predict, rows
 
 
 @pytest.fixture(scope='module')
@@ -285,151 +216,6 @@ class TestMemory:
         assert kept.found == [None] * 3
         said = [str(warning.message) for warning in caught]
         assert not [text for text in said if 'returned None' in text]
-
-
-def versions(mask: Tensor) -> list[Tensor]:
-    """The eight flipped and turned versions of a mask."""
-    turned = [torch.rot90(mask, turns, (-2, -1)) for turns in range(4)]
-    return turned + [x.flip(-1) for x in turned]
-
-
-class TestGivenMasks:
-    @pytest.fixture(scope='class')
-    def drawn(
-        self,
-        diffusion_run: Run,
-        pair_folder: Path,
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> Path:
-        root = tmp_path_factory.mktemp('masks')
-        data = GenerationDataModule(str(root / 'set'), 40, masks=str(pair_folder))
-        draw(diffusion_run, data, root)
-        return root / 'set'
-
-    def test_are_kept_but_for_flips_and_turns(
-        self, drawn: Path, pair_folder: Path
-    ) -> None:
-        source = PairFolder(pair_folder)
-        found = PairFolder(drawn)
-        turns = set()
-        for i, row in enumerate(rows(drawn)):
-            mask = source[source.ids.index(row['source'])]['mask']
-            equal = [torch.equal(found[i]['mask'], x) for x in versions(mask)]
-            assert any(equal), row
-            turns.add(equal.index(True))
-        # by lot: not always the same
-        assert len(turns) > 4
-        # pixels without a label keep none
-        assert all(bool((found[i]['mask'] == 255).any()) for i in range(40))
-
-    def test_are_those_of_training_only(self, drawn: Path, pair_folder: Path) -> None:
-        training = (pair_folder / 'train.txt').read_text().split()
-        used = [row['source'] for row in rows(drawn)]
-        assert used == [training[i % 16] for i in range(40)]
-
-    def test_give_images_of_their_own(self, drawn: Path) -> None:
-        digests = {row['files'][f'images/{row["id"]}.tif'] for row in rows(drawn)}
-        assert len(digests) == 40
-        assert 'images for the masks of' in (drawn / 'README.md').read_text()
-
-    def test_of_a_folder_with_other_bands(
-        self, diffusion_run: Run, tmp_path: Path
-    ) -> None:
-        folder = write_pair_folder(tmp_path / 'pairs')
-        for tif in sorted((folder / 'images').iterdir()):
-            with rasterio.open(tif) as old:
-                profile, array = old.profile | {'count': 2}, old.read([1, 2])
-            with rasterio.open(tif, 'w', **profile) as new:
-                new.write(array)
-        text = json.loads((folder / 'dataset.json').read_text())
-        (folder / 'dataset.json').write_text(json.dumps(text | {'bands': ['x', 'y']}))
-        data = GenerationDataModule(str(tmp_path / 'set'), 3, masks=str(folder))
-        draw(diffusion_run, data, tmp_path)
-        assert PairFolder(tmp_path / 'set').spec.num_bands == 6
-        with pytest.raises(ValueError, match='bands: '):
-            data = GenerationDataModule(str(tmp_path / 'b'), 3, vary=str(folder))
-            draw(diffusion_run, data, tmp_path)
-
-    def test_of_other_classes(self, diffusion_run: Run, tmp_path: Path) -> None:
-        folder = write_pair_folder(tmp_path / 'pairs')
-        text = (folder / 'dataset.json').read_text().replace('"town"', '"snow"')
-        (folder / 'dataset.json').write_text(text)
-        data = GenerationDataModule(str(tmp_path / 'set'), 3, masks=str(folder))
-        with pytest.raises(ValueError, match=r"'town'.*'snow'"):
-            draw(diffusion_run, data, tmp_path)
-
-
-class TestVary:
-    def test_the_weaker_the_nearer(
-        self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
-    ) -> None:
-        source = PairFolder(pair_folder)
-        codec = Generator.load(diffusion_run.out).codec
-        far = []
-        for strength in (0.01, 0.9):
-            out = tmp_path / str(strength)
-            data = GenerationDataModule(
-                str(out), 8, vary=str(pair_folder), strength=strength
-            )
-            draw(diffusion_run, data, tmp_path)
-            found = PairFolder(out)
-            errors = []
-            for i, row in enumerate(rows(out)):
-                real = source[source.ids.index(row['source'])]
-                masks = torch.stack(versions(real['mask']))
-                assert bool((masks == found[i]['mask']).flatten(1).all(1).any())
-                # what a perfect variation of strength 0 would be, turned as by lot
-                images = torch.stack(versions(real['image']))
-                decoded, _ = codec.roundtrip({'image': images, 'mask': masks})
-                off = (decoded['image'] - found[i]['image']).abs().flatten(1).mean(1)
-                errors.append(float(off.min()))
-            far.append(np.mean(errors))
-        assert far[0] < 0.8 * far[1]
-        card = (tmp_path / '0.01' / 'README.md').read_text()
-        assert 'variations (strength 0.01)' in card
-
-
-class TestBatches:
-    def test_crops_of_larger_samples(self, pair_folder: Path) -> None:
-        source = PairFolder(pair_folder)
-        data = BatchDataset([[0, 1], [2]], source, seed=0, size=(16, 8))
-        assert len(data) == 2
-        batch = data[0]
-        assert batch['index'].tolist() == [0, 1]
-        assert batch['image'].shape == (2, 6, 16, 8)
-        assert batch['mask'].shape == (2, 16, 8)
-        for i in range(2):
-            windows = (
-                source[i]['mask'].unfold(0, 16, 1).unfold(1, 8, 1).reshape(-1, 16, 8)
-            )
-            # a patch that is not square is not turned on its side
-            moved = torch.cat([windows, windows.flip(-1), windows.flip(-2)])
-            moved = torch.cat([moved, windows.flip(-1).flip(-2)])
-            assert bool((moved == batch['mask'][i]).flatten(1).all(1).any())
-
-    def test_image_and_mask_move_together(self, pair_folder: Path) -> None:
-        class Coded(PairFolder):
-            def __getitem__(self, index: int) -> dict[str, Tensor]:
-                grid = torch.arange(32 * 32).view(32, 32)
-                return {'image': grid[None].float(), 'mask': grid}
-
-        data = BatchDataset([list(range(16))], Coded(pair_folder), 0, (16, 16))
-        batch = data[0]
-        assert torch.equal(batch['image'][:, 0].long(), batch['mask'])
-        corners = {
-            tuple(x[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()) for x in batch['mask']
-        }
-        assert len(corners) > 12
-
-    def test_too_small(self, pair_folder: Path) -> None:
-        data = BatchDataset([[3]], PairFolder(pair_folder), 0, (64, 32))
-        with pytest.raises(ValueError, match=r'003\.tif has \(32, 32\) pixels'):
-            data[0]
-
-    def test_only_what_is_needed(self, pair_folder: Path) -> None:
-        data = BatchDataset([[3]], PairFolder(pair_folder), 0, (32, 32), ('mask',))
-        assert set(data[0]) == {'index', 'mask'}
-        assert set(BatchDataset([[3]], None, 0, (32, 32))[0]) == {'index'}
 
 
 class TestArguments:

@@ -11,6 +11,8 @@ from torchgeo_specdm.codecs import Codec
 from torchgeo_specdm.codecs.base import Reconstruction
 from torchgeo_specdm.diffusion import JointDenoiser, JointProcess
 
+SPEC = SampleSpec(('B02', 'B03'), ('a', 'b', 'c'), ignore_index=255)
+
 #: Mean and covariance of the latents of two dates and a mask, at each pixel.
 MEAN = torch.tensor([0.5, -1.0, 0.2])
 COVARIANCE = torch.tensor([[1.0, 0.3, 0.5], [0.3, 0.5, -0.2], [0.5, -0.2, 0.8]])
@@ -121,3 +123,10 @@ def flat_denoiser(channels: int, times: int) -> JointDenoiser:
                 values = (steps * 12.9898).sin() * 1.5 / fan_in**0.5
                 parameter.copy_(values.view_as(parameter))
     return denoiser.eval()
+
+
+def batch_of(count: int, seed: int = 0) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    mask = torch.randint(0, 3, (count, 16, 16))
+    mask[:, 0] = 255
+    return {'image': torch.rand(count, 2, 16, 16) * 1000, 'mask': mask}

@@ -22,7 +22,9 @@ from torchgeo_specdm.reporting.figures import (
 )
 from torchgeo_specdm.study.runs import Run
 
-SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', 'land', 'a$b$ %_^'), nodata=0)
+#: To matplotlib a formula, and a wrong one.
+FORMULA = r'a$\frac$ %_^'
+SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', 'land', FORMULA), nodata=0)
 
 DASH = '\N{EN DASH}'
 SPECTRA = {
@@ -30,7 +32,7 @@ SPECTRA = {
         'train': [[0.4, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.7], [None] * 4],
         'synthetic': [[0.3, 0.1, 0.2, 0.3], [None] * 4, [None] * 4],
     },
-    'per_class': {'water': 0.1234, 'land': None, 'a$b$ %_^': None},
+    'per_class': {'water': 0.1234, 'land': None, FORMULA: None},
 }
 
 
@@ -48,6 +50,9 @@ def tiles(count: int, seed: int = 0) -> Tiles:
 
 
 class TestPairGrid:
+    def test_names_are_no_formulas(self) -> None:
+        save(pair_grid({'real': tiles(1)}, SPEC), io.BytesIO())
+
     def test_images_and_masks_as_they_are(self) -> None:
         rows = {'real': tiles(3), 'generated': tiles(2, 1)}
         figure = pair_grid(rows, SPEC, columns=4)
@@ -133,9 +138,26 @@ class TestSpectra:
     def test_what_was_not_measured_is_a_dash(self) -> None:
         figure = class_spectra_figure(SPECTRA, SPEC)
         titles = [axis.get_title() for axis in figure.axes]
-        assert titles == ['water: 0.123 rad', f'land: {DASH}', f'a$b$ %_^: {DASH}']
-        # a dollar is no formula
+        assert titles == ['water: 0.123 rad', f'land: {DASH}', f'{FORMULA}: {DASH}']
+        # drawing it would fail if it were read as a formula
         save(figure, io.BytesIO())
+
+    def test_every_column_names_its_bands(self) -> None:
+        names = tuple(f'class {i}' for i in range(5))
+        spec = SampleSpec(('B02', 'B03'), names)
+        means = {side: [[0.1, 0.2]] * 5 for side in ('train', 'synthetic')}
+        spectra = {'means': means, 'per_class': dict.fromkeys(names, 0.1)}
+        figure = class_spectra_figure(spectra, spec)
+        figure.draw_without_rendering()
+        # two lines of three, of which the last place is empty
+        ticks = [axis.xaxis.get_major_ticks()[0] for axis in figure.axes[:5]]
+        assert [tick.label1.get_visible() for tick in ticks] == [
+            False,
+            False,
+            True,
+            True,
+            True,
+        ]
 
     def test_three_hundred_bands_stay_readable(self) -> None:
         spec = SampleSpec(tuple(f'band_{i + 1}' for i in range(300)), ('a', 'b'))

@@ -126,7 +126,9 @@ def test_prediction_counts_batches(tmp_path: Path, bars: list[Bar]) -> None:
 
 def test_is_closed_after_an_error(tmp_path: Path, bars: list[Bar]) -> None:
     with pytest.raises(RuntimeError, match='it failed'):
-        trainer(tmp_path, StepProgressBar(), max_steps=10).fit(Task(fail_at=2), loader())
+        trainer(tmp_path, StepProgressBar(), max_steps=10).fit(
+            Task(fail_at=2), loader()
+        )
     assert bars[0].n == 2 and not bars[0].open
 
 

@@ -3,21 +3,15 @@
 
 """The two stages through real fits of Lightning."""
 
-import json
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import rasterio
 import torch
 from lightning.pytorch import seed_everything
 from safetensors.torch import load_file
 from torch import Tensor
-from torchgeo.main import main
 
 from torchgeo_specdm import (
     Generator,
@@ -31,25 +25,11 @@ from ..conftest import (
     PAIR_BANDS,
     PAIR_CLASSES,
     Run,
+    pairs,
     quiet_trainer,
     train,
     write_pair_folder,
 )
-
-
-def pairs(folder: Path, **settings: Any) -> PairFolderDataModule:
-    return PairFolderDataModule(str(folder), **{'batch_size': 8} | settings)
-
-
-def unnormalised(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An augmentation as forgetful as some of TorchGeo's."""
-    return {**batch, 'image': batch['image'].flip(-1), 'mask': batch['mask'].flip(-1)}
-
-
-class Forgetful(PairFolderDataModule):
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        self.train_aug = unnormalised
 
 
 def odd(sample: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -271,126 +251,6 @@ class TestAverage:
         assert moved == [True] * 4
 
 
-class TestResume:
-    @pytest.fixture
-    def resumed(
-        self, autoencoder_run: Run, pair_folder: Path, tiny_settings: dict[str, Any]
-    ) -> Callable[[Path, int], Run]:
-        def resume(root: Path, epochs: int) -> Run:
-            task = SpecDMTask('autoencoder', str(root / 'c'), settings=tiny_settings)
-            last = autoencoder_run.checkpoint
-            return train(task, pairs(pair_folder), root, epochs, 8, last)
-
-        return resume
-
-    def test_goes_on_where_it_was(
-        self, resumed: Callable[[Path, int], Run], autoencoder_run: Run, tmp_path: Path
-    ) -> None:
-        run = resumed(tmp_path, 10)
-        assert run.trainer.global_step == 20
-        codec = load_codec(run.out)
-        assert all(bool(v.isfinite().all()) for v in codec.state_dict().values())
-        before = load_file(autoencoder_run.out / 'model.safetensors')
-        after = codec.state_dict()
-        # scaling is restored, or measured again to the same numbers
-        assert torch.equal(before['center'], after['center'])
-        changed = [key for key in before if not torch.equal(before[key], after[key])]
-        assert changed
-        # still near the old weights: it did not start anew
-        key = 'image_branch.network.decoder.conv_out.weight'
-        assert float((before[key] - after[key]).norm() / before[key].norm()) < 0.2
-
-    def test_finished_run_writes_its_folder(
-        self, resumed: Callable[[Path, int], Run], autoencoder_run: Run, tmp_path: Path
-    ) -> None:
-        # killed after the last checkpoint and before the folder was written
-        run = resumed(tmp_path, 8)
-        assert run.trainer.global_step == 16
-        assert run.losses == []
-        wanted = load_file(autoencoder_run.out / 'model.safetensors')
-        found = load_file(run.out / 'model.safetensors')
-        for key, value in wanted.items():
-            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4)
-
-    @pytest.mark.parametrize('stage', ['autoencoder', 'diffusion'])
-    def test_finished_run_of_so_many_steps(
-        self,
-        pair_folder: Path,
-        tiny_settings: dict[str, Any],
-        tmp_path: Path,
-        stage: Any,
-    ) -> None:
-        # Lightning leaves its loop at once here, and calls no hook of training
-        codec = 'pixels' if stage == 'diffusion' else 'two_stream'
-        found = []
-        for resume in (None, tmp_path / 'last.ckpt'):
-            out = tmp_path / f'out_{resume is None}'
-            task = SpecDMTask(stage, str(out), codec, 'tiny', tiny_settings)
-            trainer = quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0)
-            trainer.fit(task, pairs(pair_folder), ckpt_path=resume)
-            assert trainer.global_step == 2
-            if resume is None:
-                trainer.save_checkpoint(tmp_path / 'last.ckpt')
-            found.append(load_file(out / 'model.safetensors'))
-        for key, value in found[0].items():
-            torch.testing.assert_close(found[1][key], value, rtol=1e-4, atol=1e-4)
-
-    def test_diffusion(
-        self,
-        autoencoder_run: Run,
-        diffusion_run: Run,
-        pair_folder: Path,
-        tiny_settings: dict[str, Any],
-        tmp_path: Path,
-    ) -> None:
-        codec = str(autoencoder_run.out)
-        task = SpecDMTask(
-            'diffusion', str(tmp_path / 'g'), codec, 'tiny', tiny_settings
-        )
-        data = LatentDataModule(pairs(pair_folder), 2)
-        run = train(task, data, tmp_path, 5, 4, diffusion_run.checkpoint)
-        assert run.trainer.global_step == 20
-        assert len(run.losses) == 4
-        assert all(torch.tensor(run.losses).isfinite())
-        generator = Generator.load(tmp_path / 'g')
-        assert generator.config['training']['updates'] == 20
-        # the cache is that of the first run, to the bit
-        old = diffusion_run.trainer.datamodule.train_dataset.latents
-        assert torch.equal(data.train_dataset.latents, old)
-        before = load_file(diffusion_run.out / 'model.safetensors')
-        after = generator.denoiser.state_dict()
-        key = 'network.conv_in.weight'
-        assert not torch.equal(before[key], after[key])
-        assert float((before[key] - after[key]).norm() / before[key].norm()) < 0.2
-
-    def test_load_from_checkpoint(
-        self, autoencoder_run: Run, diffusion_run: Run
-    ) -> None:
-        for run, stage in (
-            (autoencoder_run, 'autoencoder'),
-            (diffusion_run, 'diffusion'),
-        ):
-            task = SpecDMTask.load_from_checkpoint(run.checkpoint, stage=stage)
-            wanted = torch.load(run.checkpoint)['state_dict']
-            found = task.state_dict()
-            assert set(found) == set(wanted)
-            weights = [key for key in wanted if 'latent_' not in key]
-            assert all(torch.equal(found[key], wanted[key]) for key in weights)
-            assert task.codec is not None
-            assert task.codec.spec.bands == PAIR_BANDS
-
-    def test_validate_from_checkpoint(
-        self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
-    ) -> None:
-        task = SpecDMTask.load_from_checkpoint(
-            diffusion_run.checkpoint, stage='diffusion'
-        )
-        trainer = quiet_trainer(tmp_path)
-        found = trainer.validate(task, pairs(pair_folder), verbose=False)[0]
-        wanted = float(diffusion_run.trainer.callback_metrics['val_loss'])
-        assert found['val_loss'] == pytest.approx(wanted, rel=1e-4)
-
-
 class TestTwoProcesses:
     """Forked, so that they need not import everything again."""
 
@@ -428,207 +288,6 @@ class TestTwoProcesses:
         self.fit(task, pairs(pair_folder, batch_size=4), tmp_path)
         drawn = [(tmp_path / f'{rank}.txt').read_text() for rank in (0, 1)]
         assert drawn[0] != drawn[1]
-
-
-class TestStagesDoNotMix:
-    @pytest.mark.parametrize(
-        ('arguments', 'said'),
-        [
-            ({'stage': 'vae'}, r"stage='vae' must be one of"),
-            ({'stage': 'autoencoder', 'codec': 'pixels'}, "codec='pixels' has nothing"),
-            (
-                {'stage': 'autoencoder', 'codec': 'runs/x'},
-                r"codec='runs/x' has nothing",
-            ),
-            ({'stage': 'diffusion'}, r"codec='two_stream' is no learned codec"),
-            ({'stage': 'autoencoder', 'preset': 'huge'}, "preset='huge'"),
-            (
-                {'stage': 'autoencoder', 'settings': {'vae': {}}},
-                r"settings \['vae'\] do not exist",
-            ),
-        ],
-    )
-    def test_arguments(self, arguments: dict[str, Any], said: str) -> None:
-        with pytest.raises(ValueError, match=said):
-            SpecDMTask(**arguments)
-
-    def test_folders(self, autoencoder_run: Run, diffusion_run: Run) -> None:
-        with pytest.raises(ValueError, match="written by stage 'autoencoder'"):
-            SpecDMTask('diffusion', generator=str(autoencoder_run.out))
-        with pytest.raises(ValueError, match="written by stage 'diffusion'"):
-            SpecDMTask('diffusion', codec=str(diffusion_run.out))
-        with pytest.raises(FileNotFoundError, match='must have written it'):
-            SpecDMTask('diffusion', codec=str(autoencoder_run.out / 'nowhere'))
-        with pytest.raises(FileNotFoundError, match='must have written it'):
-            SpecDMTask('diffusion', generator=str(autoencoder_run.out / 'nowhere'))
-
-    def test_checkpoint_in_python(
-        self,
-        autoencoder_run: Run,
-        diffusion_run: Run,
-        pair_folder: Path,
-        tmp_path: Path,
-    ) -> None:
-        out, codec = str(tmp_path / 'g'), str(autoencoder_run.out)
-        trainer = quiet_trainer(tmp_path, max_epochs=9)
-        task = SpecDMTask('diffusion', out, codec)
-        with pytest.raises(ValueError, match=r"from stage 'autoencoder' but this is"):
-            trainer.fit(task, pairs(pair_folder), ckpt_path=autoencoder_run.checkpoint)
-        trainer = quiet_trainer(tmp_path, max_epochs=9)
-        task = SpecDMTask('autoencoder', out)
-        with pytest.raises(ValueError, match=r"from stage 'diffusion' but this is"):
-            trainer.fit(task, pairs(pair_folder), ckpt_path=diffusion_run.checkpoint)
-        assert not (tmp_path / 'g').exists()
-
-    def test_checkpoint_on_the_command_line(
-        self,
-        autoencoder_run: Run,
-        pair_folder: Path,
-        tiny_settings: dict[str, Any],
-        tmp_path: Path,
-    ) -> None:
-        # Lightning's CLI lets the checkpoint's arguments win over those given
-        first = {'stage': 'autoencoder', 'out': str(tmp_path / 'codec')}
-        config: dict[str, Any] = {
-            'trainer': {
-                'accelerator': 'cpu',
-                'max_steps': 2,
-                'logger': False,
-                'enable_progress_bar': False,
-                'default_root_dir': str(tmp_path),
-            },
-            'model': {
-                'class_path': 'torchgeo_specdm.SpecDMTask',
-                'init_args': first | {'settings': tiny_settings},
-            },
-            'data': {
-                'class_path': 'torchgeo_specdm.PairFolderDataModule',
-                'init_args': {'root': str(pair_folder), 'batch_size': 8},
-            },
-        }
-        path = tmp_path / 'config.yaml'
-        path.write_text(json.dumps(config))
-        main(['fit', '--config', str(path)])
-        (checkpoint,) = tmp_path.rglob('*.ckpt')
-        config['model']['init_args'] |= {
-            'stage': 'diffusion',
-            'codec': str(tmp_path / 'codec'),
-            'out': str(tmp_path / 'generator'),
-        }
-        path.write_text(json.dumps(config))
-        command = [str(Path(sys.executable).with_name('torchgeo')), 'fit']
-        command += ['--config', str(path), '--ckpt_path', str(checkpoint)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 1, done.stderr
-        said = ' '.join(done.stderr.split())
-        assert "codec='two_stream' is no learned codec" in said
-        assert 'given as --ckpt_path, only resumes that stage' in said
-        assert not (tmp_path / 'generator').exists()
-
-
-class TestRefusals:
-    def fit(self, task: SpecDMTask, data: Any, root: Path) -> None:
-        quiet_trainer(root, max_epochs=1).fit(task, data)
-
-    def test_no_folder_to_write(self, pair_folder: Path, tmp_path: Path) -> None:
-        task = SpecDMTask('autoencoder')
-        with pytest.raises(ValueError, match=r'out=None.*model\.init_args\.out'):
-            self.fit(task, pairs(pair_folder), tmp_path)
-
-    def test_generator_in_fit(
-        self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
-    ) -> None:
-        task = SpecDMTask(
-            'diffusion', str(tmp_path / 'g'), generator=str(diffusion_run.out)
-        )
-        with pytest.raises(ValueError, match='no generator, which is what predict'):
-            self.fit(task, pairs(pair_folder), tmp_path)
-
-    def test_folder_that_is_a_file(self, pair_folder: Path, tmp_path: Path) -> None:
-        (tmp_path / 'file').write_text('')
-        task = SpecDMTask('autoencoder', str(tmp_path / 'file' / 'c'))
-        with pytest.raises(RuntimeError, match='cannot write to'):
-            self.fit(task, pairs(pair_folder), tmp_path)
-
-    def test_no_datamodule(self, tmp_path: Path) -> None:
-        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
-        loader = torch.utils.data.DataLoader([0])
-        with pytest.raises(ValueError, match='was given no datamodule'):
-            quiet_trainer(tmp_path, max_epochs=1).fit(task, loader)
-
-    def test_other_bands_and_classes(
-        self, autoencoder_run: Run, pair_folder: Path, tmp_path: Path
-    ) -> None:
-        folder = write_pair_folder(tmp_path / 'pairs')
-        text = (folder / 'dataset.json').read_text()
-        text = text.replace('"B02"', '"B05"').replace('"town"', '"snow"')
-        (folder / 'dataset.json').write_text(text)
-        for tif in (folder / 'images').iterdir():
-            with rasterio.open(tif, 'r+') as raster:
-                raster.descriptions = ('B05', *PAIR_BANDS[1:])
-        task = SpecDMTask('diffusion', str(tmp_path / 'g'), str(autoencoder_run.out))
-        with pytest.raises(ValueError, match='the same kind of sample') as caught:
-            self.fit(task, LatentDataModule(pairs(folder)), tmp_path)
-        said = str(caught.value)
-        assert str(list(PAIR_BANDS)) in said
-        assert "['B05', 'B03'" in said
-        assert "'town'" in said and "'snow'" in said
-
-    def test_fewer_bands(
-        self, autoencoder_run: Run, pair_folder: Path, tmp_path: Path
-    ) -> None:
-        task = SpecDMTask('diffusion', str(tmp_path / 'g'), str(autoencoder_run.out))
-        data = pairs(pair_folder, bands=['B02', 'B03', 'B04'])
-        with pytest.raises(ValueError, match=r"bands: .*\['B02', 'B03', 'B04'\]"):
-            self.fit(task, data, tmp_path)
-
-    def test_loss_that_is_no_number(
-        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
-    ) -> None:
-        settings = tiny_settings | {'autoencoder': {'lr': 1e30, 'warmup': 0}}
-        task = SpecDMTask('autoencoder', str(tmp_path / 'c'), settings=settings)
-        with pytest.raises(RuntimeError, match=r'training loss is (nan|inf) at step'):
-            quiet_trainer(tmp_path, max_epochs=5).fit(task, pairs(pair_folder))
-        assert not (tmp_path / 'c').exists()
-
-    def test_forgotten_normalisation(self, pair_folder: Path, tmp_path: Path) -> None:
-        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
-        with pytest.raises(ValueError, match='Forgetful: channel 0 of value'):
-            self.fit(task, Forgetful(str(pair_folder), 8), tmp_path)
-
-    def test_mask_values(
-        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
-    ) -> None:
-        # the folder's own spec knows 255; the user's override takes it away
-        task = SpecDMTask(
-            'autoencoder',
-            str(tmp_path / 'c'),
-            settings=tiny_settings,
-            spec={'ignore_index': None},
-        )
-        with pytest.raises(ValueError, match=r'values \[255\], but the classes are'):
-            self.fit(task, pairs(pair_folder), tmp_path)
-
-    def test_patches_that_do_not_fit(
-        self, tiny_settings: dict[str, Any], pair_folder: Path, tmp_path: Path
-    ) -> None:
-        task = SpecDMTask(
-            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
-        )
-        with pytest.raises(ValueError, match=r'3 x 3 cells .* multiples of 2'):
-            self.fit(task, pairs(pair_folder, patch_size=12), tmp_path)
-        task = SpecDMTask(
-            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
-        )
-        with pytest.raises(ValueError, match=r'30 x 30 pixels .* multiples of 4'):
-            self.fit(task, pairs(pair_folder, patch_size=30), tmp_path)
-
-    def test_latents_in_stage_autoencoder(
-        self, pair_folder: Path, tmp_path: Path
-    ) -> None:
-        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
-        with pytest.raises(ValueError, match='serves latents to'):
-            self.fit(task, LatentDataModule(pairs(pair_folder)), tmp_path)
 
 
 class TestTrainer:

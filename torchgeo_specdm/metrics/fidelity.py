@@ -73,7 +73,10 @@ def image_features(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     extractor = RandomFeatures(images.shape[1])
     shift, scale = mean.view(-1, 1, 1), std.view(-1, 1, 1)
     return torch.cat(
-        [extractor((part.float() - shift) / scale) for part in torch.split(images, _BATCH)]
+        [
+            extractor((part.float() - shift) / scale)
+            for part in torch.split(images, _BATCH)
+        ]
     )
 
 

@@ -145,6 +145,8 @@ def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure
         shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
         labels = [spec.bands[order[i]] for i in shown]
         axis.set_xticks(shown, labels, rotation=90, parse_math=False)
+        # the lowest of each column, of which the last line may not have all
+        axis.tick_params(labelbottom=k + columns >= spec.num_classes)
         _tidy(axis)
     axes[0, 0].legend(['real', 'synthetic'], frameon=False, fontsize=_SMALL)
     figure.supylabel('reflectance', fontsize=_TEXT)

@@ -181,7 +181,7 @@ def _area(
     for tiles in (train, held_out, fake):
         labels = _labels(tiles, spec)
         counts = np.bincount(labels[labels >= 0].numpy(), minlength=spec.num_classes)
-        shares.append(counts / max(counts.sum(), 1))
+        shares.append(counts / max(int(counts.sum()), 1))
     return {
         'train': shares[0].tolist(),
         'held_out': shares[1].tolist(),

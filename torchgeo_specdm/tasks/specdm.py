@@ -6,7 +6,7 @@
 import warnings
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class SpecDMTask(
     """
 
     # stage and paths belong to a run, not to the model: see on_load_checkpoint
-    ignore: ClassVar[tuple[str, ...]] = ('weights', 'stage', 'out', 'generator')
+    ignore = ('weights', 'stage', 'out', 'generator')
 
     def __init__(
         self,

@@ -1,0 +1,39 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A generator of pixels with fixed weights."""
+
+import pytest
+import torch
+
+from torchgeo_specdm import Generator
+from torchgeo_specdm.codecs import make_codec
+from torchgeo_specdm.diffusion import JointProcess
+
+from .oracle import SPEC, batch_of, flat_denoiser
+
+
+@pytest.fixture(scope='module')
+def generator() -> Generator:
+    """Pixels of two bands and three classes, a network of fixed weights."""
+    torch.manual_seed(0)
+    codec = make_codec('pixels', SPEC, {'fold': 2})
+    codec.fit_scaling(torch.rand(8, 2, 16, 16) * 1000)
+    codec.fit_statistics([batch_of(8)])
+    process = JointProcess(codec.streams, 'sample', 0.5, 0.35)
+    denoiser = flat_denoiser(codec.latent_channels, len(codec.streams))
+    config = {
+        'stage': 'diffusion',
+        'process': {'prediction': 'sample', 'independent': 0.5, 'signal_scale': 0.35},
+        'denoiser': {
+            'widths': [8, 16],
+            'attention': [False, True],
+            'layers': 1,
+            'groups': 4,
+            'head_dim': 8,
+            'residual_resampling': False,
+        },
+        'sampling': {'sampler': 'dpm', 'steps': 4},
+        'patch_size': [16, 16],
+    }
+    return Generator(codec, process, denoiser, config)

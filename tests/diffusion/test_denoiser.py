@@ -1,0 +1,61 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from typing import Any
+
+import pytest
+import torch
+
+from torchgeo_specdm import Generator
+from torchgeo_specdm.diffusion import JointDenoiser
+
+from .oracle import flat_denoiser
+
+
+class TestTimesOfStreams:
+    def test_one_time_as_published(self, generator: Generator) -> None:
+        config = generator.config | {'process': {'prediction': 'epsilon'}}
+        published = Generator.build(generator.codec, config).denoiser
+        assert not list(published.embeddings)
+        assert not [n for n, _ in published.named_parameters() if 'class' in n]
+
+    @torch.no_grad()
+    def test_each_time_reaches_the_output(self) -> None:
+        denoiser = flat_denoiser(3, 3)
+        latent = torch.randn(1, 3, 8, 8)
+        base = denoiser(latent, torch.tensor([[500, 500, 500]]))
+        for stream in range(3):
+            times = torch.tensor([[500, 500, 500]])
+            times[0, stream] = 0
+            assert float((denoiser(latent, times) - base).abs().max()) > 1e-3
+
+    @torch.no_grad()
+    def test_streams_are_not_interchangeable(self) -> None:
+        denoiser = flat_denoiser(3, 3)
+        # weights of a pattern give equal embeddings: break the tie
+        torch.manual_seed(0)
+        for parameter in denoiser.embeddings.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        latent = torch.randn(1, 3, 8, 8)
+        a, b = (denoiser(latent, torch.tensor([t])) for t in ([5, 0, 900], [5, 900, 0]))
+        assert float((a - b).abs().max()) > 1e-3
+
+
+class TestDenoiser:
+    @pytest.mark.parametrize(
+        ('settings', 'said'),
+        [
+            ({'widths': [8, 12]}, r'widths=\[8, 12\] must be multiples of groups=8'),
+            ({'attention': [True]}, r'attention=\[True\]'),
+            ({'head_dim': 32}, 'head_dim=32 must divide'),
+        ],
+    )
+    def test_refused(self, settings: dict[str, Any], said: str) -> None:
+        plain = {'widths': [8, 16], 'attention': [False, False], 'head_dim': 8}
+        with pytest.raises(ValueError, match=said):
+            JointDenoiser(4, 2, groups=8, layers=1, **plain | settings)
+
+    def test_size_is_refused_with_numbers(self) -> None:
+        denoiser = flat_denoiser(3, 1)
+        with pytest.raises(ValueError, match=r'7 x 8 cells .* multiples of 2'):
+            denoiser(torch.zeros(1, 3, 7, 8), torch.ones(1, 1, dtype=torch.long))
