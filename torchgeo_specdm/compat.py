@@ -9,6 +9,9 @@ try:
     from torchgeo.tasks import BaseTask
     from torchgeo.tasks import SemanticSegmentation as SemanticSegmentationTask
 except ImportError:
-    from torchgeo.trainers import BaseTask, SemanticSegmentationTask
+    from torchgeo.trainers import (  # type: ignore[attr-defined,unused-ignore]
+        BaseTask,
+        SemanticSegmentationTask,
+    )
 
 __all__ = ('BaseTask', 'SemanticSegmentationTask')

@@ -81,7 +81,7 @@ class JointProcess(nn.Module):
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, num_steps)
         products = (1 - roots.square()).cumprod(0)
         # time 0 is clean, so that a given mask can be told from a nearly clean one
-        products = torch.cat([torch.ones(1), products])
+        products = torch.cat([products.new_ones(1), products])
         self.register_buffer('signal', products.sqrt(), persistent=False)
 
     def draw_times(self, count: int) -> Tensor:
