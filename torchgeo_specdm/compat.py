@@ -9,9 +9,6 @@ try:
     from torchgeo.tasks import BaseTask
     from torchgeo.tasks import SemanticSegmentation as SemanticSegmentationTask
 except ImportError:
-    from torchgeo.trainers import (  # type: ignore[attr-defined,unused-ignore]
-        BaseTask,
-        SemanticSegmentationTask,
-    )
+    from torchgeo.trainers import BaseTask, SemanticSegmentationTask  # type: ignore[attr-defined,unused-ignore]
 
 __all__ = ('BaseTask', 'SemanticSegmentationTask')
