@@ -185,6 +185,8 @@ def train(
         num_sanity_val_steps=0,
     )
     trainer.fit(task, data, ckpt_path=resume)
+    # a run that takes no step proves nothing
+    assert trainer.global_step > 0
     assert task.out is not None
     last = Path(checkpoint.last_model_path)
     return Run(Path(task.out), last, task, trainer, losses.values)
