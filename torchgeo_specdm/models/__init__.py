@@ -3,6 +3,8 @@
 
 """Networks for segmentation and change detection."""
 
+from .changeformer import ChangeFormer
 from .segformer import AnySize, BandMapper, segformer
+from .siamcrnn import SiamCRNN
 
-__all__ = ('AnySize', 'BandMapper', 'segformer')
+__all__ = ('AnySize', 'BandMapper', 'ChangeFormer', 'SiamCRNN', 'segformer')

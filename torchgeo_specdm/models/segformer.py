@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias, get_args
 
 import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .padding import pad_to_32
 
 #: How an image with more than three bands gets into a network made for three.
 Stem: TypeAlias = Literal['widen', 'map']
@@ -111,9 +112,7 @@ class AnySize(nn.Module):
                 'data.'
             )
         height, width = image.shape[-2:]
-        if height % 32 or width % 32:
-            edges = (0, -width % 32, 0, -height % 32)
-            image = F.pad(image, edges, mode='replicate')
+        image = pad_to_32(image)
         if self.mapper is not None:
             image = self.mapper(image)
         logits: Tensor = self.network(image)
