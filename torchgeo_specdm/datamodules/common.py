@@ -191,19 +191,22 @@ def refuse_empty_training(name: str, samples: int, batch_size: int) -> None:
         )
 
 
-def require_patch(patch_size: int | None, size: tuple[int, ...]) -> None:
+def require_patch(
+    patch_size: int | None, size: tuple[int, ...], name: str = 'patch_size'
+) -> None:
     """Refuse a crop that is larger than the images.
 
     Args:
         patch_size: Side of the crop in pixels; None for no crop.
         size: Height and width of the images.
+        name: The argument that asks for the crop, for the message.
 
     Raises:
         ValueError: If the crop does not fit.
     """
     if patch_size is not None and not 1 <= patch_size <= min(size):
         raise ValueError(
-            f'patch_size={patch_size} does not fit into images of {size[0]}x{size[1]} '
+            f'{name}={patch_size} does not fit into images of {size[0]}x{size[1]} '
             f'pixels. Use 1 to {min(size)}, or None for the whole image.'
         )
 
