@@ -101,6 +101,17 @@ class TestScenes:
         assert first.spec.num_classes == 13
         assert not first[0]['image'].equal(second[0]['image'])
 
+    def test_change(self, tmp_path: Path, capsys: Output) -> None:
+        given = ['scenes', '--out', str(tmp_path), '--count', '2', '--size', '16']
+        assert main([*given, '--change']) == 0
+        folder = PairFolder(tmp_path)
+        assert folder.spec.classes == ('no change', 'change')
+        assert folder[0]['image'].shape == (2, 10, 16, 16)
+        with pytest.raises(SystemExit) as stop:
+            main([*given, '--change', '--hard'])
+        assert stop.value.code == 2
+        assert 'not allowed with argument --change' in capsys.readouterr().err
+
     def test_refuses_no_scenes(self, tmp_path: Path, capsys: Output) -> None:
         out = str(tmp_path / 'scenes')
         assert 'counts=(-1' in refused(capsys, 'scenes', '--out', out, '--count', '-1')

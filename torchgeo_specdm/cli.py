@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     quick.add_argument('--out', default='specdm-quickstart', help='folder of results')
     quick.add_argument('--data', help='your folder of pairs; demo scenes if left out')
     quick.add_argument(
+        '--task',
+        choices=('segmentation', 'change'),
+        default='segmentation',
+        help='classes of one image, or change between two dates',
+    )
+    quick.add_argument(
         '--minutes', type=float, default=12, help='about how long it may take'
     )
     quick.add_argument('--seed', type=int, default=0)
@@ -95,7 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument('--count', type=int, default=240)
     scenes.add_argument('--size', type=int, default=64, help='side in pixels')
     scenes.add_argument('--seed', type=int, default=0)
-    scenes.add_argument('--hard', action='store_true', help='13 classes instead of 6')
+    kind = scenes.add_mutually_exclusive_group()
+    kind.add_argument('--hard', action='store_true', help='13 classes instead of 6')
+    kind.add_argument(
+        '--change', action='store_true', help='two dates and a mask of what changed'
+    )
     scenes.set_defaults(verb=_scenes)
 
     describe = verbs.add_parser(
@@ -128,6 +138,7 @@ def _quickstart(options: argparse.Namespace) -> None:
     Quickstart(
         out=Path(options.out),
         data=None if options.data is None else Path(options.data),
+        task=options.task,
         minutes=options.minutes,
         seed=options.seed,
         codec=options.codec,
@@ -139,7 +150,9 @@ def _scenes(options: argparse.Namespace) -> None:
 
     held_out = round(0.2 * options.count)
     counts = (options.count - 2 * held_out, held_out, held_out)
-    write_scenes(options.out, counts, options.size, options.seed, options.hard)
+    write_scenes(
+        options.out, counts, options.size, options.seed, options.hard, options.change
+    )
     print(f'{options.count} scenes are in {options.out}.')
 
 

@@ -2,11 +2,13 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from torchgeo_specdm import PairFolder
+from torchgeo_specdm.datasets.change_scenes import change_spec, make_change_scene
 from torchgeo_specdm.datasets.scenes import make_scene
 from torchgeo_specdm.synthesis.demo import write_scenes
 
@@ -49,6 +51,26 @@ def test_hard_has_more_classes(tmp_path: Path) -> None:
     assert (tmp_path / 'val.txt').read_text() == ''
 
 
+def test_change_has_two_dates(tmp_path: Path) -> None:
+    write_scenes(tmp_path, (4, 1, 1), size=32, seed=7, change=True)
+    dataset = PairFolder(tmp_path)
+    assert dataset.spec == change_spec()
+    assert len(PairFolder(tmp_path, 'train')) == 4
+    for index in range(6):
+        image, mask = make_change_scene(7, index, 32)
+        sample = dataset[index]
+        np.testing.assert_array_equal(sample['image'].numpy(), image)
+        np.testing.assert_array_equal(sample['mask'].numpy(), mask[None])
+    card = (tmp_path / 'README.md').read_text()
+    assert '6 procedural, labelled scenes' in card and 'two days' in card
+
+
+def test_hard_and_change_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='hard=True and change=True exclude'):
+        write_scenes(tmp_path / 'scenes', COUNTS, hard=True, change=True)
+    assert not (tmp_path / 'scenes').exists()
+
+
 def test_a_second_run_writes_what_is_missing(folder: Path) -> None:
     lost, kept = folder / 'images' / '000003.tif', folder / 'images' / '000004.tif'
     before = lost.read_bytes(), kept.stat().st_mtime_ns
@@ -59,11 +81,18 @@ def test_a_second_run_writes_what_is_missing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'change', [{'counts': (5, 2, 2)}, {'seed': 8}, {'size': 32}, {'hard': True}]
+    'other',
+    [
+        {'counts': (5, 2, 2)},
+        {'seed': 8},
+        {'size': 32},
+        {'hard': True},
+        {'change': True},
+    ],
 )
-def test_refuses_a_folder_of_other_scenes(folder: Path, change: dict[str, int]) -> None:
+def test_refuses_a_folder_of_other_scenes(folder: Path, other: dict[str, Any]) -> None:
     # other counts would move test scenes into the training list
-    settings = {'counts': COUNTS, 'size': 16, 'seed': 7, **change}
+    settings = {'counts': COUNTS, 'size': 16, 'seed': 7, **other}
     with pytest.raises(FileExistsError, match='begun with other settings'):
         write_scenes(folder, **settings)
     assert len(PairFolder(folder, 'train')) == COUNTS[0]

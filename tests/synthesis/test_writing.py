@@ -14,7 +14,8 @@ from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.files import sha256
 from torchgeo_specdm.synthesis.card import data_card
-from torchgeo_specdm.synthesis.writing import PairWriter, to_dtype
+from torchgeo_specdm.synthesis.rasters import to_dtype
+from torchgeo_specdm.synthesis.writing import PairWriter
 
 SPEC = SampleSpec(
     bands=('B02', 'B8A', 'NDVI'),

@@ -53,8 +53,21 @@ _COVER = {k: v for k, *v in zip(*(row.split() for row in _TABLE.strip().splitlin
 _NUMBER = {k: np.array(v, float) for k, v in [*_COVER.items()][5:]}
 _EASY = {'cropland': 'e2be5c', 'grassland': 'a3cc70', 'forest': '2a6e3e'}
 _EASY |= {'water': '3a7cc4', 'built-up': 'cc463e', 'bare soil': 'a87c58'}
+#: Names of what can cover a pixel, in the order of their numbers in :attr:`Land.cover`.
+COVERS = tuple(_COVER['name'])
 _GRASSLAND, _DECIDUOUS, _CONIFEROUS, _WETLAND, _WATER = 4, 6, 7, 8, 9
 _ROAD, _BUILDING, _QUARRY, _GARDEN, _EASY_BUILT_UP = 10, 11, 12, 13, 4
+
+
+class Blocks(NamedTuple):
+    """Groups of fields of one direction; arrays (size, size), distances in pixels."""
+
+    x: Field
+    y: Field
+    own: Ids
+    lane: Field  # distance to the nearest lane between two blocks
+    across: Field
+    along: Field
 
 
 @dataclass
@@ -64,7 +77,7 @@ class Land:
     labels: Mask  #: class of the mask
     cover: Ids  #: row of the table of covers, 0..13, finer than the easy classes
     parcels: Ids  #: number of the parcel, stand, roof or water body, from 0
-    rows: Field  #: distance across the rows of the parcel in pixels
+    blocks: Blocks  #: groups of fields, with the direction of their rows
     relief: Field  #: height of the ground in pixels
     texture: Field  #: (3, size, size) unit normal: crowns, patches, bright soil
     habits: Field  #: (6, parcels) unit normal: how a parcel departs from its cover
@@ -77,17 +90,6 @@ class Look(NamedTuple):
     azimuth: float  #: direction of the sun in degrees, clockwise from north
     elevation: float  #: height of the sun above the horizon in degrees, 20..70
     haze: float  #: reflectance that the air adds at 500 nm, 0..0.03
-
-
-class _Blocks(NamedTuple):
-    """Groups of fields of one direction; arrays (size, size), distances in pixels."""
-
-    x: Field
-    y: Field
-    own: Ids
-    lane: Field  # distance to the nearest lane between two blocks
-    across: Field
-    along: Field
 
 
 def scene_spec(hard: bool = False) -> SampleSpec:
@@ -123,11 +125,6 @@ def make_scene(
     Raises:
         ValueError: If the size is below 16.
     """
-    if size < 16:
-        raise ValueError(
-            f'size={size} must be at least 16 pixels, or no parcel fits in a scene. '
-            'Use 64, or 256 for a whole village.'
-        )
     key = np.array([seed, index], np.uint64)
     # Two counters, because another look at a place must leave the place as it is.
     place, air = (Generator(Philox(key=key, counter=[0, 0, 0, i])) for i in range(2))
@@ -147,7 +144,15 @@ def lay_out(rng: Generator, size: int, hard: bool) -> Land:
 
     Returns:
         The place, in which no part of the mask is below :data:`MINIMUM_UNIT` pixels.
+
+    Raises:
+        ValueError: If the size is below 16.
     """
+    if size < 16:
+        raise ValueError(
+            f'size={size} must be at least 16 pixels, or no parcel fits in a scene. '
+            'Use 64, or 256 for a whole village.'
+        )
     blocks = _blocks(rng, size)
     cover, fields = _fields(rng, blocks, hard)
     parcels = fields.copy()
@@ -156,10 +161,10 @@ def lay_out(rng: Generator, size: int, hard: bool) -> Land:
         quarry = _blobs(rng, blocks, 1, 6, 11) < 0
         cover[quarry], parcels[quarry] = _QUARRY, -5
     town = _settle(rng, blocks, fields)
-    _build(rng, blocks, town, cover, parcels)
+    build(rng, blocks, town, cover, parcels)
     lakes = rng.binomial(2, 0.35) if size < 128 else rng.poisson(size**2 / 130**2)
     river, lake = _river(rng, blocks), _blobs(rng, blocks, lakes, 7, 15)
-    wet = 3 * _noise(rng, size, 7) + 3 * _noise(rng, size, 16)
+    wet = 3 * noise(rng, size, 7) + 3 * noise(rng, size, 16)
     marsh = (np.minimum(river, lake) < wet) & ~town
     bridge = (blocks.lane < 1.15) & (lake >= 0) & hard
     layers = (bridge, _ROAD), (lake < 0, _WATER), (river < 0, _WATER), (marsh, _WETLAND)
@@ -170,20 +175,20 @@ def lay_out(rng: Generator, size: int, hard: bool) -> Land:
     if not hard:
         easy = np.where(town & (cover != _WATER), _EASY_BUILT_UP, _NUMBER['to'][cover])
         votes = (easy == np.arange(6)[:, None, None]).astype(float)
-        labels = _blur(votes, 1.0).argmax(0).astype(np.uint8)
+        labels = blur(votes, 1.0).argmax(0).astype(np.uint8)
     parcels = np.unique(parcels, return_inverse=True)[1].reshape(size, size)
-    fine, patches, broad = (_noise(rng, size, scale) for scale in (1.1, 4.5, 28))
+    fine, patches, broad = (noise(rng, size, scale) for scale in (1.1, 4.5, 28))
     texture = np.stack([fine, patches, 0.5 * patches + 0.8 * broad])
-    relief = 0.7 * _noise(rng, size, 22)
+    relief = 0.7 * noise(rng, size, 22)
     habits = rng.standard_normal((6, parcels.max() + 1))
-    return Land(_sieve(labels), cover, parcels, blocks.across, relief, texture, habits)
+    return Land(_sieve(labels), cover, parcels, blocks, relief, texture, habits)
 
 
-def _blocks(rng: Generator, size: int) -> _Blocks:
+def _blocks(rng: Generator, size: int) -> Blocks:
     """Cells of about 36 pixels around jittered points."""
     # Start anywhere in a cell, or every scene has its points at the same places.
     y, x = np.mgrid[:size, :size] / 36 + 2 + rng.random((2, 1, 1))
-    y, x = (v + _noise(rng, size, 28) / 12 + _noise(rng, size, 9) / 72 for v in (y, x))
+    y, x = (v + noise(rng, size, 28) / 12 + noise(rng, size, 9) / 72 for v in (y, x))
     edge = size // 36 + 6
     points = np.indices((edge, edge)).reshape(2, -1).astype(float)
     points += rng.uniform(0.1, 0.9, points.shape)
@@ -199,10 +204,10 @@ def _blocks(rng: Generator, size: int) -> _Blocks:
     lane[lots[own] + lots[other] > 1.1] = np.inf
     turn = rng.uniform(0, np.pi, edge**2)[own]
     y, x, cos, sin = 36 * y, 36 * x, np.cos(turn), np.sin(turn)
-    return _Blocks(x, y, own, lane, x * cos + y * sin, y * cos - x * sin)
+    return Blocks(x, y, own, lane, x * cos + y * sin, y * cos - x * sin)
 
 
-def _fields(rng: Generator, blocks: _Blocks, hard: bool) -> tuple[Ids, Ids]:
+def _fields(rng: Generator, blocks: Blocks, hard: bool) -> tuple[Ids, Ids]:
     """Cut every block into strips and these into parcels with one crop each."""
     total = blocks.own.max() + 1
     wide = rng.uniform(*((5, 12) if hard else (9, 16)), total)[blocks.own]
@@ -220,19 +225,19 @@ def _fields(rng: Generator, blocks: _Blocks, hard: bool) -> tuple[Ids, Ids]:
     return crops[fields], fields
 
 
-def _plant(rng: Generator, blocks: _Blocks, cover: Ids, parcels: Ids) -> None:
+def _plant(rng: Generator, blocks: Blocks, cover: Ids, parcels: Ids) -> None:
     """Grow woods that partly keep to parcels, with stands of two kinds."""
     size = len(cover)
-    score = sum(w * _noise(rng, size, s) for w, s in ((1, 20), (0.35, 6), (0.15, 2.5)))
+    score = sum(w * noise(rng, size, s) for w, s in ((1, 20), (0.35, 6), (0.15, 2.5)))
     score += 0.6 * rng.standard_normal(parcels.max() + 1)[parcels]
     wood = score > np.quantile(score, 1 - rng.uniform(0.08, 0.42))
-    kind = _noise(rng, size, 16) + 0.5 * _noise(rng, size, 5)
+    kind = noise(rng, size, 16) + 0.5 * noise(rng, size, 5)
     kind += 0.7 * rng.standard_normal(blocks.own.max() + 1)[blocks.own]
     cover[wood] = np.where(kind > 0, _CONIFEROUS, _DECIDUOUS)[wood]
     parcels[wood] = (-10 - 2 * blocks.own - (kind > 0))[wood]
 
 
-def _river(rng: Generator, blocks: _Blocks) -> Field:
+def _river(rng: Generator, blocks: Blocks) -> Field:
     """Distance to a river in pixels, (size, size), negative in the water."""
     size = len(blocks.x)
     if rng.random() < 0.4:
@@ -240,12 +245,12 @@ def _river(rng: Generator, blocks: _Blocks) -> Field:
     turn, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-0.25, 0.25) * size
     y, x = blocks.y - blocks.y.mean(), blocks.x - blocks.x.mean()
     # A line bent by noise; over its slope the value is a distance.
-    line = y * np.cos(turn) - x * np.sin(turn) + shift + 8 * _noise(rng, size, 18)
+    line = y * np.cos(turn) - x * np.sin(turn) + shift + 8 * noise(rng, size, 18)
     away = np.abs(line) / np.hypot(*np.gradient(line)).clip(0.6)
-    return np.asarray(away - rng.uniform(1.8, 4.2) - 0.5 * _noise(rng, size, 12))
+    return np.asarray(away - rng.uniform(1.8, 4.2) - 0.5 * noise(rng, size, 12))
 
 
-def _blobs(rng: Generator, at: _Blocks, number: int, low: float, high: float) -> Field:
+def _blobs(rng: Generator, at: Blocks, number: int, low: float, high: float) -> Field:
     """Distance to things of a radius with wavy edges in pixels, negative inside."""
     size = len(at.x)
     away = np.full((size, size), np.inf)
@@ -253,29 +258,29 @@ def _blobs(rng: Generator, at: _Blocks, number: int, low: float, high: float) ->
         row, col = rng.integers(size, size=2)
         far = np.hypot(at.x - at.x[row, col], at.y - at.y[row, col])
         away = np.minimum(away, far - rng.uniform(low, high))
-    return away + 0.4 * low * _noise(rng, size, 10) + 0.1 * low * _noise(rng, size, 4)
+    return away + 0.4 * low * noise(rng, size, 10) + 0.1 * low * noise(rng, size, 4)
 
 
-def _settle(rng: Generator, blocks: _Blocks, fields: Ids) -> Where:
+def _settle(rng: Generator, blocks: Blocks, fields: Ids) -> Where:
     """Built-up land, (size, size): around centres, further out along the lanes."""
     size = len(fields)
     if rng.random() < 0.15:
         return np.zeros((size, size), bool)
     score = -_blobs(rng, blocks, max(1, round(size**2 / 110**2)), 5, 12) / 14
-    score += 0.6 * np.exp(-blocks.lane / 7) + 0.35 * _noise(rng, size, 11)
+    score += 0.6 * np.exp(-blocks.lane / 7) + 0.35 * noise(rng, size, 11)
     score += 0.2 * rng.standard_normal(fields.max() + 1)[fields]
     # A large scene shows the country around the village.
     share = rng.uniform(0.06, 0.31) * min(1.0, (96 / size) ** 0.7)
     return np.asarray(score > np.quantile(score, 1 - share))
 
 
-def _build(rng: Generator, at: _Blocks, town: Where, cover: Ids, parcels: Ids) -> None:
+def build(rng: Generator, at: Blocks, town: Where, cover: Ids, parcels: Ids) -> None:
     """Put gardens, streets and double rows of houses into the town."""
     size = len(town)
     pitch = rng.choice([5.5, 6.0, 6.5, 9.0], at.own.max() + 1)[at.own]
-    house, street, roof = at.own, np.zeros_like(town), _noise(rng, size, 5) > -1.2
+    house, street, roof = at.own, np.zeros_like(town), noise(rng, size, 5) > -1.2
     for value, houses in ((at.across, 2), (at.along, 5)):
-        value = value + 0.7 * _noise(rng, size, 8)
+        value = value + 0.7 * noise(rng, size, 8)
         start = value // (houses * pitch + 1.8) * houses
         inside = value % (houses * pitch + 1.8) - 1.8
         street |= inside < 0
@@ -302,18 +307,18 @@ def render(land: Land, look: Look, rng: Generator) -> NDArray[np.uint16]:
     """
     size = len(land.cover)
     waves = np.array([SENTINEL2_WAVELENGTHS[band] for band in TEN_BANDS])
-    image = _reflect(land, look.day + 2 * _noise(rng, size, 5), waves)
-    down, right = np.gradient(land.relief + _blur(_NUMBER['tall'][land.cover], 0.6))
+    image = _reflect(land, look.day + 2 * noise(rng, size, 5), waves)
+    down, right = np.gradient(land.relief + blur(_NUMBER['tall'][land.cover], 0.6))
     azimuth, elevation = np.radians(look.azimuth), np.radians(look.elevation)
     # Slopes that fall towards the sun are bright; trees and roofs shade their foot.
     facing = down * np.cos(azimuth) - right * np.sin(azimuth)
     light = (1 + facing / np.tan(elevation)).clip(0.5, 1.3)
-    image *= light * (1 + 0.02 * _noise(rng, size, 0.6 * size))
+    image *= light * (1 + 0.02 * noise(rng, size, 0.6 * size))
     # Light scatters into neighbours; bands of 20 m see twice as far as those of 10 m.
     sharp = np.isin(TEN_BANDS, ('B02', 'B03', 'B04', 'B08'))
     for bands, sigma in ((sharp, 0.55), (~sharp, 0.95)):
-        image[bands] = _blur(image[bands], sigma)
-    veil = look.haze * (1 + 0.2 * _noise(rng, size, 0.5 * size)).clip(0)
+        image[bands] = blur(image[bands], sigma)
+    veil = look.haze * (1 + 0.2 * noise(rng, size, 0.5 * size)).clip(0)
     image += veil * (500 / waves[:, None, None]) ** 2
     image *= 1 + 0.012 * rng.standard_normal(image.shape)
     image += 0.0012 * rng.standard_normal(image.shape)
@@ -332,7 +337,7 @@ def _reflect(land: Land, day: Field, waves: Field) -> Field:
     grown = _NUMBER['full'][cover] * step((day - _NUMBER['up'][cover]) / 9)
     grown += _NUMBER['vary'][cover] * habits[1]
     grown += _NUMBER['wild'][cover] * (fine + patches)
-    grown += _NUMBER['rows'][cover] * np.sin(2 * np.pi * land.rows / 2.7)
+    grown += _NUMBER['rows'][cover] * np.sin(2 * np.pi * land.blocks.across / 2.7)
     bare = 1 - grown.clip(0, 1)
     turned = step((day - _NUMBER['turn'][cover]) / 4)
     image = (1 - bare) * (early + turned * (late - early)) + bare * ground
@@ -345,7 +350,7 @@ def _reflect(land: Land, day: Field, waves: Field) -> Field:
     return np.asarray(image * np.exp(np.tensordot(curves, amounts, (0, 0))))
 
 
-def _noise(rng: Generator, size: int, scale: float) -> Field:
+def noise(rng: Generator, size: int, scale: float) -> Field:
     """Smooth normal field of unit variance with features of about scale pixels."""
     place = np.arange(size) / scale + 2 + rng.random()
     knots = int(place[-1]) + 4
@@ -354,7 +359,7 @@ def _noise(rng: Generator, size: int, scale: float) -> Field:
     return np.asarray(weights @ rng.standard_normal((knots, knots)) @ weights.T)
 
 
-def _blur(values: Field, sigma: float) -> Field:
+def blur(values: Field, sigma: float) -> Field:
     """Gaussian blur of (..., size, size) with a width in pixels."""
     places = np.arange(values.shape[-1])
     weights = np.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))

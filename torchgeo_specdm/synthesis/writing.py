@@ -3,24 +3,20 @@
 
 """Writing folders of pairs that survive a kill, a full disk and a second start."""
 
-import hashlib
 import json
 import logging
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio import MemoryFile
-from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning
 
 from ..datasets.pair_files import DESCRIPTION, MANIFEST, image_stems, read_manifest
 from ..datasets.spec import SampleSpec
-from ..files import read_json, sha256, write_atomically, write_text
+from ..files import read_json, sha256, write_text
+from .rasters import to_dtype, write_class_raster, write_image_raster
 
 _log = logging.getLogger(__name__)
 
@@ -127,9 +123,11 @@ class PairWriter:
         tags = {'SYNTHETIC': 'YES', 'SAMPLE': name}
         for stem, date in zip(image_stems(name, self.spec.dates), stored, strict=True):
             file = f'images/{stem}.tif'
-            files[file] = self._write_image(self.root / file, date, tags)
+            files[file] = write_image_raster(self.root / file, date, self.spec, tags)
         file = f'masks/{name}.tif'
-        files[file] = self._write_mask(self.root / file, codes, tags)
+        files[file] = write_class_raster(
+            self.root / file, codes, self.spec, tags, self._stored_ignore_index()
+        )
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
         self._append(row)
 
@@ -204,21 +202,21 @@ class PairWriter:
             )
         known = (mask >= 0) & (mask < spec.num_classes)
         ignored = np.zeros_like(known)
-        stored = _NO_LABEL
         if spec.ignore_index is not None:
             ignored = mask == spec.ignore_index
-            stored = self._stored_ignore_index(spec.ignore_index)
         if not (known | ignored).all():
             raise ValueError(
                 f'The mask of sample {name} has the values '
                 f'{np.unique(mask[~known & ~ignored])[:5].tolist()}; allowed are 0 to '
                 f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}.'
             )
-        return np.where(ignored, stored, mask).astype(np.uint8)
+        stored = self._stored_ignore_index()
+        return np.where(ignored, stored or 0, mask).astype(np.uint8)
 
-    def _stored_ignore_index(self, index: int) -> int:
+    def _stored_ignore_index(self) -> int | None:
         """PairFolder reads 255 as the ignore index if that does not fit uint8."""
-        return index if 0 <= index <= _NO_LABEL else _NO_LABEL
+        index = self.spec.ignore_index
+        return index if index is None or 0 <= index <= _NO_LABEL else _NO_LABEL
 
     def _append(self, row: Mapping[str, Any]) -> None:
         """Add a manifest line in one write, so that processes can share the file."""
@@ -233,93 +231,6 @@ class PairWriter:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-    def _write_image(
-        self, path: Path, image: NDArray[Any], tags: Mapping[str, str]
-    ) -> str:
-        def describe(target: Any) -> None:
-            target.descriptions = self.spec.bands
-            target.scales = [self.spec.scale] * len(image)
-            for i, wavelength in enumerate(self.spec.wavelengths):
-                if wavelength is not None:
-                    target.update_tags(i + 1, WAVELENGTH_NM=str(wavelength))
-
-        return _write_raster(path, image, self.spec.nodata, tags, describe)
-
-    def _write_mask(
-        self, path: Path, mask: NDArray[np.uint8], tags: Mapping[str, str]
-    ) -> str:
-        names = {f'CLASS_{i}': name for i, name in enumerate(self.spec.classes)}
-        colors = {i: (*color, 255) for i, color in enumerate(self.spec.colors)}
-        index = self.spec.ignore_index
-        nodata = None if index is None else self._stored_ignore_index(index)
-
-        def describe(target: Any) -> None:
-            target.descriptions = ('class',)
-            target.colorinterp = [ColorInterp.palette]
-            target.write_colormap(1, colors)
-
-        return _write_raster(path, mask[None], nodata, {**tags, **names}, describe)
-
-
-def to_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:
-    """Round and clip to the range of a type.
-
-    Args:
-        values: Finite numbers of any shape.
-        dtype: The type to store.
-
-    Returns:
-        The array in that type, and the share of values that were clipped.
-    """
-    integer = np.issubdtype(dtype, np.integer)
-    limits = np.iinfo(dtype) if integer else np.finfo(dtype)
-    # float64 holds all limits exactly
-    wide = values.astype(np.float64)
-    wide = np.rint(wide) if integer else wide
-    clipped = float(((wide < limits.min) | (wide > limits.max)).mean())
-    return wide.clip(limits.min, limits.max).astype(dtype), clipped
-
-
-def _write_raster(
-    path: Path,
-    array: NDArray[Any],
-    nodata: float | None,
-    tags: Mapping[str, str],
-    describe: Callable[[Any], None],
-) -> str:
-    """Write a GeoTIFF (C, H, W) and return its SHA-256.
-
-    On a full disk GDAL cuts the file and says nothing, so it only writes to memory.
-    """
-    with warnings.catch_warnings(), MemoryFile() as memory:
-        # a synthetic patch lies nowhere, so no georeference is invented
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with memory.open(
-            driver='GTiff',
-            count=len(array),
-            height=array.shape[1],
-            width=array.shape[2],
-            dtype=array.dtype,
-            nodata=nodata,
-            compress='deflate',
-        ) as target:
-            target.write(array)
-            target.update_tags(**tags)
-            describe(target)
-        data = memory.read()
-    digest = hashlib.sha256(data).hexdigest()
-
-    def write(part: Path) -> None:
-        part.write_bytes(data)
-        if sha256(part) != digest:
-            raise OSError(
-                f'{path} does not read back as it was written; the disk is full or '
-                'broken. Make room and run the same command again.'
-            )
-
-    write_atomically(path, write)
-    return digest
 
 
 def _is_unused(root: Path) -> bool:
