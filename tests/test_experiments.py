@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from torchgeo.main import main
 
@@ -21,6 +22,7 @@ from torchgeo_specdm import PairFolder, SampleSpec
 from torchgeo_specdm.synthesis.demo import write_scenes
 from torchgeo_specdm.synthesis.writing import PairWriter
 
+from .data.oscd import IMAGES, make_oscd
 from .data.segmunich import make_segmunich
 
 EXPERIMENTS = Path(__file__).parents[1] / 'experiments'
@@ -47,10 +49,28 @@ def write_like_hls(root: Path) -> None:
     writer.finish('fake')
 
 
+def write_like_oscd(root: Path) -> None:
+    """Three cities, of which no two look alike."""
+    sizes = {'bercy': (192, 192), 'paris': (128, 192)}
+    make_oscd(root, sizes, {'rio': (96, 150)})
+    for number, city in enumerate((*sizes, 'rio')):
+        for path in (root / IMAGES / city).rglob('*.tif'):
+            with rasterio.open(path, 'r+') as band:
+                band.write(band.read() + 40 * number)
+
+
 DATA: dict[str, Callable[[Path], Any]] = {
     'demo': lambda root: write_scenes(root / 'demo', (8, 2, 2), size=32),
     'hls': lambda root: write_like_hls(root / 'hls_worldcover'),
     'segmunich': lambda root: make_segmunich(root / 'segmunich'),
+    'oscd': lambda root: write_like_oscd(root / 'oscd'),
+}
+#: The YAMLs of the last step.
+NETWORKS = {'oscd': ('changeformer', 'fcsiamdiff', 'siamcrnn')}
+#: Settings of a real datamodule that make its training crops small.
+SMALL = {
+    'segmunich': [],
+    'oscd': [('patch_size', '64'), ('crop_size', '32')],
 }
 
 
@@ -106,9 +126,13 @@ def test_four_steps(
     settings = ['--model.init_args.settings', json.dumps(tiny_settings)]
     small = ['--data.init_args.batch_size', '4']
     real = '--data.init_args.real.init_args'
-    crop = [] if name == 'segmunich' else [f'{real}.patch_size', '32']
+    shrunk = SMALL.get(name, [('patch_size', '32')])
+    crop = [text for key, side in shrunk for text in (f'{real}.{key}', side)]
 
     steps = [*small, '--trainer.max_steps', '12']
+    if name == 'oscd':
+        sides = [(f'--data.init_args.{key}', side) for key, side in shrunk]
+        steps += [text for side in sides for text in side]
     main(
         [
             'fit',
@@ -145,19 +169,16 @@ def test_four_steps(
 
     steps = ['--trainer.max_steps', '3', f'{real}.batch_size', '4', *crop]
     few = ['--data.init_args.ratio', '1', '--data.init_args.real_limit', '6']
-    tiny = ['--model.init_args.backbone', 'mit_b0']
-    main(
-        [
-            'fit',
-            f'--config={folder}/segment.yaml',
-            *fit,
-            *logged_to(runs / 'segment'),
-            *steps,
-            *few,
-            *tiny,
-        ]
-    )
-    require_trained(runs / 'segment', 3, falling=False)
+    few += ['--model.init_args.backbone', 'resnet18' if name == 'oscd' else 'mit_b0']
+    for network in NETWORKS.get(name, ('segment',)):
+        config = f'--config={folder}/{network}.yaml'
+        logs = logged_to(runs / network)
+        main(['fit', config, *fit, *logs, *steps, *few])
+        require_trained(runs / network, 3, falling=False)
+    if name == 'oscd':
+        checkpoint = next((runs / network).rglob('*.ckpt'))
+        main(['test', config, *quiet, *logs, *crop, '--ckpt_path', str(checkpoint)])
+        assert (runs / network / 'maps' / 'rio.tif').exists()
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,19 @@ from torchgeo_specdm.tasks.specdm import SpecDMTask
 @pytest.mark.parametrize(
     'codec, accuracy, chosen, said',
     [
-        ('auto', 0.99, 'two_stream', '99.0% of the mask pixels'),
-        ('auto', 0.6, 'pixels', 'not good enough after 7 steps: it gets 60.0%'),
-        ('two_stream', 0.5, 'two_stream', 'as asked with --codec; it gets 50.0%'),
+        ('auto', 0.99, 'two_stream', '99.0% right pixels'),
+        (
+            'auto',
+            0.6,
+            'pixels',
+            'not good enough after 7 steps: on validation patches it gets the masks back with 60.0%',
+        ),
+        (
+            'two_stream',
+            0.5,
+            'two_stream',
+            '--codec; on validation patches it gets the masks back with 50.0%',
+        ),
         ('pixels', None, 'pixels', 'as asked with --codec'),
     ],
 )
@@ -45,7 +55,7 @@ def test_choice_of_the_codec(
     monkeypatch.setattr(quickstart, 'torchgeo', commands.append)
     monkeypatch.setattr(quickstart, 'load_codec', lambda folder: None)
     monkeypatch.setattr(quickstart, 'cut_tiles', lambda dataset, size: None)
-    monkeypatch.setattr(quickstart, 'mask_accuracy', lambda codec, tiles: accuracy)
+    monkeypatch.setattr(quickstart, 'mask_fidelity', lambda codec, tiles: accuracy)
     plan = {
         'steps': {'autoencoder': 7},
         'seconds': {'autoencoder': 0.1},
@@ -97,7 +107,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
     planned = quickstart.make_plan
 
     def plan(*arguments: Any) -> dict[str, Any]:
-        steps = {'autoencoder': 3, 'diffusion': 4, 'segmenter': 4}
+        steps = {'autoencoder': 3, 'diffusion': 4, 'network': 4}
         return planned(*arguments) | {'steps': steps, 'passes': 2}
 
     monkeypatch.setattr(quickstart, 'make_plan', plan)
@@ -155,12 +165,38 @@ def test_the_whole_path(
     assert 'seed: 0 there, 1 here' in capsys.readouterr().err
 
     # its YAMLs run as they are
-    for name in ('autoencoder', 'diffusion', 'segment'):
+    for name in ('autoencoder', 'diffusion', 'train'):
         torchgeo(['fit', '--config', str(out / 'configs' / f'{name}.yaml')])
     assert tiny.take() == [3, 4, 4]
     kept = (out / 'synthetic' / 'manifest.jsonl').read_text()
     torchgeo(['predict', '--config', str(out / 'configs' / 'generate.yaml')])
     assert (out / 'synthetic' / 'manifest.jsonl').read_text() == kept
+
+
+def test_change_detection(
+    tmp_path: Path, tiny: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'results'
+    command = ['quickstart', '--task', 'change', '--out', str(out), '--codec', 'pixels']
+    assert main(command) == 0
+    assert tiny.take() == [4, 1, 2, 4, *[4] * 5]
+    said = capsys.readouterr().out
+    assert '1x synthetic changes mIoU by ' in said
+    pairs = PairFolder(out / 'synthetic')
+    assert pairs.spec.dates == 2 and pairs[0]['image'].shape[:2] == (2, 10)
+    measures = json.loads((out / 'measures.json').read_text())
+    assert measures['fidelity'].keys() == {'image_1', 'image_2', 'mask'}
+    assert measures['change'].keys() >= {'train', 'held_out', 'synthetic'}
+    page = (out / 'report.html').read_text(encoding='utf-8')
+    for text in ('Fréchet distance, date 2', 'Changed pixels', 'at each date'):
+        assert text in page
+    torchgeo(['fit', '--config', str(out / 'configs' / 'train.yaml')])
+    assert tiny.take() == [4]
+
+    # pairs of two dates are no data for segmentation
+    wrong = ['quickstart', '--data', str(out / 'synthetic'), '--out', str(out / 'x')]
+    assert main(wrong) == 1
+    assert 'has 2 date(s)' in capsys.readouterr().err
 
 
 def check_results(out: Path) -> None:
@@ -183,7 +219,7 @@ def check_results(out: Path) -> None:
     kept = json.loads((out / 'plan.json').read_text())
     assert kept['settings']['data'] == 'demo scenes'
     assert kept['plan']['patch_size'] == 32
-    for name in ('autoencoder', 'diffusion', 'generate', 'segment'):
+    for name in ('autoencoder', 'diffusion', 'generate', 'train'):
         text = (out / 'configs' / f'{name}.yaml').read_text()
         assert text.startswith('# torchgeo ')
         trainer = yaml.safe_load(text)['trainer']

@@ -106,7 +106,7 @@ class TestRefusals:
         [
             ({'size': 16}, ['patches of 16 x 16', 'multiples of 16, and 32 or more']),
             ({'size': 40}, ['patches of 40 x 40', 'multiples of 16, and 32 or more']),
-            ({'dates': 2}, ['2 dates', 'one date']),
+            ({'dates': 2}, ['2 date(s)', 'needs 1', '--task change']),
             ({'classes': 1}, ["['class_0']", 'two classes or more']),
         ],
     )

@@ -6,20 +6,26 @@
 from .datamodules.augmented import SyntheticAugmentedDataModule
 from .datamodules.generation import GenerationDataModule
 from .datamodules.latents import LatentDataModule
+from .datamodules.oscd import OSCDDataModule
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.segmunich import SegMunichDataModule
+from .datasets.oscd import OSCD
 from .datasets.pairs import PairFolder
 from .datasets.segmunich import SegMunich
 from .datasets.spec import SampleSpec
 from .diffusion import Generator
+from .tasks.change_detection import MultispectralChangeDetectionTask
 from .tasks.segmentation import MultispectralSegmentationTask
 from .tasks.specdm import SpecDMTask
 
 __all__ = (
+    'OSCD',
     'GenerationDataModule',
     'Generator',
     'LatentDataModule',
+    'MultispectralChangeDetectionTask',
     'MultispectralSegmentationTask',
+    'OSCDDataModule',
     'PairFolder',
     'PairFolderDataModule',
     'SampleSpec',

@@ -7,8 +7,13 @@ try:
     # 0.10 moved trainers to tasks and dropped the suffix; the old names warn and go
     # away in 1.0
     from torchgeo.tasks import BaseTask
+    from torchgeo.tasks import ChangeDetection as ChangeDetectionTask
     from torchgeo.tasks import SemanticSegmentation as SemanticSegmentationTask
 except ImportError:
-    from torchgeo.trainers import BaseTask, SemanticSegmentationTask  # type: ignore[attr-defined,unused-ignore]
+    from torchgeo.trainers import (  # type: ignore[attr-defined,unused-ignore]
+        BaseTask,
+        ChangeDetectionTask,
+        SemanticSegmentationTask,
+    )
 
-__all__ = ('BaseTask', 'SemanticSegmentationTask')
+__all__ = ('BaseTask', 'ChangeDetectionTask', 'SemanticSegmentationTask')

@@ -24,11 +24,11 @@ from .study.configs import (
     Config,
     generation_config,
     latents_config,
+    mixed_config,
     pairs_config,
-    segmenter_config,
     stage_config,
 )
-from .study.measures import mask_accuracy, measure
+from .study.measures import mask_fidelity, measure
 from .study.planning import make_plan
 from .study.runs import Run, differences
 from .study.settings import content_hash, require_same_settings
@@ -47,11 +47,21 @@ _REAL_SHARE = 0.5
 #: On real patches it lost to folded pixels at 0.79 (prototype_real.md, section 2) and
 #: won at 0.92 (experiments/RESULTS.md).
 _TRANSPARENT = 0.9
-_SEGMENTER = {
-    'model': 'segformer',
-    'backbone': 'mit_b0',
-    'lr': 1e-3,
-    'head_lr_factor': 1.0,
+#: The network that is trained with and without synthetic samples, for each task.
+_NETWORKS: dict[str, Config] = {
+    'segmentation': {
+        'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
+        'init_args': {
+            'model': 'segformer',
+            'backbone': 'mit_b0',
+            'lr': 1e-3,
+            'head_lr_factor': 1.0,
+        },
+    },
+    'change': {
+        'class_path': 'torchgeo_specdm.MultispectralChangeDetectionTask',
+        'init_args': {'model': 'fcsiamdiff', 'backbone': 'mobilenet_v2', 'lr': 1e-3},
+    },
 }
 #: Fewest samples of each split; below, the numbers would say nothing at all.
 _LEAST_SAMPLES = {'train': 8, 'val': 2, 'test': 2}
@@ -67,6 +77,7 @@ class Quickstart:
     Attributes:
         out: Folder of results.
         data: Folder of pairs, or None for demo scenes.
+        task: ``segmentation``, or ``change`` between two dates.
         minutes: About how long it may take on this machine.
         seed: Seed of the scenes, the trainings and the generated set.
         codec: ``two_stream``, ``pixels``, or ``auto``.
@@ -74,6 +85,7 @@ class Quickstart:
 
     out: Path
     data: Path | None = None
+    task: Literal['segmentation', 'change'] = 'segmentation'
     minutes: float = 12
     seed: int = 0
     codec: Literal['auto', 'two_stream', 'pixels'] = 'auto'
@@ -117,6 +129,9 @@ class Quickstart:
             'settled': settled(curve),
             'updates': updates,
             'minutes': (time.monotonic() - started) / 60,
+            'network': 'segmenter'
+            if self.task == 'segmentation'
+            else 'change detector',
         }
         facts |= self._inputs()
         report = write_report(self.out, comparison, runs, measures, facts)
@@ -151,6 +166,7 @@ class Quickstart:
         #: What must be equal for a second start to go on in the same folder.
         self._settings = {
             'data': described,
+            'task': self.task,
             'minutes': self.minutes,
             'seed': self.seed,
             'codec': self.codec,
@@ -159,7 +175,8 @@ class Quickstart:
         if self.data is None:
             verb = 'Checking' if (data / 'README.md').exists() else 'Drawing'
             self._say(f'{verb} {sum(_SCENES)} demo scenes in {data}', 10)
-            write_scenes(data, _SCENES, _SCENE_SIZE, self.seed)
+            change = self.task == 'change'
+            write_scenes(data, _SCENES, _SCENE_SIZE, self.seed, change=change)
         return data
 
     def _plan(self, data: Path) -> Config:
@@ -172,7 +189,8 @@ class Quickstart:
         self._say('Timing a few steps of each kind on this machine', 15)
         spec, runs = PairFolder(data).spec, len(_RATIOS) * _SEEDS
         learned = self.codec != 'pixels'
-        plan = make_plan(spec, _SEGMENTER, size, samples, self.minutes, runs, learned)
+        network = _NETWORKS[self.task]
+        plan = make_plan(spec, network, size, samples, self.minutes, runs, learned)
         self.out.mkdir(parents=True, exist_ok=True)
         content = {'settings': self._settings, 'plan': plan}
         write_text(path, json.dumps(content, indent=2) + '\n')
@@ -182,11 +200,13 @@ class Quickstart:
         """Number of training samples and size of a patch, if all is as needed here."""
         real: Any = PairFolderDataModule(str(data), batch_size=1, seed=self.seed)
         height, width = PairFolder(data)[0]['mask'].shape[-2:]
-        if real.spec.dates > 1 or real.spec.num_classes < 2:
+        dates = 2 if self.task == 'change' else 1
+        if real.spec.dates != dates or real.spec.num_classes < 2:
             raise ValueError(
-                f'{data} has {real.spec.dates} dates and the classes '
-                f'{list(real.spec.classes)}, but the quickstart compares segmenters of '
-                'one date and two classes or more. Use the steps in experiments/.'
+                f'{data} has {real.spec.dates} date(s) and the classes '
+                f'{list(real.spec.classes)}, but the task {self.task!r} needs {dates} '
+                'and two classes or more. Use --task change for pairs of two dates, '
+                'and the steps in experiments/ for others.'
             )
         wrong_side = height % _SIDE_FACTOR or width % _SIDE_FACTOR
         if wrong_side or min(height, width) < _LEAST_SIDE:
@@ -221,14 +241,16 @@ class Quickstart:
             self._fit('autoencoder', 'two_stream', config, plan)
         real.setup('validate')
         held_out = cut_tiles(real.val_dataset, plan['patch_size'])
-        accuracy = mask_accuracy(load_codec(folder), held_out)
+        found = mask_fidelity(load_codec(folder), held_out)
+        change = self.task == 'change'
         said = (
-            f'it gets {accuracy:.1%} of the mask pixels of validation patches back, and '
+            f'on validation patches it gets {"change" if change else "the masks"} back '
+            f'with {found:.1%} {"F1" if change else "right pixels"}, and '
             f'{_TRANSPARENT:.0%} are wanted'
         )
         if self.codec == 'two_stream':
             return 'two_stream', f'as asked with --codec; {said}'
-        if accuracy >= _TRANSPARENT:
+        if found >= _TRANSPARENT:
             return 'two_stream', said
         return 'pixels', (
             f'the two-stream autoencoder was not good enough after {steps} steps: {said}'
@@ -270,7 +292,7 @@ class Quickstart:
     def _find_updates(
         self, real: PairFolderDataModule, config: Config, plan: Config
     ) -> tuple[Comparison, int, list[tuple[int, float]]]:
-        """The comparison, and how long its segmenters have to train."""
+        """The comparison, and how long its networks have to train."""
         comparison = Comparison(
             # one for all runs: it reads and measures every file when it is set up
             real=lambda: real,
@@ -279,21 +301,21 @@ class Quickstart:
             ratios=_RATIOS,
             seeds=range(self.seed, self.seed + _SEEDS),
             real_share=_REAL_SHARE,
-            task=_SEGMENTER,
+            task=_NETWORKS[self.task],
             callbacks=lambda title: [StepProgressBar(title)],
         )
-        most = plan['steps']['segmenter']
+        most = plan['steps']['network']
         if not (self.out / 'measures.json').exists():
             self._say(
-                'Finding how long a segmenter must train until real-only stops rising',
-                1.75 * most * plan['seconds']['segmenter'],
+                'Finding how long a network must train until real-only stops rising',
+                1.75 * most * plan['seconds']['network'],
             )
         curve = comparison.find_updates(max(most // 4, 1), most)
         updates = enough_updates(curve)
-        mixed = segmenter_config(
-            config, _SEGMENTER, self.out, updates, _REAL_SHARE, self.seed
+        mixed = mixed_config(
+            config, _NETWORKS[self.task], self.out, updates, _REAL_SHARE, self.seed
         )
-        self._write_config('segment', 'fit', mixed)
+        self._write_config('train', 'fit', mixed)
         return comparison, updates, curve
 
     def _measure(self, comparison: Comparison, updates: int) -> Config:
@@ -301,7 +323,7 @@ class Quickstart:
         path = self.out / 'measures.json'
         if path.exists():
             return read_json(path)
-        self._say('Measuring, with a segmenter trained on real pairs as judge', 30)
+        self._say('Measuring, with a network trained on real pairs as judge', 30)
         judge, datamodule = comparison.judge(updates)
         datamodule.setup('test')
         measures = measure(
@@ -311,12 +333,12 @@ class Quickstart:
         return measures
 
     def _compare(self, comparison: Comparison, updates: int, plan: Config) -> list[Run]:
-        """Train and test the segmenters of all ratios and seeds."""
+        """Train and test the networks of all ratios and seeds."""
         missing = comparison.missing(updates)
         if missing:
             self._say(
-                f'Training {missing} segmenters with {updates} updates each',
-                missing * (updates * plan['seconds']['segmenter'] + 2),
+                f'Training {missing} networks with {updates} updates each',
+                missing * (updates * plan['seconds']['network'] + 2),
             )
         return comparison.run(updates)
 

@@ -39,7 +39,7 @@ class TestJudgeAgreement:
     def test_an_oracle_agrees(self) -> None:
         images, masks = pairs()
         found = judge_agreement(Oracle(), images, masks, CLASSES)
-        assert found == (1, 1)
+        assert found[:2] == (1, 1)
 
     def test_shuffled_pairs_are_near_chance(self) -> None:
         images, masks = pairs()
@@ -60,13 +60,13 @@ class TestJudgeAgreement:
         images[:, 0, :4] = (images[:, 0, :4] + 1) % CLASSES
         assert judge_agreement(Oracle(), images, masks, CLASSES).accuracy == 0.75
         masks[:, :4] = value
-        assert judge_agreement(Oracle(), images, masks, CLASSES) == (1, 1)
+        assert judge_agreement(Oracle(), images, masks, CLASSES)[:2] == (1, 1)
 
     def test_a_class_that_never_occurs_is_left_out(self) -> None:
         images, masks = pairs()
         images[:, 0].clamp_(max=2)
         found = judge_agreement(Oracle(), images, masks.clamp(max=2), CLASSES)
-        assert found == (1, 1)
+        assert found[:2] == (1, 1)
 
     @pytest.mark.parametrize('training', [True, False])
     def test_judges_in_evaluation_mode_in_batches(self, training: bool) -> None:

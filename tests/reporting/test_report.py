@@ -28,7 +28,7 @@ from torchgeo_specdm.study.statistics import verdict
 NAMES = ('<b>water</b>', 'woods & "parks"', r'crops $\frac$, $5', '_town')
 DASH, MINUS = '\N{EN DASH}', '\N{MINUS SIGN}'
 PLAN = {
-    'steps': {'autoencoder': 600, 'diffusion': 2000, 'segmenter': 400},
+    'steps': {'autoencoder': 600, 'diffusion': 2000, 'network': 400},
     'patch_size': 32,
     'precision': '32-true',
 }
@@ -41,8 +41,9 @@ FACTS = {
     'pilot': [[100, 0.31], [200, 0.42], [400, 0.425]],
     'settled': True,
     'updates': 200,
+    'network': 'segmenter',
     'minutes': 7.25,
-    'configs': {'segment.yaml': '# torchgeo fit\nmodel: <x>\n'},
+    'configs': {'train.yaml': '# torchgeo fit\nmodel: <x>\n'},
 }
 
 
@@ -111,7 +112,7 @@ def study(
     spec = replace(real.spec, classes=NAMES)
     write_generator(pixel_codec(real, spec), tiny_settings, out / 'diffusion')
     write_changed(real, out / 'synthetic', lambda x, m: (x, m.where(m != 3, 0)), spec)
-    comparison = Comparison(lambda: real, out / 'synthetic', out / 'comparison')
+    comparison = Comparison(lambda: real, out / 'synthetic', out / 'comparison', {})
     measures = measure(out / 'diffusion', out / 'synthetic', real, Judge())
     return out, comparison, json.loads(json.dumps(measures, allow_nan=False))
 

@@ -18,7 +18,13 @@ from torchgeo_specdm.study.runs import Run, differences, read_runs
 from torchgeo_specdm.study.statistics import verdict
 from torchgeo_specdm.synthesis.writing import PairWriter
 
-TINY = {'backbone': 'mit_b0', 'lr': 2e-3, 'head_lr_factor': 1.0}
+
+def tiny_task(**changes: Any) -> dict[str, Any]:
+    arguments = {'backbone': 'mit_b0', 'lr': 2e-3, 'head_lr_factor': 1.0, **changes}
+    path = 'torchgeo_specdm.MultispectralSegmentationTask'
+    return {'class_path': path, 'init_args': arguments}
+
+
 SPEC = SampleSpec(('B02', 'B03', 'B04', 'B08'), ('water', 'forest', 'crops', 'town'))
 SPECTRA = np.array(
     [
@@ -48,7 +54,7 @@ def comparison(tmp_path: Path, **settings: Any) -> Comparison:
     def real() -> PairFolderDataModule:
         raise AssertionError('a training began')
 
-    given = {'ratios': (0, 1), 'seeds': (0, 1), **settings}
+    given = {'task': tiny_task(), 'ratios': (0, 1), 'seeds': (0, 1), **settings}
     return Comparison(real, tmp_path / 'synthetic', tmp_path / 'out', **given)
 
 
@@ -138,7 +144,8 @@ class TestGrid:
         assert len(trained) == 4
 
     @pytest.mark.parametrize(
-        'change', [{'task': {'lr': 0.1}}, {'real_share': 0.25}, {'synthetic': 'new'}]
+        'change',
+        [{'task': tiny_task(lr=0.1)}, {'real_share': 0.25}, {'synthetic': 'new'}],
     )
     def test_refuses_another_experiment_in_its_folder(
         self, tmp_path: Path, trained: Any, change: dict[str, Any]
@@ -292,9 +299,9 @@ def compare(
         lambda: PairFolderDataModule(str(world / real), batch_size=8),
         world / synthetic,
         out,
-        (0, 4),
+        ratios=(0, 4),
         real_share=share,
-        **{'task': TINY, 'trainer': quiet, **settings},
+        **{'task': tiny_task(), 'trainer': quiet, **settings},
     )
 
 
@@ -335,7 +342,7 @@ class TestTraining:
         assert again.run(2) == first
 
     def test_a_lost_training_is_an_error(self, world: Path, tmp_path: Path) -> None:
-        task = TINY | {'lr': 1e30}
+        task = tiny_task(lr=1e30)
         study = compare(world, tmp_path, 'poor', 'right', 0.5, task=task)
         with pytest.raises(RuntimeError, match='training loss is nan at step'):
             study.run(4)
@@ -345,7 +352,7 @@ class TestTraining:
         self, world: Path, tmp_path: Path
     ) -> None:
         # the only loss is computed before the only step
-        task = TINY | {'lr': 1e30, 'warmup': 0.0}
+        task = tiny_task(lr=1e30, warmup=0.0)
         study = compare(world, tmp_path, 'poor', 'right', 0.5, task=task)
         match = 'test_loss is nan after the run of ratio 0 and seed 0'
         with pytest.raises(RuntimeError, match=match):

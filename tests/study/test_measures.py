@@ -25,7 +25,7 @@ from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.metrics.tiles import Tiles, cut_tiles
 from torchgeo_specdm.presets import load_preset
 from torchgeo_specdm.study import measures
-from torchgeo_specdm.study.measures import mask_accuracy, measure
+from torchgeo_specdm.study.measures import mask_fidelity, measure
 
 IGNORED = 255
 
@@ -139,9 +139,9 @@ def test_mask_accuracy_counts_labelled_pixels(real: PairFolderDataModule) -> Non
     pixels = pixel_codec(real)
     tiles = cut_tiles(real.test_dataset, 32)
     assert (tiles.masks == IGNORED).any()
-    assert mask_accuracy(pixels, tiles) == 1
+    assert mask_fidelity(pixels, tiles) == 1
     nothing = tiles._replace(masks=torch.full_like(tiles.masks, IGNORED))
-    assert math.isnan(mask_accuracy(pixels, nothing))
+    assert math.isnan(mask_fidelity(pixels, nothing))
 
 
 def test_mask_accuracy_of_an_inexact_codec(
@@ -153,7 +153,7 @@ def test_mask_accuracy_of_an_inexact_codec(
     tiles = cut_tiles(real.test_dataset, 32)
     decoded, _ = codec.roundtrip({'image': tiles.images, 'mask': tiles.masks})
     right = (decoded['mask'] == tiles.masks)[tiles.masks != IGNORED]
-    assert mask_accuracy(codec, tiles) == pytest.approx(right.float().mean().item())
+    assert mask_fidelity(codec, tiles) == pytest.approx(right.float().mean().item())
     assert right.float().mean() < 1
 
 

@@ -11,7 +11,7 @@ from torchgeo_specdm.study import planning
 from torchgeo_specdm.study.planning import make_plan, time_steps
 
 SPEC = SampleSpec(('B02', 'B03', 'B04', 'B08'), ('water', 'land', 'town'))
-SECONDS = {'autoencoder': 0.1, 'diffusion': 0.2, 'segmenter': 0.05}
+SECONDS = {'autoencoder': 0.1, 'diffusion': 0.2, 'network': 0.05}
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def plan(
 def used(found: Any) -> float:
     """Minutes of all trainings: the grid, three pilots of 1.75 and the judge."""
     steps = found['steps']
-    seconds = sum(steps[name] * SECONDS[name] for name in steps if name != 'segmenter')
-    return float(seconds + (12 + 2.75) * steps['segmenter'] * SECONDS['segmenter']) / 60
+    seconds = sum(steps[name] * SECONDS[name] for name in steps if name != 'network')
+    return float(seconds + (12 + 2.75) * steps['network'] * SECONDS['network']) / 60
 
 
 @pytest.mark.usefixtures('timed')
@@ -51,11 +51,11 @@ class TestMakePlan:
         assert ('autoencoder' in found['steps']) == learned
 
     def test_few_minutes_still_learn_something(self) -> None:
-        steps = {'autoencoder': 100, 'diffusion': 200, 'segmenter': 40}
+        steps = {'autoencoder': 100, 'diffusion': 200, 'network': 40}
         assert plan(0.01)['steps'] == steps
 
     def test_many_minutes_do_not_go_on_for_ever(self) -> None:
-        steps = {'autoencoder': 20_000, 'diffusion': 50_000, 'segmenter': 20_000}
+        steps = {'autoencoder': 20_000, 'diffusion': 50_000, 'network': 20_000}
         assert plan(1e6)['steps'] == steps
 
     @pytest.mark.parametrize(
@@ -96,8 +96,11 @@ class TestMakePlan:
 
 
 def test_time_steps_takes_real_steps() -> None:
-    segmenter = {'backbone': 'mit_b0'}
-    found = time_steps(SPEC, segmenter, 32, 2, 2)
+    network = {
+        'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
+        'init_args': {'backbone': 'mit_b0'},
+    }
+    found = time_steps(SPEC, network, 32, 2, 2)
     assert found.keys() == SECONDS.keys()
     assert all(0.001 < seconds < 10 for seconds in found.values())
 

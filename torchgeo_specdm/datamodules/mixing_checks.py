@@ -125,14 +125,16 @@ def require_room(real: NonGeoDataModule, size: tuple[int, int], folder: Path) ->
     """Refuse samples that are smaller than the crops that the datamodule takes.
 
     Args:
-        real: The real datamodule; its ``patch_size``, if any, is looked at.
+        real: The real datamodule; its ``crop_size`` or ``patch_size``, if any, is
+            looked at.
         size: Height and width of the samples of the mixed set.
         folder: Where the synthetic samples are.
 
     Raises:
         ValueError: If a crop does not fit.
     """
-    wanted = getattr(real, 'patch_size', None)
+    name = 'crop_size' if hasattr(real, 'crop_size') else 'patch_size'
+    wanted = getattr(real, name, None)
     if wanted is None:
         return
     height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
@@ -140,7 +142,7 @@ def require_room(real: NonGeoDataModule, size: tuple[int, int], folder: Path) ->
         raise ValueError(
             f'{type(real).__name__} crops to {(height, width)} pixels, but the samples '
             f'of {folder} leave only {size}. Generate samples of at least the crop '
-            'size, or set a smaller patch_size.'
+            f'size, or set a smaller {name}.'
         )
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Do masks fit their images? A segmenter trained on real pairs is the judge."""
+"""Do masks fit their images? A network trained on real pairs is the judge."""
 
 from typing import NamedTuple
 
@@ -19,22 +19,24 @@ class Agreement(NamedTuple):
     Attributes:
         miou: Mean IoU over classes that occur, in 0..1.
         accuracy: Share of pixels, in 0..1.
+        class_f1: F1 of each class, in 0..1; NaN if it does not occur.
     """
 
     miou: float
     accuracy: float
+    class_f1: list[float]
 
 
 @torch.no_grad()
 def judge_agreement(
     judge: nn.Module, images: Tensor, masks: Tensor, num_classes: int
 ) -> Agreement:
-    """Let a segmenter read images and compare with their masks.
+    """Let a segmenter or change detector read images and compare with their masks.
 
     Args:
-        judge: Takes normalised images (B, C, H, W) and gives class scores
-            (B, K, H, W).
-        images: Normalised as the judge was trained (N, C, H, W).
+        judge: Takes normalised images (B, C, H, W), or (B, T, C, H, W) with T dates,
+            and gives class scores (B, K, H, W).
+        images: Normalised as the judge was trained, (N, C, H, W) or (N, T, C, H, W).
         masks: Class positions (N, H, W); values that are no class do not count.
         num_classes: Number of classes K.
 
@@ -51,7 +53,8 @@ def judge_agreement(
         scores.update(reading, mask)
     judge.train(training)
     found = scores.compute()
-    return Agreement(float(found['miou']), float(found['accuracy']))
+    miou, accuracy = float(found['miou']), float(found['accuracy'])
+    return Agreement(miou, accuracy, found['class_f1'].tolist())
 
 
 def calibrated(value: float, shuffled: float, real: float) -> float:

@@ -125,7 +125,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 def distance_with_floor(
     real: Tensor,
     synthetic: Tensor,
-    groups: Sequence[int],
+    groups: Sequence[int | str],
     repeats: int = 10,
     seed: int = 0,
 ) -> Distance:
@@ -136,8 +136,8 @@ def distance_with_floor(
     Args:
         real: Features (N, D) of real tiles.
         synthetic: Features (M, D).
-        groups: The sample that each real tile was cut from; tiles of one sample stay
-            on one side.
+        groups: The place that each real tile was cut from; tiles of one place stay on
+            one side.
         repeats: Number of random halvings to average over.
         seed: Seed of the halvings.
 

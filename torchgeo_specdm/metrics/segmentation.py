@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 
 class SegmentationScores(Metric):
-    """Mean IoU, mean F1, accuracy and the IoU of each class over all pixels seen.
+    """Mean IoU, mean F1, accuracy and the scores of each class over all pixels seen.
 
     Pixels are counted over the whole epoch and all processes, and the scores are
     computed once from the counts: they are not means of batches. A class that is
@@ -66,9 +66,9 @@ class SegmentationScores(Metric):
 
         Returns:
             ``miou``, ``f1`` (means over the classes that occur) and ``accuracy`` (share
-            of right pixels), each in 0..1 or NaN; ``iou``, (num_classes,), likewise;
-            and ``pixels``, integer (num_classes,), how many each class has in the
-            masks.
+            of right pixels), each in 0..1 or NaN; ``iou``, ``class_f1``, ``precision``
+            and ``recall``, (num_classes,), likewise; and ``pixels``, integer
+            (num_classes,), how many each class has in the masks.
         """
         right = self.confusion.diagonal()
         pixels = self.confusion.sum(1)
@@ -86,6 +86,10 @@ class SegmentationScores(Metric):
             'f1': f1.nanmean(),
             'accuracy': right.sum() / pixels.sum(),
             'iou': iou,
+            'class_f1': f1,
+            # of a class that is never predicted, nothing can be said
+            'precision': right / torch.where(union > 0, predicted, 0),
+            'recall': right / torch.where(union > 0, pixels, 0),
             'pixels': pixels,
         }
 

@@ -41,7 +41,7 @@ _NAMES = {'train': 'real, training', 'held_out': 'real, test', 'synthetic': 'syn
 
 
 def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> Figure:
-    """Pairs side by side, each image above its mask, all images stretched alike.
+    """Pairs side by side, each date above its mask, all images stretched alike.
 
     Args:
         rows: Title of each row and its tiles; the first row sets the stretch.
@@ -55,19 +55,22 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
     handles, on_a_line = _legend(spec)
     pitch = (_WIDTH - _LABEL) / columns
     side = pitch - _GAP
-    row_height = 2 * side + 3 * _GAP
+    row_height = (spec.dates + 1) * side + 3 * _GAP
     legend_height = 0.2 * -(-len(handles) // on_a_line) + 0.1
     height = row_height * len(rows) + legend_height
     figure = plt.figure(figsize=(_WIDTH, height))
     for row, (title, tiles) in enumerate(rows.items()):
-        # the mask touches its image, so that a pair is seen as one
-        middle = height - row * row_height - side
+        top = height - row * row_height
+        middle = top - (spec.dates + 1) * side / 2
         figure.text(0.05 / _WIDTH, middle / height, title, **_ROW_TITLE)
         for column in range(min(columns, len(tiles.images))):
-            image = show_image(tiles.images[column], spec, limits)
-            mask = show_mask(tiles.masks[column], spec)
-            for bottom, colors in ((middle, image), (middle - side, mask)):
-                left, wide, high = _LABEL + column * pitch, side / _WIDTH, side / height
+            dates = tiles.images[column].reshape(-1, *tiles.images.shape[-3:])
+            cells = [show_image(date, spec, limits) for date in dates]
+            cells.append(show_mask(tiles.masks[column], spec))
+            # they touch each other, so that a pair is seen as one
+            for place, colors in enumerate(cells, 1):
+                left, bottom = _LABEL + column * pitch, top - place * side
+                wide, high = side / _WIDTH, side / height
                 axis = figure.add_axes((left / _WIDTH, bottom / height, wide, high))
                 axis.imshow(colors, interpolation='nearest', aspect='auto')
                 axis.axis('off')
@@ -120,8 +123,10 @@ def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure
     order = np.arange(spec.num_bands)
     if not np.isnan(waves).any():
         order = np.argsort(waves)
-    columns = min(spec.num_classes, 3)
-    lines = -(-spec.num_classes // columns)
+    # with several dates, each class has one spectrum a date
+    names = list(spectra['per_class'])
+    columns = min(len(names), 3 if spec.dates == 1 else spec.num_classes)
+    lines = -(-len(names) // columns)
     figure, axes = plt.subplots(
         lines,
         columns,
@@ -131,10 +136,10 @@ def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure
         sharey=True,
         layout='constrained',
     )
-    for axis in axes.flat[spec.num_classes :]:
+    for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
-    for k, (axis, name) in enumerate(zip(axes.flat, spec.classes, strict=False)):
-        color = tuple(c / 255 for c in spec.colors[k])
+    for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
+        color = tuple(c / 255 for c in spec.colors[k % spec.num_classes])
         for side, style in (('train', '-'), ('synthetic', '--')):
             values = np.array(spectra['means'][side][k], float)[order]
             axis.plot(values, style, color=color, label=side)
@@ -146,7 +151,7 @@ def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure
         labels = [spec.bands[order[i]] for i in shown]
         axis.set_xticks(shown, labels, rotation=90, parse_math=False)
         # the lowest of each column, of which the last line may not have all
-        axis.tick_params(labelbottom=k + columns >= spec.num_classes)
+        axis.tick_params(labelbottom=k + columns >= len(names))
         _tidy(axis)
     axes[0, 0].legend(['real', 'synthetic'], frameon=False, fontsize=_SMALL)
     figure.supylabel('reflectance', fontsize=_TEXT)
@@ -202,7 +207,7 @@ def _tidy(axis: Axes) -> None:
 
 def _stretch(tiles: Tiles, spec: SampleSpec) -> tuple[float, float]:
     """Digital numbers of black and white, nodata left out."""
-    bands = tiles.images[:, list(spec.rgb)].float().numpy()
+    bands = tiles.images[..., list(spec.rgb), :, :].float().numpy()
     seen = bands[bands != spec.nodata] if spec.nodata is not None else bands
     low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
     return float(low), float(high)

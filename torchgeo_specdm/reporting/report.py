@@ -112,7 +112,9 @@ def example_rows(
     decoded, _ = generator.codec.roundtrip({'image': real.images, 'mask': real.masks})
     return {
         'real': real,
-        'reconstructed': Tiles(decoded['image'], decoded['mask'], real.groups),
+        'reconstructed': real._replace(
+            images=decoded['image'], masks=decoded['mask'].reshape(real.masks.shape)
+        ),
         'generated': cut_tiles(synthetic, size, _SHOWN),
     }
 

@@ -18,7 +18,8 @@ from torchgeo.datamodules import NonGeoDataModule
 from ..datamodules.augmented import SyntheticAugmentedDataModule
 from ..datasets.pair_files import MANIFEST
 from ..files import sha256, write_text
-from ..tasks.segmentation import MultispectralSegmentationTask
+from ..tasks.pixelwise import PixelTask
+from .configs import Config, make_object
 from .runs import Run, read_runs, write_runs
 from .settings import require_same_settings
 
@@ -31,7 +32,7 @@ _LEAST_PILOTS = 3
 
 @dataclass
 class Comparison:
-    """The smallest study: one segmenter, some ratios, some seeds.
+    """The smallest study: one network, some ratios, some seeds.
 
     All arms get the same number of updates, so an arm with synthetic samples sees
     half as many real crops; validation picks the number of updates, the test set is
@@ -41,10 +42,11 @@ class Comparison:
         real: Gives the real datamodule of a run.
         synthetic: Folder of pairs.
         out: Folder of ``runs.csv``; runs that it has are not run again.
+        task: The task of each run, ``class_path`` and ``init_args``; a
+            :class:`~torchgeo_specdm.tasks.pixelwise.PixelTask`.
         ratios: Synthetic samples for each real one; 0 must be among them.
         seeds: One run of each ratio for each.
         real_share: Share of real samples in each mixed batch.
-        task: Arguments of :class:`MultispectralSegmentationTask`; plain JSON types.
         trainer: Arguments of Lightning's trainer.
         callbacks: Makes the callbacks of a run from its title.
     """
@@ -52,10 +54,10 @@ class Comparison:
     real: Callable[[], NonGeoDataModule]
     synthetic: Path
     out: Path
+    task: Config
     ratios: Sequence[float] = (0, 1, 3, 5)
     seeds: Sequence[int] = (0, 1, 2)
     real_share: float = 0.5
-    task: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: Callable[[str], list[Callback]] = lambda title: []
 
@@ -131,7 +133,7 @@ class Comparison:
         return len({*self._grid(updates)} - self._table().keys())
 
     def judge(self, updates: int) -> tuple[torch.nn.Module, NonGeoDataModule]:
-        """A segmenter trained on real samples only, to read other images."""
+        """A network trained on real samples only, to read other images."""
         task, datamodule, _ = self._train(0, 0, updates)
         return task.eval(), datamodule
 
@@ -176,7 +178,7 @@ class Comparison:
 
     def _train(
         self, ratio: float, seed: int, updates: int
-    ) -> tuple[MultispectralSegmentationTask, NonGeoDataModule, Trainer]:
+    ) -> tuple[PixelTask, NonGeoDataModule, Trainer]:
         seed_everything(seed, workers=True, verbose=False)
         datamodule = SyntheticAugmentedDataModule(
             self.real(),
@@ -184,7 +186,7 @@ class Comparison:
             ratio,
             real_share=self.real_share if ratio else None,
         )
-        task = MultispectralSegmentationTask(**self.task)
+        task = make_object(self.task)
         name = f'{ratio:g}x synthetic' if ratio else 'real only'
         settings: dict[str, Any] = {
             # one run is too small to share, and all must be trained alike

@@ -4,6 +4,7 @@
 """The steps of a quickstart as configurations of TorchGeo's command line."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,14 @@ def generation_config(out: Path, count: int, seed: int) -> Config:
     }
 
 
-def segmenter_config(
-    real: Config,
-    segmenter: Mapping[str, Any],
-    out: Path,
-    updates: int,
-    share: float,
-    seed: int,
+def mixed_config(
+    real: Config, network: Config, out: Path, updates: int, share: float, seed: int
 ) -> Config:
     """One mixed run of the comparison, for ``torchgeo fit`` and ``torchgeo test``.
 
     Args:
         real: The real data.
-        segmenter: Arguments of the segmentation task.
+        network: The task.
         out: Folder of results, with ``out/synthetic``.
         updates: Optimiser steps.
         share: Share of real samples in each batch.
@@ -156,10 +152,29 @@ def segmenter_config(
         'max_steps': updates,
         'devices': 1,
         'num_sanity_val_steps': 0,
-        'default_root_dir': str(out / 'logs' / 'segment'),
+        'default_root_dir': str(out / 'logs' / 'train'),
     }
-    task = _object('torchgeo_specdm.MultispectralSegmentationTask', **segmenter)
-    return {'seed_everything': seed, 'trainer': trainer, 'model': task, 'data': mixed}
+    return {
+        'seed_everything': seed,
+        'trainer': trainer,
+        'model': network,
+        'data': mixed,
+    }
+
+
+def make_object(config: Config, **arguments: Any) -> Any:
+    """Build what a configuration describes.
+
+    Args:
+        config: ``class_path``, a dotted path, and ``init_args``.
+        **arguments: Further arguments.
+
+    Returns:
+        The object.
+    """
+    module, _, name = config['class_path'].rpartition('.')
+    made = getattr(import_module(module), name)
+    return made(**config.get('init_args', {}), **arguments)
 
 
 def _object(path: str, **arguments: Any) -> Config:

@@ -17,6 +17,7 @@ from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
 from ..diffusion import Generator
 from ..metrics.alignment import calibrated, judge_agreement
+from ..metrics.change import change_evidence
 from ..metrics.fidelity import distance_with_floor, image_features, mask_features
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.spectral import class_spectra, class_spectral_angle, mean_spectral_angle
@@ -38,9 +39,11 @@ def measure(
         judge: Takes normalised images and gives class scores.
 
     Returns:
-        ``reconstruction``, ``fidelity``, ``alignment``, ``spectra`` and ``area``,
-        plain JSON numbers with their counts; None for what cannot be measured, such
-        as the spectrum of a class that was not generated.
+        ``reconstruction``, ``fidelity``, ``alignment``, ``spectra`` and ``area``, and
+        ``change`` with several dates: plain JSON numbers with their counts; None for
+        what cannot be measured, such as the spectrum of a class that was not
+        generated. Alignment is calibrated by ``accuracy``, with several dates by
+        ``change_f1``, since most pixels do not change.
     """
     codec = Generator.load(generator).codec
     spec = codec.spec
@@ -51,44 +54,44 @@ def measure(
     held_out = cut_tiles(datamodule.test_dataset, size)
     decoded, logits = _decode(codec, held_out)
     mean, std = datamodule.mean, datamodule.std
-    judged: dict[str, Any] = {
-        name: judge_agreement(
-            judge, _normalise(t.images, mean, std), t.masks, len(spec.classes)
-        )._asdict()
-        for name, t in {
-            'real': held_out,
-            'reconstructed': held_out._replace(images=decoded.images),
-            'synthetic': fake,
-            'shuffled': fake._replace(masks=fake.masks.roll(1, 0)),
-        }.items()
+    sides = {
+        'real': held_out,
+        'reconstructed': held_out._replace(images=decoded.images),
+        'synthetic': fake,
+        'shuffled': fake._replace(masks=fake.masks.roll(1, 0)),
     }
-    chance, real = judged['shuffled']['accuracy'], judged['real']['accuracy']
-    judged['calibrated'] = calibrated(judged['synthetic']['accuracy'], chance, real)
-    judged['transparency'] = judged['reconstructed']['accuracy'] / max(real, 1e-9)
-    judged['count'] = len(fake.images)
     found = {
         'reconstruction': _reconstruction(held_out, decoded, logits, spec),
         'fidelity': _fidelity(train, fake, mean, std, spec),
-        'alignment': judged,
+        'alignment': _alignment(judge, sides, mean, std, spec),
         'spectra': _spectra(train, held_out, fake, spec),
         'area': _area(train, held_out, fake, spec),
     }
+    if spec.dates > 1:
+        dated = {'train': train, 'held_out': held_out, 'synthetic': fake}
+        found['change'] = {
+            name: change_evidence(t.images, t.masks, spec.scale)._asdict()
+            for name, t in (dated | {'reconstructed': decoded}).items()
+        }
     plain: dict[str, Any] = _without_nan(found)
     return plain
 
 
-def mask_accuracy(codec: Codec, tiles: Tiles) -> float:
-    """Share of labelled pixels that a codec gives back, in 0..1.
+def mask_fidelity(codec: Codec, tiles: Tiles) -> float:
+    """How much of the masks a codec gives back, in 0..1.
 
     Args:
         codec: The codec.
         tiles: Of a size that suits it.
 
     Returns:
-        The share; NaN if no pixel has a label.
+        Share of right pixels among labelled ones; with several dates F1 of change,
+        since a blank mask has most pixels right there. NaN if nothing can be scored.
     """
     decoded, _ = _decode(codec, tiles)
-    return float(_mask_scores(tiles, decoded, codec.spec)['accuracy'])
+    scores = _mask_scores(tiles, decoded, codec.spec)
+    several = codec.spec.dates > 1
+    return float(scores['class_f1'][1] if several else scores['accuracy'])
 
 
 def _decode(codec: Codec, tiles: Tiles) -> tuple[Tiles, Tensor]:
@@ -100,7 +103,7 @@ def _decode(codec: Codec, tiles: Tiles) -> tuple[Tiles, Tensor]:
             {'image': tiles.images[window], 'mask': tiles.masks[window]}
         )
         images.append(sample['image'])
-        masks.append(sample['mask'])
+        masks.append(sample['mask'].reshape(-1, *sample['mask'].shape[-2:]))
         scores.append(logits)
     decoded = Tiles(torch.cat(images), torch.cat(masks), tiles.groups)
     return decoded, torch.cat(scores)
@@ -113,9 +116,9 @@ def _reconstruction(
     found = _mask_scores(real, decoded, spec)
     # every number differs from NaN, so without nodata all pixels are seen
     nodata = math.nan if spec.nodata is None else spec.nodata
-    seen = (real.images != nodata).any(1)
+    seen = (real.images != nodata).any(-3)
     # reflectance (P, C)
-    a, b = (t.images.movedim(1, -1)[seen] * spec.scale for t in (decoded, real))
+    a, b = (t.images.movedim(-3, -1)[seen] * spec.scale for t in (decoded, real))
     target = _labels(real, spec)
     entropy = nn.functional.cross_entropy(logits.float(), target, ignore_index=-1)
     return {
@@ -141,13 +144,43 @@ def _labels(tiles: Tiles, spec: SampleSpec) -> Tensor:
     return tiles.masks.where(known, -1)
 
 
+def _alignment(
+    judge: nn.Module,
+    sides: dict[str, Tiles],
+    mean: Tensor,
+    std: Tensor,
+    spec: SampleSpec,
+) -> dict[str, Any]:
+    """How a judge reads each side, and where synthetic pairs lie between the others."""
+    judged: dict[str, Any] = {}
+    for name, tiles in sides.items():
+        images = _normalise(tiles.images, mean, std)
+        agreement = judge_agreement(judge, images, tiles.masks, spec.num_classes)
+        judged[name] = {'miou': agreement.miou, 'accuracy': agreement.accuracy}
+        if spec.dates > 1:
+            judged[name]['change_f1'] = agreement.class_f1[1]
+    key = 'accuracy' if spec.dates == 1 else 'change_f1'
+    synthetic, real, shuffled, reconstructed = (
+        judged[name][key] for name in ('synthetic', 'real', 'shuffled', 'reconstructed')
+    )
+    return judged | {
+        'calibrated': calibrated(synthetic, shuffled, real),
+        'transparency': reconstructed / real if real > 0 else math.nan,
+        'score': key,
+        'count': len(sides['synthetic'].images),
+    }
+
+
 def _fidelity(
     train: Tiles, fake: Tiles, mean: Tensor, std: Tensor, spec: SampleSpec
 ) -> dict[str, Any]:
     pairs = {
-        'image': [image_features(t.images, mean, std) for t in (train, fake)],
-        'mask': [mask_features(t.masks, spec.num_classes) for t in (train, fake)],
+        name: [
+            image_features(d[name], mean, std) for d in (_dates(train), _dates(fake))
+        ]
+        for name in _dates(train)
     }
+    pairs['mask'] = [mask_features(t.masks, spec.num_classes) for t in (train, fake)]
     return {
         name: distance_with_floor(real, synthetic, train.groups)._asdict()
         for name, (real, synthetic) in pairs.items()
@@ -157,18 +190,30 @@ def _fidelity(
 def _spectra(
     train: Tiles, held_out: Tiles, fake: Tiles, spec: SampleSpec
 ) -> dict[str, Any]:
-    """Angles between class mean spectra: synthetic, and held-out real, to train."""
+    """Angles between class mean spectra: synthetic, and held-out real, to train.
+
+    Each class counts once for each date.
+    """
     sums = [
-        class_spectra(t.images * spec.scale, t.masks, spec.num_classes)
+        torch.cat(
+            [
+                class_spectra(images * spec.scale, t.masks, spec.num_classes)
+                for images in _dates(t).values()
+            ]
+        )
         for t in (train, held_out, fake)
     ]
     means = [(s[:, :-1] / s[:, -1:]).tolist() for s in sums]
     angles = class_spectral_angle(sums[0], sums[2])
+    names = list(spec.classes)
+    if spec.dates > 1:
+        dates = range(1, spec.dates + 1)
+        names = [f'{name}, date {date}' for date in dates for name in spec.classes]
     return {
         'msad': float(angles.nanmean()),
         'classes': int(angles.isfinite().sum()),
         'msad_held_out': float(class_spectral_angle(sums[0], sums[1]).nanmean()),
-        'per_class': dict(zip(spec.classes, angles.tolist(), strict=True)),
+        'per_class': dict(zip(names, angles.tolist(), strict=True)),
         'means': {'train': means[0], 'held_out': means[1], 'synthetic': means[2]},
     }
 
@@ -189,6 +234,13 @@ def _area(
         'total_variation': float(np.abs(shares[0] - shares[2]).sum() / 2),
         'total_variation_held_out': float(np.abs(shares[0] - shares[1]).sum() / 2),
     }
+
+
+def _dates(tiles: Tiles) -> dict[str, Tensor]:
+    """Images (N, C, H, W) of each date, by the name of their stream."""
+    if tiles.images.ndim == 4:
+        return {'image': tiles.images}
+    return {f'image_{i + 1}': x for i, x in enumerate(tiles.images.unbind(1))}
 
 
 def _normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 """What fits into a given time on this machine."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..codecs import make_codec
 from ..datasets.spec import SampleSpec
 from ..diffusion import Generator
 from ..presets import load_preset
-from ..tasks.segmentation import MultispectralSegmentationTask
+from .configs import Config, make_object
 
 #: The preset that a quickstart uses.
 _PRESET = 'tiny'
@@ -30,14 +30,14 @@ _LATENT_BATCH = 32
 _PASSES = 16
 _LATENTS = 20_000
 #: Shares of the time: stage 1, stage 2, and all trainings of the comparison.
-_SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'segmenter': 0.45}
+_SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'network': 0.45}
 #: Trainings of the comparison's updates beside its grid: three pilots and the judge.
 _OTHER_RUNS = 4
 #: Fewest and most steps of each training, whatever the time.
 _LIMITS = {
     'autoencoder': (100, 20_000),
     'diffusion': (200, 50_000),
-    'segmenter': (40, 20_000),
+    'network': (40, 20_000),
 }
 #: A step of sampling, in full precision without gradient, costs about half of one of
 #: training; and seconds to write a sample.
@@ -47,7 +47,7 @@ _WRITING = 0.01
 
 def make_plan(
     spec: SampleSpec,
-    segmenter: Mapping[str, Any],
+    network: Config,
     size: tuple[int, int],
     samples: int,
     minutes: float,
@@ -58,7 +58,7 @@ def make_plan(
 
     Args:
         spec: What the samples are.
-        segmenter: Arguments of :class:`MultispectralSegmentationTask`.
+        network: The task of the comparison, ``class_path`` and ``init_args``.
         size: Height and width of the smallest patch.
         samples: Number of training samples.
         minutes: About how long everything may take.
@@ -74,11 +74,11 @@ def make_plan(
     large = minutes >= _LARGE_FROM[device] and min(size) >= _LARGE_PATCH
     patch = _LARGE_PATCH if large else _PATCH
     batch = min(_BATCH, samples)
-    seconds = time_steps(spec, segmenter, patch, batch, _LATENT_BATCH)
+    seconds = time_steps(spec, network, patch, batch, _LATENT_BATCH)
     shares = dict(_SHARES)
     if not learned:
         shares['diffusion'] += shares.pop('autoencoder')
-    shares['segmenter'] /= runs + _OTHER_RUNS
+    shares['network'] /= runs + _OTHER_RUNS
     steps = {
         name: int(min(max(60 * minutes * share / seconds[name], low), high))
         for name, share in shares.items()
@@ -111,7 +111,7 @@ def fast_bfloat16() -> bool:
 
 def time_steps(
     spec: SampleSpec,
-    segmenter: Mapping[str, Any],
+    network: Config,
     patch_size: int,
     batch_size: int,
     latent_batch_size: int,
@@ -120,22 +120,24 @@ def time_steps(
 
     Args:
         spec: What the samples are.
-        segmenter: Arguments of :class:`MultispectralSegmentationTask`.
+        network: The task of the comparison, ``class_path`` and ``init_args``.
         patch_size: Side of the patches in pixels.
-        batch_size: Of stage 1 and the segmenter.
+        batch_size: Of stage 1 and the network.
         latent_batch_size: Of stage 2.
 
     Returns:
-        Seconds for ``autoencoder``, ``diffusion`` and ``segmenter``.
+        Seconds for ``autoencoder``, ``diffusion`` and ``network``.
     """
     seed_everything(0, verbose=False)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     preset, half = load_preset(_PRESET), fast_bfloat16()
-    shape = (batch_size, spec.num_bands, patch_size, patch_size)
+    dates = (spec.dates,) if spec.dates > 1 else ()
+    shape = (batch_size, *dates, spec.num_bands, patch_size, patch_size)
     images = torch.rand(shape, device=device) * 1000
-    sample = {'image': images, 'mask': torch.zeros_like(images[:, 0]).long()}
+    mask = torch.zeros(batch_size, patch_size, patch_size, device=device).long()
+    sample = {'image': images, 'mask': mask}
     codec = make_codec('two_stream', spec, preset['two_stream']['codec']).to(device)
-    codec.fit_scaling(images)
+    codec.fit_scaling(images.flatten(0, -4))
     config = {'process': {'prediction': 'v'}, 'denoiser': preset['denoiser']}
     pixels = make_codec('pixels', spec, preset['pixels']['codec'])
     denoiser = Generator.build(pixels, config).denoiser.to(device)
@@ -143,13 +145,12 @@ def time_steps(
     shape = (latent_batch_size, pixels.latent_channels, side, side)
     latent = torch.rand(shape, device=device)
     times = torch.ones_like(latent[:, : len(pixels.streams), 0, 0]).long()
-    task = MultispectralSegmentationTask(
-        in_channels=spec.num_bands, num_classes=spec.num_classes, **segmenter
-    ).to(device)
+    sizes = {'in_channels': spec.num_bands, 'num_classes': spec.num_classes}
+    task = make_object(network, **sizes).to(device)
     return {
         'autoencoder': _seconds(codec, lambda: codec.loss(sample)['loss'], half),
         'diffusion': _seconds(denoiser, lambda: denoiser(latent, times).mean(), half),
-        'segmenter': _seconds(task, lambda: task(images).mean(), False),
+        'network': _seconds(task, lambda: task(images).mean(), False),
     }
 
 

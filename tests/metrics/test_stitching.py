@@ -1,0 +1,100 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed
+from torch.nn.functional import one_hot
+
+from torchgeo_specdm.metrics.stitching import UNSEEN, Stitcher
+
+#: Row and column of overlapping tiles of 4 pixels that cover 6 x 7 pixels.
+CORNERS = [(0, 0), (0, 3), (2, 0), (2, 3)]
+SIZE = (6, 7)
+
+
+def scene(number: int) -> Tensor:
+    """Every pixel has a class of its own."""
+    return (torch.arange(42).reshape(SIZE) + number) % 42
+
+
+def tiles(number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Certain probabilities, places and masks of the tiles of a scene."""
+    truth = scene(number)
+    masks = torch.stack([truth[r : r + 4, c : c + 4] for r, c in CORNERS])
+    places = torch.tensor([[number, r, c, *SIZE] for r, c in CORNERS])
+    return one_hot(masks, 42).movedim(-1, 1).float(), places, masks
+
+
+@pytest.mark.parametrize('channel', [False, True])
+def test_a_scene_of_coordinates_comes_back(channel: bool) -> None:
+    stitcher = Stitcher()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    parts = [torch.cat(both)[order] for both in zip(tiles(3), tiles(1), strict=True)]
+    for probabilities, place, mask in zip(*(p.split(3) for p in parts), strict=True):
+        stitcher.add(probabilities, place, mask[:, None] if channel else mask)
+    found = stitcher.scenes()
+    assert list(found) == [1, 3]
+    for number, stitched in found.items():
+        assert torch.equal(stitched.prediction, scene(number))
+        assert torch.equal(stitched.mask, scene(number))
+    stitcher.reset()
+    assert stitcher.scenes() == {}
+
+
+def test_what_lies_beyond_the_scene_is_cut() -> None:
+    probabilities, _, masks = tiles(0)
+    stitcher = Stitcher()
+    stitcher.add(probabilities[:1], torch.tensor([[5, 0, 0, 3, 2]]), masks[:1])
+    found = stitcher.scenes()[5]
+    assert torch.equal(found.prediction, scene(0)[:3, :2])
+    assert torch.equal(found.mask, scene(0)[:3, :2])
+
+
+def test_overlapping_tiles_decide_by_their_mean() -> None:
+    stitcher = Stitcher()
+    # two weak votes for class 0 against a strong one for class 1
+    for chance in (0.55, 0.55, 0.05):
+        probabilities = torch.tensor([chance, 1 - chance]).view(1, 2, 1, 1)
+        stitcher.add(probabilities, torch.tensor([[0, 0, 0, 1, 2]]))
+    stitched = stitcher.scenes()[0]
+    assert stitched.prediction.tolist() == [[1, UNSEEN]]
+    # without masks, nothing is known of the truth
+    assert stitched.mask.tolist() == [[UNSEEN, UNSEEN]]
+
+
+def gather(rank: int, meeting: str, results: Any) -> None:
+    distributed.init_process_group('gloo', f'file://{meeting}', rank=rank, world_size=2)
+    stitcher = Stitcher()
+    # each process sees tiles of both scenes
+    for number in (0, 1):
+        probabilities, places, masks = (part[rank::2] for part in tiles(number))
+        stitcher.add(probabilities, places, masks)
+    found = stitcher.scenes()
+    whole = all(
+        torch.equal(found[number].prediction, scene(number))
+        and torch.equal(found[number].mask, scene(number))
+        for number in (0, 1)
+    )
+    results.put(whole)
+    distributed.destroy_process_group()
+
+
+def test_processes_put_their_tiles_together(tmp_path: Path) -> None:
+    # fork, because importing everything again would take most of a test's time
+    context = multiprocessing.get_context('fork')
+    results = context.SimpleQueue()
+    workers = [
+        context.Process(target=gather, args=(rank, str(tmp_path / 'meeting'), results))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert results.get() and results.get()

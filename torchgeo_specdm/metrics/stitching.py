@@ -1,0 +1,90 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Scenes put together again from the tiles that they were cut into."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+#: What a pixel holds that no tile covered.
+UNSEEN = 255
+
+
+class Stitched(NamedTuple):
+    """A scene as a network sees it.
+
+    Attributes:
+        prediction: Class positions, int64 (H, W); :data:`UNSEEN` where no tile was.
+        mask: True class positions, int64 (H, W), likewise; all :data:`UNSEEN` if no
+            masks were given.
+    """
+
+    prediction: Tensor
+    mask: Tensor
+
+
+class Stitcher:
+    """Averages the class probabilities of overlapping tiles, scene by scene.
+
+    A batch says where its tiles lie in ``tile``, int64 (B, 5): number of the scene, row
+    and column of the upper left pixel, height and width of the scene. One array of
+    probabilities of each scene is kept on the CPU, however many tiles there are.
+    """
+
+    def __init__(self) -> None:
+        """Initialize a new Stitcher instance, without scenes."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all scenes."""
+        self._sums: dict[int, Tensor] = {}
+        self._masks: dict[int, Tensor] = {}
+
+    def add(
+        self, probabilities: Tensor, tile: Tensor, mask: Tensor | None = None
+    ) -> None:
+        """Add the tiles of a batch.
+
+        Args:
+            probabilities: Of each class, float (B, K, h, w).
+            tile: Where they lie (see the class).
+            mask: True class positions (B, h, w) or (B, 1, h, w), if known.
+        """
+        for i, place in enumerate(tile.tolist()):
+            scene, row, column, *size = place
+            if scene not in self._sums:
+                self._sums[scene] = torch.zeros(probabilities.shape[1], *size)
+                self._masks[scene] = torch.full(size, UNSEEN)
+            window = (..., slice(row, size[0]), slice(column, size[1]))
+            sums, masks = self._sums[scene][window], self._masks[scene][window]
+            # a tile may be larger than its scene, and then ends beyond it
+            height, width = map(min, sums.shape[-2:], probabilities.shape[-2:])
+            inside = (..., slice(height), slice(width))
+            sums[inside] += probabilities[i][inside].float().cpu()
+            if mask is not None:
+                labels = mask[i].reshape(mask.shape[-2:])
+                masks[inside] = labels[inside].cpu()
+
+    def scenes(self) -> dict[int, Stitched]:
+        """Put together what was added, by all processes.
+
+        Returns:
+            The scenes by number, in ascending order.
+        """
+        parts = [(self._sums, self._masks)]
+        if distributed.is_available() and distributed.is_initialized():
+            gathered: list[tuple[dict[int, Tensor], dict[int, Tensor]]]
+            gathered = [({}, {})] * distributed.get_world_size()
+            distributed.all_gather_object(gathered, parts[0])
+            parts = gathered
+        found = {}
+        for scene in sorted({scene for sums, _ in parts for scene in sums}):
+            # each process saw some of the tiles; a sum decides like the mean
+            total = torch.stack([s[scene] for s, _ in parts if scene in s]).sum(0)
+            masks = torch.stack([m[scene] for _, m in parts if scene in m])
+            prediction = total.argmax(0).where(total.sum(0) > 0, UNSEEN)
+            labels = masks.where(masks != UNSEEN, -1).amax(0)
+            found[scene] = Stitched(prediction, labels.where(labels >= 0, UNSEEN))
+        return found

@@ -1,0 +1,262 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Trainer for change detection between two images with any number of bands."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+from torch import Tensor, nn
+from torchgeo.models import FCSiamConc, FCSiamDiff
+
+from ..datasets.spec import SampleSpec
+from ..metrics.segmentation import SegmentationScores
+from ..metrics.stitching import UNSEEN, Stitcher
+from ..models.changeformer import ChangeFormer
+from ..models.padding import check_pair, pad_to_32
+from ..models.siamcrnn import SiamCRNN
+from ..synthesis.rasters import write_class_raster
+from .pixelwise import PixelTask, require_choice
+
+#: The networks to choose from.
+ModelName: TypeAlias = Literal['changeformer', 'siamcrnn', 'fcsiamdiff', 'fcsiamconc']
+
+#: The losses to choose from.
+LossName: TypeAlias = Literal['ce', 'ce+lovasz']
+
+#: Position of the changed class where there are two.
+_CHANGE = 1
+
+
+class MultispectralChangeDetectionTask(PixelTask):
+    """Change detection with the scores of the changed class beside the macro ones.
+
+    A batch has ``image``, float (B, 2, C, H, W), normalised by the datamodule, and
+    ``mask``, int64 (B, 1, H, W) or (B, H, W), class ids or ``ignore_index``; class 1
+    is change. Any size of at least one pixel is taken.
+
+    Logged for validation and test (``test_`` instead of ``val_``):
+
+    * ``val_miou``, ``val_f1``: macro means over the classes that occur, as SpecDM
+      reports them (datasets_numbers.md, A); ``val_accuracy``: share of right pixels;
+    * ``val_change_iou``, ``val_change_f1``, ``val_change_precision``,
+      ``val_change_recall``: of class 1, as most others report them (with two classes);
+    * ``val_iou/<class>``, ``val_loss``;
+    * the same scores with ``stitched_`` after ``val_``, if the batches say in ``tile``
+      where they lie (see :class:`~torchgeo_specdm.metrics.stitching.Stitcher`): there
+      each pixel of a scene counts once, with the mean probabilities of all its tiles.
+
+    In training, ``train_loss`` is logged at every step. Optimiser and schedule are
+    those of :class:`~torchgeo_specdm.tasks.pixelwise.PixelTask`.
+    """
+
+    dates: ClassVar[int] = 2
+    other_dates: ClassVar[str] = 'Use data of two dates, or a segmentation task.'
+    # where maps are written belongs to a run, not to the model
+    ignore = ('weights', 'out')
+
+    def __init__(
+        self,
+        model: ModelName = 'changeformer',
+        backbone: str = 'resnet18',
+        in_channels: int | None = None,
+        num_classes: int | None = None,
+        weights: bool = False,
+        loss: LossName = 'ce',
+        class_weights: list[float] | None = None,
+        ignore_index: int | None = None,
+        lr: float = 1e-4,
+        warmup: float = 0.05,
+        relu_logits: bool = False,
+        out: str | None = None,
+    ) -> None:
+        """Initialize a new MultispectralChangeDetectionTask instance.
+
+        Args:
+            model: :class:`~torchgeo_specdm.models.changeformer.ChangeFormer`,
+                :class:`~torchgeo_specdm.models.siamcrnn.SiamCRNN`, or TorchGeo's
+                fully-convolutional Siamese networks.
+            backbone: Encoder of all but ChangeFormer, which has its own:
+                ``'resnet18'``, ``'resnet34'``, ``'resnet50'`` or ``'resnet101'``; for
+                TorchGeo's networks any encoder of segmentation_models_pytorch.
+            in_channels: Number of bands of one date; None for that of the datamodule's
+                ``spec``.
+            num_classes: Number of classes; None likewise.
+            weights: Whether to fetch ImageNet weights for the encoder.
+            loss: Cross-entropy, or its sum with 0.75 times the Lovasz loss, as
+                SiamCRNN's authors train (siamcrnn.md).
+            class_weights: Weight of each class in the cross-entropy, above 0;
+                SiamCRNN's authors use [1, 10].
+            ignore_index: Mask value of pixels without a label; None to read it from the
+                ``spec`` if there is one.
+            lr: Highest learning rate.
+            warmup: Share of the steps with a growing learning rate, in [0, 1).
+            relu_logits: ChangeFormer only: clip the logits at zero, as published.
+            out: Folder for the predicted map of each scene, ``<scene>.tif``, that
+                ``torchgeo test`` and ``torchgeo predict`` write; None for none.
+
+        Raises:
+            ValueError: If a choice is unknown or a value does not fit.
+        """
+        require_choice('model', model, get_args(ModelName))
+        require_choice('loss', loss, get_args(LossName))
+        # BaseTask keeps these out of the hyperparameters and builds the model
+        self.weights = weights
+        self.out = out
+        self.stitcher = Stitcher()
+        super().__init__()
+
+    def build_network(self) -> nn.Module:
+        """Build the network that the hyperparameters ask for.
+
+        Returns:
+            From (B, 2, C, H, W) of any size to logits (B, K, H, W).
+        """
+        given = self.hparams
+        bands, classes = given['in_channels'], given['num_classes']
+        match given['model']:
+            case 'changeformer':
+                return ChangeFormer(
+                    bands, classes, given['relu_logits'], weights=self.weights
+                )
+            case 'siamcrnn':
+                return SiamCRNN(given['backbone'], bands, classes, self.weights)
+        siamese = FCSiamDiff if given['model'] == 'fcsiamdiff' else FCSiamConc
+        network = siamese(
+            encoder_name=given['backbone'],
+            encoder_weights='imagenet' if self.weights else None,
+            in_channels=bands,
+            classes=classes,
+        )
+        return _AnySizePair(network, bands)
+
+    def evaluate(
+        self, batch: dict[str, Tensor], split: str, scores: SegmentationScores
+    ) -> Tensor:
+        """Log the loss of a batch, count its pixels and remember where they lie.
+
+        Args:
+            batch: See the class.
+            split: 'val' or 'test'.
+            scores: What counts the pixels.
+
+        Returns:
+            Logits (B, K, H, W), float32.
+        """
+        logits = super().evaluate(batch, split, scores)
+        self._stitch(batch, logits)
+        return logits
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Predict the class of each pixel.
+
+        Args:
+            batch: See the class; ``mask`` is not needed.
+            batch_idx: Index of the batch.
+
+        Returns:
+            Class ids, int64 (B, H, W).
+        """
+        logits: Tensor = self(batch['image'])
+        self._stitch(batch, logits)
+        return logits.argmax(1)
+
+    def summary(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Choose what is logged beside the IoU of each class.
+
+        Args:
+            values: From :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
+
+        Returns:
+            Scalars by name.
+        """
+        found = super().summary(values)
+        if self.hparams['num_classes'] == 2:
+            names = {'iou': 'iou', 'f1': 'class_f1'}
+            names |= {'precision': 'precision', 'recall': 'recall'}
+            for name, key in names.items():
+                found[f'change_{name}'] = values[key][_CHANGE]
+        return found
+
+    def log_scores(self, split: str, scores: SegmentationScores) -> None:
+        """Log the scores of all tiles and of the scenes, and write the scenes.
+
+        Args:
+            split: 'val' or 'test'.
+            scores: What counted the pixels of the tiles.
+        """
+        super().log_scores(split, scores)
+        found = self.stitcher.scenes()
+        if found:
+            total = SegmentationScores(self.hparams['num_classes'], UNSEEN)
+            ignored = self.hparams['ignore_index']
+            for prediction, mask in found.values():
+                mask = mask if ignored is None else mask.where(mask != ignored, UNSEEN)
+                mask = mask.where(prediction != UNSEEN, UNSEEN)
+                total.update(prediction, mask)
+            # the scenes were gathered already
+            total.sync_on_compute = False
+            for name, value in self.summary(total.compute()).items():
+                self.log(f'{split}_stitched_{name}', value, sync_dist=True)
+        if split == 'test':
+            self._write_maps()
+        self.stitcher.reset()
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the predicted scenes."""
+        self._write_maps()
+        self.stitcher.reset()
+
+    def _stitch(self, batch: dict[str, Tensor], logits: Tensor) -> None:
+        """Remember the tiles of a batch, if it says where they lie."""
+        if 'tile' in batch:
+            self.stitcher.add(logits.softmax(1), batch['tile'], batch.get('mask'))
+        elif self.out and (self.trainer.testing or self.trainer.predicting):
+            raise ValueError(
+                f'out={self.out!r} asks for maps, but the batches have no `tile` that '
+                'says where in a scene they lie. Use OSCDDataModule, or leave out out.'
+            )
+
+    def _write_maps(self) -> None:
+        """Write each stitched scene as a GeoTIFF of classes."""
+        found = self.stitcher.scenes()
+        if self.out is None or not self.trainer.is_global_zero:
+            return
+        Path(self.out).mkdir(parents=True, exist_ok=True)
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        predicting = self.trainer.predicting
+        dataset = datamodule.predict_dataset if predicting else datamodule.test_dataset
+        spec: SampleSpec = datamodule.spec
+        for number, stitched in found.items():
+            scene = dataset.scenes[number]
+            write_class_raster(
+                Path(self.out) / f'{scene.name}.tif',
+                stitched.prediction.numpy().astype('uint8'),
+                spec,
+                nodata=UNSEEN,
+                crs=scene.crs,
+                transform=scene.transform,
+            )
+
+
+class _AnySizePair(nn.Module):
+    """A Siamese network that needs sizes divisible by 32, made to take any."""
+
+    def __init__(self, network: nn.Module, in_channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.in_channels = in_channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        """From (B, 2, C, H, W) to logits (B, K, H, W)."""
+        check_pair(image, self.in_channels)
+        height, width = image.shape[-2:]
+        padded = pad_to_32(image)
+        if self.training and len(image) == 1 and padded.shape[-2:] == (32, 32):
+            raise ValueError(
+                f'a batch of one pair of {height}x{width} pixels leaves one value a '
+                'channel, which batch normalisation cannot be trained on. Use a '
+                'batch_size of 2 or more, or patches of more than 32 pixels.'
+            )
+        logits: Tensor = self.network(padded)
+        return logits[..., :height, :width]
