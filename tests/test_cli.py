@@ -20,7 +20,7 @@ from torchgeo_specdm import PairFolder
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
-VERBS = ('quickstart', 'scenes', 'describe', 'generate')
+VERBS = ('quickstart', 'scenes', 'describe', 'study', 'generate')
 Output = pytest.CaptureFixture[str]
 
 
@@ -59,6 +59,8 @@ class TestArguments:
             ['learn'],
             ['scenes'],
             ['describe'],
+            ['study'],
+            ['study', 'x.yaml', '--seeds', '3'],
             ['generate', '--out', 'x', '--count', '3'],
             ['generate', '--generator', 'x', '--out', 'x', '--count', 'three'],
             ['quickstart', '--codec', 'single_stream'],

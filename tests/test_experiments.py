@@ -16,9 +16,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import yaml
 from torchgeo.main import main
 
 from torchgeo_specdm import PairFolder, SampleSpec
+from torchgeo_specdm.cli import main as specdm
+from torchgeo_specdm.datasets.oscd import oscd_spec
+from torchgeo_specdm.study.design import Study
 from torchgeo_specdm.synthesis.demo import write_scenes
 from torchgeo_specdm.synthesis.writing import PairWriter
 
@@ -26,6 +30,7 @@ from .data.oscd import IMAGES, make_oscd
 from .data.segmunich import make_segmunich
 
 EXPERIMENTS = Path(__file__).parents[1] / 'experiments'
+STUDIES = sorted([*EXPERIMENTS.glob('*/study.yaml'), EXPERIMENTS / 'oscd/paper.yaml'])
 HLS_BANDS = ('Coastal', 'Blue', 'Green', 'Red', 'NIR', 'SWIR1', 'SWIR2')
 
 
@@ -68,10 +73,7 @@ DATA: dict[str, Callable[[Path], Any]] = {
 #: The YAMLs of the last step.
 NETWORKS = {'oscd': ('changeformer', 'fcsiamdiff', 'siamcrnn')}
 #: Settings of a real datamodule that make its training crops small.
-SMALL = {
-    'segmunich': [],
-    'oscd': [('patch_size', '64'), ('crop_size', '32')],
-}
+SMALL = {'segmunich': [], 'oscd': [('patch_size', '64'), ('crop_size', '32')]}
 
 
 def losses(logs: Path) -> list[float]:
@@ -183,7 +185,7 @@ def test_four_steps(
 
 @pytest.mark.parametrize(
     'path',
-    sorted(EXPERIMENTS.glob('*/*.yaml')),
+    [p for p in sorted(EXPERIMENTS.glob('*/*.yaml')) if p not in STUDIES],
     ids=lambda p: f'{p.parent.name}-{p.stem}',
 )
 def test_says_how_to_run(path: Path) -> None:
@@ -193,3 +195,67 @@ def test_says_how_to_run(path: Path) -> None:
         f'torchgeo {command} --config experiments/{path.parent.name}/{path.name}'
         in head
     )
+
+
+SHRUNK_DATA = {
+    'hls': {'patch_size': 32},
+    'segmunich': {},
+    'oscd': {'patch_size': 64, 'overlap': 0.5, 'crop_size': 32},
+}
+SMALL_BACKBONES = {'mit_b5': 'mit_b0', 'resnet50s': 'resnet18', 'resnet101': 'resnet18'}
+
+
+def shrink(study: dict[str, Any], name: str, settings: dict[str, Any]) -> None:
+    """The same arms with one seed, few samples and steps, and small networks."""
+    study |= {'seeds': 1, 'draws': 1, 'sizes': [4], 'updates': 2, 'most_updates': 0}
+    study['trainer'] = {'accelerator': 'cpu'}
+    if len(study['arms']) > 5:
+        # all arms with one network are enough
+        study['models'] = dict([*study['models'].items()][:1])
+    study['data']['init_args'] |= {'batch_size': 2} | SHRUNK_DATA[name]
+    for model in study['models'].values():
+        given = model['init_args']
+        backbone = SMALL_BACKBONES.get(given.get('backbone'), given.get('backbone'))
+        if given['model'] == 'changeformer':
+            backbone = 'mit_b0'
+        given['backbone'] = backbone
+    for recipe in study['generators'].values():
+        recipe |= {'preset': 'tiny', 'settings': settings, 'passes': 2, 'batch_size': 4}
+        recipe |= {'autoencoder': 2, 'diffusion': 2}
+    for arm in study['arms'].values():
+        if arm.get('ratios'):
+            arm['ratios'] = [1]
+
+
+@pytest.mark.parametrize('path', STUDIES, ids=lambda p: f'{p.parent.name}-{p.stem}')
+def test_studies(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_settings: dict[str, Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    name = path.parent.name
+    DATA[name](tmp_path / 'data')
+    values = yaml.safe_load(path.read_text())
+    whole = Study.read(path)
+    shrink(values, name, tiny_settings)
+    if 'pairs' in str(values['generators']):
+        spec = oscd_spec()
+        writer = PairWriter(tmp_path / 'runs' / 'oscd' / 'synthetic', spec, {}, {})
+        for index in range(4):
+            image = np.random.default_rng(index).integers(0, 2000, (2, 10, 32, 32))
+            writer.write(f'{index}', image, image[0, 0] % 2, {'index': index})
+        writer.finish('fake')
+    Path('small.yaml').write_text(yaml.safe_dump(values))
+    assert specdm(['study', 'small.yaml']) == 0
+    with (Path(values['out']) / 'runs.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    arms = {'real only', *whole.arms}
+    assert {row['arm'] for row in rows} == arms
+    assert len(rows) == len(arms) * len(values['models'])
+    assert not any(row['reason'] for row in rows)
+    assert all(math.isfinite(float(row['miou'])) for row in rows)
+    said = (Path(values['out']) / 'study.md').read_text()
+    assert ("the paper's protocol" in said) == (whole.protocol == 'all_labels')

@@ -15,6 +15,7 @@ from torchgeo.main import main as torchgeo
 from torchgeo_specdm import PairFolder, quickstart
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.quickstart import Quickstart
+from torchgeo_specdm.study import stages
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
 
@@ -52,7 +53,7 @@ def test_choice_of_the_codec(
             assert stage == 'validate'
 
     commands: list[list[str]] = []
-    monkeypatch.setattr(quickstart, 'torchgeo', commands.append)
+    monkeypatch.setattr(stages, 'torchgeo', commands.append)
     monkeypatch.setattr(quickstart, 'load_codec', lambda folder: None)
     monkeypatch.setattr(quickstart, 'cut_tiles', lambda dataset, size: None)
     monkeypatch.setattr(quickstart, 'mask_fidelity', lambda codec, tiles: accuracy)
@@ -102,7 +103,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
     """The whole path, but small."""
     monkeypatch.setattr(quickstart, '_SCENES', (16, 3, 4))
     monkeypatch.setattr(quickstart, '_SCENE_SIZE', 32)
-    monkeypatch.setattr(quickstart, '_RATIOS', (0, 1))
+    monkeypatch.setattr(quickstart, '_RATIOS', (1.0,))
     monkeypatch.setattr(quickstart, '_SEEDS', 2)
     planned = quickstart.make_plan
 
@@ -153,12 +154,13 @@ def test_the_whole_path(
     check_results(out)
 
     # nothing is left to do
-    before = (out / 'comparison' / 'runs.csv').stat().st_mtime_ns
+    files = [*(out / 'comparison' / 'runs').iterdir()]
+    before = [file.stat().st_mtime_ns for file in files]
     assert main(command) == 0
     assert tiny.take() == []
     said = capsys.readouterr().out
     assert 'Stage' not in said and 'Training' not in said and 'Checking 16' in said
-    assert (out / 'comparison' / 'runs.csv').stat().st_mtime_ns == before
+    assert [file.stat().st_mtime_ns for file in files] == before and len(files) == 4
 
     # other settings are refused before anything is done
     assert main([*command, '--seed', '1']) == 1
@@ -169,7 +171,8 @@ def test_the_whole_path(
         torchgeo(['fit', '--config', str(out / 'configs' / f'{name}.yaml')])
     assert tiny.take() == [3, 4, 4]
     kept = (out / 'synthetic' / 'manifest.jsonl').read_text()
-    torchgeo(['predict', '--config', str(out / 'configs' / 'generate.yaml')])
+    config = str(out / 'configs' / 'generate-synthetic.yaml')
+    torchgeo(['predict', '--config', config])
     assert (out / 'synthetic' / 'manifest.jsonl').read_text() == kept
 
 
@@ -180,8 +183,8 @@ def test_change_detection(
     command = ['quickstart', '--task', 'change', '--out', str(out), '--codec', 'pixels']
     assert main(command) == 0
     assert tiny.take() == [4, 1, 2, 4, *[4] * 5]
-    said = capsys.readouterr().out
-    assert '1x synthetic changes mIoU by ' in said
+    # four steps find no change at all
+    assert 'Real only reaches 0.0 points of change F1' in capsys.readouterr().out
     pairs = PairFolder(out / 'synthetic')
     assert pairs.spec.dates == 2 and pairs[0]['image'].shape[:2] == (2, 10)
     measures = json.loads((out / 'measures.json').read_text())
@@ -203,11 +206,10 @@ def check_results(out: Path) -> None:
     """Everything is there and fits together."""
     lines = (out / 'comparison' / 'runs.csv').read_text().splitlines()
     assert len(lines) == 1 + 2 * 2
-    assert [line.split(',')[:3] for line in lines[1:]] == [
-        ['0', '0', '4'],
-        ['1', '0', '4'],
-        ['0', '1', '4'],
-        ['1', '1', '4'],
+    assert [line.split(',')[1:7] for line in lines[1:]] == [
+        [arm, ratio, '0', seed, '0', '4']
+        for arm, ratio in (('real only', '0.0'), ('synthetic', '1.0'))
+        for seed in '01'
     ]
     assert len(PairFolder(out / 'scenes')) == 23
     assert len(PairFolder(out / 'synthetic')) == 16
@@ -219,7 +221,7 @@ def check_results(out: Path) -> None:
     kept = json.loads((out / 'plan.json').read_text())
     assert kept['settings']['data'] == 'demo scenes'
     assert kept['plan']['patch_size'] == 32
-    for name in ('autoencoder', 'diffusion', 'generate', 'train'):
+    for name in ('autoencoder', 'diffusion', 'generate-synthetic', 'train'):
         text = (out / 'configs' / f'{name}.yaml').read_text()
         assert text.startswith('# torchgeo ')
         trainer = yaml.safe_load(text)['trainer']

@@ -13,7 +13,7 @@ from tests.data.pairs import make_pairs, write_tiff
 from torchgeo_specdm import quickstart
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.quickstart import Quickstart
-from torchgeo_specdm.study.comparison import Comparison
+from torchgeo_specdm.study.engine import Engine
 
 Output = pytest.CaptureFixture[str]
 LISTS = {'train': range(8), 'val': range(8, 10), 'test': range(10, 12)}
@@ -40,9 +40,9 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise AssertionError('a training began')
 
-    monkeypatch.setattr(quickstart, 'torchgeo', fail)
+    monkeypatch.setattr(quickstart, 'learn_stage', fail)
     monkeypatch.setattr(quickstart, 'make_plan', fail)
-    monkeypatch.setattr(Comparison, '_train', fail)
+    monkeypatch.setattr(Engine, 'train', fail)
 
 
 def refused(capsys: Output, *arguments: str) -> str:

@@ -4,6 +4,7 @@
 """Learn, draw and judge labelled satellite image patches with TorchGeo."""
 
 from .datamodules.augmented import SyntheticAugmentedDataModule
+from .datamodules.batch_mixing import BatchMixDataModule
 from .datamodules.generation import GenerationDataModule
 from .datamodules.latents import LatentDataModule
 from .datamodules.oscd import OSCDDataModule
@@ -20,6 +21,7 @@ from .tasks.specdm import SpecDMTask
 
 __all__ = (
     'OSCD',
+    'BatchMixDataModule',
     'GenerationDataModule',
     'Generator',
     'LatentDataModule',

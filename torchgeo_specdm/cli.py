@@ -117,6 +117,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     describe.set_defaults(verb=_describe)
 
+    study = verbs.add_parser(
+        'study', help='a grid of trainings that says whether synthetic data help'
+    )
+    study.add_argument('config', help='YAML of the study')
+    study.add_argument('--shard', default='1/1', help='i/n: part i of n machines')
+    study.add_argument(
+        '--dry-run', action='store_true', help='show the grid and how long it takes'
+    )
+    study.add_argument('--retry', action='store_true', help='do failed runs again')
+    study.set_defaults(verb=_study)
+
     generate = verbs.add_parser('generate', help='draw labelled samples')
     generate.add_argument('--generator', required=True, help='folder of stage 2')
     generate.add_argument('--out', required=True, help='folder to write')
@@ -173,6 +184,38 @@ def _describe(options: argparse.Namespace) -> None:
     print(json.dumps(found, indent=2))
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
+
+
+def _study(options: argparse.Namespace) -> None:
+    from .reporting.study import write_study
+    from .study.design import Study
+    from .study.engine import Engine
+    from .study.estimate import describe_grid
+    from .tasks.progress import StepProgressBar
+
+    study = Study.read(options.config)
+    try:
+        number, count = map(int, options.shard.split('/'))
+    except ValueError as error:
+        raise ValueError(
+            f'--shard {options.shard} must be i/n, such as 1/2 for the first of two.'
+        ) from error
+    cells = study.shard(number, count)
+    engine = Engine(study, lambda title: [StepProgressBar(title)])
+    if options.dry_run:
+        print(describe_grid(engine, cells))
+        return
+    runs = engine.run(cells, options.retry)
+    # what other machines have done is in the table too
+    path = write_study(study, engine.finished(study.cells()))
+    print(path.read_text(encoding='utf-8'))
+    failed = [run for run in runs if run.reason]
+    if failed:
+        raise RuntimeError(
+            f'{len(failed)} of {len(runs)} runs failed, the first: '
+            f'{failed[0].cell.title}: {failed[0].reason} All are in '
+            f'{study.out / "runs.csv"}; --retry does them again.'
+        )
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -106,6 +106,34 @@ class TestLists:
         assert numbers(root) == {'train': [0, 2], 'val': [4]}
 
 
+class TestFolds:
+    def test_every_sample_is_validated_on_once(self, root: Path) -> None:
+        write_lists(root, train=[*range(10)], val=[10, 11], test=[15, 16])
+        places = [i // 2 for i in range(20)]
+        write_places(root, places)
+        seen = []
+        for fold in range(3):
+            found = numbers(root, fold=(fold, 3))
+            assert sorted(found['train'] + found['val']) == [*range(12)]
+            assert found['test'] == [15, 16]
+            there = [{places[i] for i in found[split]} for split in ('train', 'val')]
+            assert not there[0] & there[1]
+            assert len(found['val']) == 4
+            seen += found['val']
+        assert sorted(seen) == [*range(12)]
+
+    def test_too_many(self, root: Path) -> None:
+        write_lists(root, train=[*range(10)], val=[10, 11])
+        write_places(root, [i // 10 for i in range(20)])
+        with pytest.raises(ValueError, match='has 2 places to share between fold 0'):
+            numbers(root, fold=(0, 3))
+
+    @pytest.mark.parametrize('fold', [(3, 3), (-1, 3), (0, 0)])
+    def test_wrong(self, root: Path, fold: tuple[int, int]) -> None:
+        with pytest.raises(ValueError, match=r'fold=.* must be \(i, n\)'):
+            numbers(root, fold=fold)
+
+
 class TestRandomSplit:
     def test_shares(self, root: Path) -> None:
         found = numbers(root, val_share=0.1, test_share=0.25)

@@ -349,6 +349,12 @@ class TestFaults:
         write_tiff(path, np.ones((4, 6, 6), np.uint16))
         assert f'{path} has 4 bands of 6x6 pixels' in faults_of(tmp_path)
 
+    def test_bands_of_dates(self, tmp_path: Path) -> None:
+        make_pairs(tmp_path, 2, dates=2)
+        path = tmp_path / 'images' / '0001_2.tif'
+        write_tiff(path, np.ones((3, 8, 8), np.uint16))
+        assert f'{path} has 3 bands, but the folder has 4' in faults_of(tmp_path)
+
     def test_sizes_of_patches(self, root: Path) -> None:
         make_pairs(root / 'large', 1, size=10)
         for kind in ('images', 'masks'):

@@ -3,6 +3,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,11 +16,13 @@ from torchgeo_specdm.metrics.tiles import Tiles
 from torchgeo_specdm.reporting.figures import (
     as_data_uri,
     class_areas,
+    class_changes,
     class_spectra_figure,
     pair_grid,
     save,
     score_dots,
 )
+from torchgeo_specdm.study.design import REAL
 from torchgeo_specdm.study.runs import Run
 
 #: To matplotlib a formula, and a wrong one.
@@ -112,18 +115,64 @@ class TestPairGrid:
         assert box.y1 <= figure.axes[-1].get_window_extent().y0 and box.y0 >= -1
 
 
+def run(arm: str, ratio: float, seed: int, score: float | None = 0.5) -> Run:
+    scores = {'miou': score, 'f1': 0.2}
+    iou = {'water': score, FORMULA: 0.5 if ratio else 0.25, 'never': None}
+    return Run('net', arm, ratio, 0, seed, 0, 10, scores, iou)
+
+
 def test_score_dots_joins_the_runs_of_a_seed() -> None:
+    arms = [('mine', 5), (REAL, 0), ('mine', 1)]
     runs = [
-        Run(ratio, seed, 10, 0.1 * seed + 0.01 * ratio, 0, 0, {})
-        for ratio in (5, 0, 1)
+        run(arm, ratio, seed, 0.1 * seed + 0.01 * ratio)
+        for arm, ratio in arms
         for seed in (0, 1)
     ]
     (axis,) = score_dots(runs).axes
     lines = [np.asarray(line.get_xydata()).tolist() for line in axis.get_lines()]
-    assert np.allclose(lines[0], [[0, 0], [1, 1], [2, 5]])
-    assert np.allclose(lines[1], [[0, 10], [1, 11], [2, 15]])
+    assert np.allclose(lines[0], [[0, 5], [1, 0], [2, 1]])
+    assert np.allclose(lines[1], [[0, 15], [1, 10], [2, 11]])
     labels = [label.get_text() for label in axis.get_xticklabels()]
-    assert labels == ['real only', '+ 1x synthetic', '+ 5x synthetic']
+    assert labels == ['5x mine', 'real only', '1x mine']
+    assert axis.get_ylabel() == 'test mIoU in points'
+    (axis,) = score_dots(runs, 'f1').axes
+    assert np.asarray(axis.get_lines()[0].get_ydata()).tolist() == [20, 20, 20]
+
+
+def test_class_changes_are_differences_of_means() -> None:
+    runs = [run(REAL, 0, 0, 0.2), run(REAL, 0, 1, 0.4)]
+    runs += [run('mine', 1, 0, 0.7), run('mine', 1, 1, None), run(FORMULA, 0, 0, 0.1)]
+    figure = class_changes(runs)
+    save(figure, io.BytesIO())
+    (axis,) = figure.axes
+    heights = [[bar.get_height() for bar in bars] for bars in axis.containers]
+    assert np.allclose(heights, [[40, 25, np.nan], [-20, 0, np.nan]], equal_nan=True)
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert labels == ['water', FORMULA, 'never']
+
+
+@pytest.mark.filterwarnings('ignore:No artists with labels')
+@pytest.mark.parametrize('count', range(1, 9))
+def test_as_many_arms_as_a_study_has(count: int) -> None:
+    names = [REAL, *(f'{FORMULA} arm {i}' for i in range(1, count))]
+    runs = [run(name, 0, seed) for name in names for seed in range(5)]
+    # one arm is not there yet, one has failed, and one has no score
+    runs.append(replace(runs[-1], seed=7, scores={}, iou={}, reason='lost'))
+    runs.append(run('pending', 3, 0, None))
+    for figure in (score_dots(runs), class_changes(runs)):
+        figure.draw_without_rendering()
+        # every name is inside the page
+        (axis,) = figure.axes
+        for label in (*axis.get_xticklabels(), axis.yaxis.label):
+            box = label.get_window_extent()
+            assert box.x0 >= -1 and box.y0 >= -1
+
+
+@pytest.mark.filterwarnings('ignore:No artists with labels')
+@pytest.mark.parametrize('runs', [[], [replace(run(REAL, 0, 0), scores={}, iou={})]])
+def test_nothing_to_draw_is_an_empty_figure(runs: list[Run]) -> None:
+    for figure in (score_dots(runs), class_changes(runs)):
+        save(figure, io.BytesIO())
 
 
 class TestSpectra:

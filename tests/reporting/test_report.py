@@ -19,7 +19,7 @@ from tests.study.fakes import open_data, pixel_codec, write_changed, write_gener
 from torchgeo_specdm import PairFolderDataModule
 from torchgeo_specdm.reporting import report
 from torchgeo_specdm.reporting.report import number, write_report
-from torchgeo_specdm.study.comparison import Comparison
+from torchgeo_specdm.study.design import REAL, arm_label
 from torchgeo_specdm.study.measures import measure
 from torchgeo_specdm.study.runs import Run, differences
 from torchgeo_specdm.study.statistics import verdict
@@ -42,6 +42,7 @@ FACTS = {
     'settled': True,
     'updates': 200,
     'network': 'segmenter',
+    'score': 'miou',
     'minutes': 7.25,
     'configs': {'train.yaml': '# torchgeo fit\nmodel: <x>\n'},
 }
@@ -93,7 +94,9 @@ def runs(seeds: int = 3, ratios: tuple[float, ...] = (0, 1, 5)) -> list[Run]:
             score = 0.4 + 0.01 * seed + 0.02 * ratio + 0.001 * seed * ratio
             iou: dict[str, float | None] = dict.fromkeys(NAMES, score)
             iou['_town'] = None
-            made.append(Run(ratio, seed, 200, score, score + 0.1, 0.7, iou))
+            arm = 'synthetic' if ratio else REAL
+            scores = {'miou': score, 'f1': score + 0.1, 'accuracy': 0.7}
+            made.append(Run('net', arm, ratio, 0, seed, 0, 200, scores, iou))
     return made
 
 
@@ -105,24 +108,23 @@ class Judge(nn.Module):
 @pytest.fixture(scope='module')
 def study(
     pair_folder: Path, tiny_settings: dict[str, Any], tmp_path_factory: Any
-) -> tuple[Path, Comparison, Any]:
+) -> tuple[Path, PairFolderDataModule, Any]:
     """Results without training; one class was never generated."""
     out: Path = tmp_path_factory.mktemp('report')
     real: PairFolderDataModule = open_data(pair_folder)
     spec = replace(real.spec, classes=NAMES)
     write_generator(pixel_codec(real, spec), tiny_settings, out / 'diffusion')
     write_changed(real, out / 'synthetic', lambda x, m: (x, m.where(m != 3, 0)), spec)
-    comparison = Comparison(lambda: real, out / 'synthetic', out / 'comparison', {})
     measures = measure(out / 'diffusion', out / 'synthetic', real, Judge())
-    return out, comparison, json.loads(json.dumps(measures, allow_nan=False))
+    return out, real, json.loads(json.dumps(measures, allow_nan=False))
 
 
 @pytest.fixture(scope='module')
-def whole(study: tuple[Path, Comparison, Any]) -> Page:
+def whole(study: tuple[Path, PairFolderDataModule, Any]) -> Page:
     """The page of three seeds with all its pictures."""
-    out, comparison, measures = study
+    out, real, measures = study
     open_figures = plt.get_fignums()
-    path = write_report(out, comparison, runs(), measures, FACTS)
+    path = write_report(out, real, runs(), measures, FACTS)
     assert path == out / 'report.html'
     assert plt.get_fignums() == open_figures
     return Page(path.read_text(encoding='utf-8'))
@@ -130,10 +132,12 @@ def whole(study: tuple[Path, Comparison, Any]) -> Page:
 
 @pytest.fixture
 def page(
-    study: tuple[Path, Comparison, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: tuple[Path, PairFolderDataModule, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Page]:
     """Write a changed page, without its pictures, which take their time."""
-    out, comparison, measures = study
+    out, real, measures = study
     for name in ('score_dots', 'pair_grid', 'class_areas', 'class_spectra_figure'):
         monkeypatch.setattr(report, name, lambda *arguments: None)
     monkeypatch.setattr(report, 'save', lambda *arguments: None)
@@ -143,7 +147,7 @@ def page(
 
     def make(measures: Any = measures, seeds: int = 3, **changes: Any) -> Page:
         done = changes.pop('runs', runs(seeds))
-        path = write_report(tmp_path, comparison, done, measures, FACTS | changes)
+        path = write_report(tmp_path, real, done, measures, FACTS | changes)
         return Page(path.read_text(encoding='utf-8'))
 
     return make
@@ -151,7 +155,7 @@ def page(
 
 class TestPage:
     def test_asks_nothing_of_the_network(
-        self, whole: Page, study: tuple[Path, Comparison, Any]
+        self, whole: Page, study: tuple[Path, PairFolderDataModule, Any]
     ) -> None:
         found = whole
         for tag, attributes in found.tags:
@@ -164,7 +168,7 @@ class TestPage:
 
     def test_begins_with_the_verdict(self, whole: Page) -> None:
         found = whole
-        sentences = [verdict(r, d) for r, d in differences(runs()).items()]
+        sentences = [verdict(arm_label(*k), d) for k, d in differences(runs()).items()]
         # the largest ratio first
         texts = [text for text in found.texts if text in sentences]
         assert texts == sentences[::-1] and len(texts) == 2
@@ -173,18 +177,21 @@ class TestPage:
     def test_scores_of_each_arm(self, whole: Page) -> None:
         found = whole
         assert found.row('real only') == ['41.0', '1.0', '51.0', '70.0', '']
-        treated = found.row('real + 5x synthetic')
+        treated = found.row('5x synthetic')
         assert treated[:4] == ['51.5', '1.5', '61.5', '70.0']
-        low, high = (100 * v for v in differences(runs())[5][1:3])
+        low, high = (100 * v for v in differences(runs())['synthetic', 5][1:3])
         assert treated[4] == f'+10.5 [+{low:.1f}, +{high:.1f}]'
 
     def test_a_loss_has_a_true_minus(self, page: Callable[..., Page]) -> None:
-        worse = [replace(run, miou=0.5 - 0.02 * run.ratio) for run in runs()]
-        cell = page(runs=worse).row('real + 1x synthetic')[4]
+        worse = [
+            replace(run, scores=run.scores | {'miou': 0.5 - 0.02 * run.ratio})
+            for run in runs()
+        ]
+        cell = page(runs=worse).row('1x synthetic')[4]
         assert cell == '-2.0 [-2.0, -2.0]'.replace('-', MINUS)
 
     def test_numbers_have_their_references(
-        self, whole: Page, study: tuple[Path, Comparison, Any]
+        self, whole: Page, study: tuple[Path, PairFolderDataModule, Any]
     ) -> None:
         found, m = whole, study[2]
         image, alignment = m['fidelity']['image'], m['alignment']
@@ -220,12 +227,12 @@ class TestPage:
         found = page(seeds=seeds)
         assert not re.search(r'\b(nan|inf|None|undefined)\b', found.text, re.IGNORECASE)
         assert found.row('_town') == [DASH] * 3
-        spread, difference = found.row('real + 1x synthetic')[1::3]
+        spread, difference = found.row('1x synthetic')[1::3]
         assert (spread == DASH) == (seeds == 1)
         assert (f'[{DASH}, {DASH}]' in difference) == (seeds == 1)
 
     def test_nothing_measured_is_a_dash(
-        self, page: Callable[..., Page], study: tuple[Path, Comparison, Any]
+        self, page: Callable[..., Page], study: tuple[Path, PairFolderDataModule, Any]
     ) -> None:
         measures = json.loads(json.dumps(study[2]))
         measures['alignment']['calibrated'] = None
@@ -257,7 +264,7 @@ class TestPage:
     def test_warns(
         self,
         page: Callable[..., Page],
-        study: tuple[Path, Comparison, Any],
+        study: tuple[Path, PairFolderDataModule, Any],
         change: dict[str, Any],
         note: str,
     ) -> None:
@@ -282,7 +289,7 @@ class TestPage:
         assert found.row('time of the last start') == ['7.2 min']
 
     def test_pictures_are_of_one_width(
-        self, whole: Page, study: tuple[Path, Comparison, Any]
+        self, whole: Page, study: tuple[Path, PairFolderDataModule, Any]
     ) -> None:
         pictures = [a for tag, a in whole.tags if tag == 'img']
         assert len(pictures) == 4

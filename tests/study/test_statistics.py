@@ -9,9 +9,11 @@ from scipy.stats import ttest_rel
 
 from torchgeo_specdm.study.statistics import (
     Difference,
+    needed_seeds,
     paired_difference,
     smallest_visible,
     verdict,
+    visible_effect,
 )
 
 
@@ -76,11 +78,39 @@ VERDICTS = [
 def test_verdict_follows_the_interval(
     difference: tuple[float, float, float, int], said: str, not_said: str
 ) -> None:
-    sentence = verdict(3, Difference(*difference))
+    sentence = verdict('3x synthetic', Difference(*difference))
     assert sentence.startswith('3x synthetic changes mIoU by ')
     assert said in sentence and not_said not in sentence.replace(said, '')
 
 
-def test_verdict_names_ratio_and_score() -> None:
-    sentence = verdict(0.5, Difference(0.02, 0.01, 0.03, 3), 'F1')
-    assert sentence.startswith('0.5x synthetic changes F1 by +2.0 ')
+@pytest.mark.parametrize('ends', [(0.01, 0.03), (-0.01, 0.05), (0.02, 0.02)])
+def test_verdict_names_arm_score_and_what_is_beside(ends: tuple[float, float]) -> None:
+    beside = 'cutmix gives +1.9 [+1.1, +2.7]'
+    sentence = verdict('0.5x mine', Difference(0.02, *ends, 3), 'F1', beside)
+    assert sentence.startswith('0.5x mine changes F1 by +2.0 [')
+    assert f'; {beside}.' in sentence
+
+
+class TestSeeds:
+    def test_visible_effect_is_half_an_interval_of_independent_runs(self) -> None:
+        # differences of independent runs spread by the square root of two times more
+        random = np.random.default_rng(0)
+        halves = [
+            smallest_visible(paired_difference(treated, base))
+            for treated, base in random.normal(0.4, 0.02, (2000, 2, 5)).tolist()
+        ]
+        root_mean_square = float(np.sqrt(np.mean(np.square(halves))))
+        assert visible_effect(0.02, 5) == pytest.approx(root_mean_square, rel=0.03)
+
+    @pytest.mark.parametrize(
+        'spread, effect', [(0.02, 0.01), (0.005, 0.01), (0.02, 0.1)]
+    )
+    def test_needed_seeds_are_the_fewest_that_see_it(
+        self, spread: float, effect: float
+    ) -> None:
+        seeds = needed_seeds(spread, effect)
+        assert visible_effect(spread, seeds) <= effect
+        assert seeds == 2 or visible_effect(spread, seeds - 1) > effect
+
+    def test_no_more_than_asked_for(self) -> None:
+        assert needed_seeds(1, 1e-6, 50) == 50

@@ -106,6 +106,7 @@ def test_learns_scores_and_writes_maps(tmp_path: Path) -> None:
     wanted = {f'test_{name}' for name in names}
     wanted |= {f'test_stitched_{name}' for name in names}
     wanted |= {'test_loss', 'test_iou/no change', 'test_iou/change'}
+    wanted |= {'test_stitched_iou/no change', 'test_stitched_iou/change'}
     assert set(found) == wanted
     assert found['test_change_f1'] > 0.8
     assert found['test_change_iou'] == found['test_iou/change']

@@ -6,17 +6,14 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
-from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+from torchgeo.datamodules import BaseDataModule
 
 from ..datasets.pairs import PairFolder
-from ..datasets.spec import SampleSpec
 from .mixing import MatchedSamples, MixSampler, SampleForm, decimal, global_seed, subset
 from .mixing_checks import (
     MixOptions,
@@ -25,15 +22,10 @@ from .mixing_checks import (
     require_room,
     require_same_kind,
 )
-
-#: Attributes of the real datamodule that tasks and callbacks look at.
-_SHOWN = (
-    *('mean', 'std', 'collate_fn', 'aug', 'train_aug', 'val_aug', 'test_aug'),
-    *('predict_aug', 'val_dataset', 'test_dataset', 'predict_dataset'),
-)
+from .wrapping import WrappingDataModule
 
 
-class SyntheticAugmentedDataModule(NonGeoDataModule):
+class SyntheticAugmentedDataModule(WrappingDataModule):
     """Adds synthetic samples to the training set of another datamodule.
 
     Validation, test and prediction sets, augmentation, normalisation, collation and
@@ -85,15 +77,7 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
             TypeError: If *real* is no NonGeoDataModule.
             ValueError: If the numbers are out of range or contradict each other.
         """
-        if not isinstance(real, NonGeoDataModule):
-            raise TypeError(
-                f'real={type(real).__name__} must be a NonGeoDataModule: a '
-                'GeoDataModule samples places of a map, not numbered patches. Write '
-                'its patches into a folder of pairs and use PairFolderDataModule.'
-            )
-        dataset_class: Any = real.dataset_class
-        super().__init__(dataset_class, real.batch_size, real.num_workers)
-        self.real = real
+        super().__init__(real)
         self.options = MixOptions(
             synthetic,
             ratio,
@@ -107,22 +91,6 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
         #: Real and synthetic samples in the training set, after setup.
         self.counts = (0, 0)
         self._unchanged = True
-        for hook in ('on_before_batch_transfer', 'transfer_batch_to_device'):
-            # not methods of this class: Lightning would then take them for overridden
-            # and no longer call those of the task
-            setattr(self, hook, getattr(real, hook))
-        self._show()
-
-    @property
-    def spec(self) -> SampleSpec:
-        """What the samples are, if the real datamodule says so."""
-        real: Any = self.real
-        spec: SampleSpec = real.spec
-        return spec
-
-    def prepare_data(self) -> None:
-        """Download and prepare the real data."""
-        self.real.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Set up the data sets.
@@ -135,11 +103,7 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
             ValueError: If there are too few samples, they do not fit together, or the
                 generator was trained on validation or test samples.
         """
-        # augmentation asks the trainer for the stage, and is silently left out
-        # without one
-        self.real.trainer = self.trainer
-        self.real.setup(stage)
-        self._show()
+        super().setup(stage)
         if stage == 'fit':
             # looking at samples must not move the random numbers of the training
             with isolate_rng(include_cuda=False):
@@ -150,7 +114,7 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
         """The loader of the mixed training set, or that of the real datamodule."""
         dataset = self.train_dataset
         if dataset is None or self._unchanged:
-            return self.real.train_dataloader()
+            return super().train_dataloader()
         replicas, rank = self._processes()
         sampler = MixSampler(
             *self.counts,
@@ -175,56 +139,6 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
             persistent_workers=self.real.num_workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The validation loader of the real datamodule."""
-        return self.real.val_dataloader()
-
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The test loader of the real datamodule."""
-        return self.real.test_dataloader()
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The prediction loader of the real datamodule."""
-        return self.real.predict_dataloader()
-
-    def on_after_batch_transfer(
-        self, batch: dict[str, Tensor], dataloader_idx: int
-    ) -> dict[str, Tensor]:
-        """Augment and normalise a batch as the real datamodule does.
-
-        Args:
-            batch: A batch on the device.
-            dataloader_idx: The index of its loader.
-
-        Returns:
-            The batch for the task.
-        """
-        augmented: dict[str, Tensor] = self.real.on_after_batch_transfer(
-            batch, dataloader_idx
-        )
-        return augmented
-
-    def plot(self, *args: Any, **kwargs: Any) -> Figure | None:
-        """Plot a sample as the real datamodule does.
-
-        Args:
-            *args: Arguments of its plot method.
-            **kwargs: Keyword arguments of its plot method.
-
-        Returns:
-            A figure, if its data set can plot.
-        """
-        figure: Figure | None = self.real.plot(*args, **kwargs)
-        return figure
-
-    def teardown(self, stage: str) -> None:
-        """Clean up the real datamodule.
-
-        Args:
-            stage: Either 'fit', 'validate', 'test', or 'predict'.
-        """
-        self.real.teardown(stage)
-
     @property
     def _batch_size(self) -> int:
         size: int = self.real.train_batch_size or self.real.batch_size
@@ -238,10 +152,6 @@ class SyntheticAugmentedDataModule(NonGeoDataModule):
             f'{type(self.real).__name__} has no training set after setup. Use a '
             'datamodule that sets train_dataset.'
         )
-
-    def _show(self) -> None:
-        for name in _SHOWN:
-            setattr(self, name, getattr(self.real, name))
 
     def _training_set(self) -> Dataset[dict[str, Tensor]]:
         dataset, options = self._real_set(), self.options

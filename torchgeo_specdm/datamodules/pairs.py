@@ -38,10 +38,14 @@ class PairFolderDataModule(NonGeoDataModule):
     sides, else single samples. Patches that overlap need the former. Which places
     depends on *seed* and the names alone.
 
+    With *fold*, training and validation samples are shared anew, place by place, for
+    cross-validation: few validation samples cannot carry a choice.
+
     Normalises with mean and std of each band over the training split; training
     samples are cropped, flipped and turned at random.
     """
 
+    # nine parameters: five of any datamodule, and four that say what is in which split
     def __init__(
         self,
         root: str = 'data',
@@ -52,6 +56,7 @@ class PairFolderDataModule(NonGeoDataModule):
         val_share: float = 0.15,
         test_share: float = 0.15,
         seed: int = 0,
+        fold: tuple[int, int] | None = None,
     ) -> None:
         """Initialize a new PairFolderDataModule instance.
 
@@ -64,12 +69,20 @@ class PairFolderDataModule(NonGeoDataModule):
                 test see the whole patch. None for no crop.
             val_share: Share of the samples for validation, if there is no list.
             test_share: Share of the samples for test, if there are no lists.
-            seed: Seed of the split, if there are no lists.
+            seed: Seed of the split, if there are no lists, and of the folds.
+            fold: (i, n) validates on part i, from 0, of n equal parts of all samples
+                that are not for test, and trains on the others; None for no folds.
 
         Raises:
-            ValueError: If the shares leave nothing to train or to validate on.
+            ValueError: If the shares leave nothing to train or to validate on, or
+                there is no such fold.
         """
         super().__init__(PairFolder, batch_size, num_workers)
+        if fold is not None and not 0 <= fold[0] < fold[1]:
+            raise ValueError(
+                f'fold={tuple(fold)} must be (i, n) with i from 0 to n - 1. Use (0, 5) '
+                'for the first of five.'
+            )
         if not (0 < val_share < 1 and 0 <= test_share < 1 - val_share):
             raise ValueError(
                 f'val_share={val_share} must be above 0, test_share={test_share} 0 or '
@@ -81,6 +94,7 @@ class PairFolderDataModule(NonGeoDataModule):
         self.val_share = val_share
         self.test_share = test_share
         self.seed = seed
+        self.fold = fold
         self._folder: PairFolder | None = None
         self._verified = self._measured = False
 
@@ -112,6 +126,8 @@ class PairFolderDataModule(NonGeoDataModule):
         """
         folder = self._everything()
         ids = self._split(folder)
+        if self.fold is not None:
+            ids |= self._choose_fold(folder, [*ids['train'], *ids['val']], *self.fold)
         train = folder.select(ids['train'])
         if stage == 'fit':
             name = f'The training split of {self.root}'
@@ -162,11 +178,26 @@ class PairFolderDataModule(NonGeoDataModule):
         self, folder: PairFolder, ids: Sequence[str], test_share: float
     ) -> dict[str, list[str]]:
         """Divide samples by place, large places first, so that shares come close."""
-        place_of = _read_places(folder.root / _PLACES, ids)
-        sizes = Counter(place_of[name] for name in ids)
         shares = {'train': 1 - self.val_share - test_share, 'val': self.val_share}
         if test_share:
             shares['test'] = test_share
+        return self._share(folder, ids, shares)
+
+    def _choose_fold(
+        self, folder: PairFolder, ids: Sequence[str], fold: int, folds: int
+    ) -> dict[str, list[str]]:
+        """Validate on one of equal parts, by place, and train on the others."""
+        shares = {f'fold {i}': 1 / folds for i in range(folds)}
+        parts = self._share(folder, sorted(ids), shares)
+        held_out = parts.pop(f'fold {fold}')
+        return {'train': [n for part in parts.values() for n in part], 'val': held_out}
+
+    def _share(
+        self, folder: PairFolder, ids: Sequence[str], shares: Mapping[str, float]
+    ) -> dict[str, list[str]]:
+        """Divide samples by place, as wanted."""
+        place_of = _read_places(folder.root / _PLACES, ids)
+        sizes = Counter(place_of[name] for name in ids)
         if len(sizes) < len(shares):
             raise ValueError(
                 f'{self.root} has {len(sizes)} places to share between '

@@ -4,7 +4,8 @@
 """Networks for segmentation and change detection."""
 
 from .changeformer import ChangeFormer
+from .pfsegnet import PFSegNet
 from .segformer import AnySize, BandMapper, segformer
 from .siamcrnn import SiamCRNN
 
-__all__ = ('AnySize', 'BandMapper', 'ChangeFormer', 'SiamCRNN', 'segformer')
+__all__ = ('AnySize', 'BandMapper', 'ChangeFormer', 'PFSegNet', 'SiamCRNN', 'segformer')

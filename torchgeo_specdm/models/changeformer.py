@@ -4,6 +4,7 @@
 """ChangeFormer for any number of bands and any image size."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
 import segmentation_models_pytorch as smp
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 
 from .padding import check_pair, pad_to_32
 
-# Of the four stages, from 1/4 to 1/32 of the image (changeformer.md).
-_WIDTHS = (64, 128, 320, 512)
-_DEPTHS = (3, 4, 6, 3)
+#: The encoders to choose from; ChangeFormer V3 has the shape of ``mit_b2``.
+Backbone: TypeAlias = Literal['mit_b0', 'mit_b2']
+
+# Of the four stages, from 1/4 to 1/32 of the image (changeformer.md, segformer.md).
+_WIDTHS = {'mit_b0': (32, 64, 160, 256), 'mit_b2': (64, 128, 320, 512)}
+_DEPTHS = {'mit_b0': (2, 2, 2, 2), 'mit_b2': (3, 4, 6, 3)}
 _REDUCTIONS = (8, 4, 2, 1)
-#: MiT-B2 has five heads of 64 channels in its third stage, ChangeFormer four of 80.
+#: MiT has five heads in its third stage, ChangeFormer four.
 _HEADS = (1, 2, 4, 8)
 
 #: Share of the samples that skip the last block; it grows linearly from 0.
@@ -63,6 +67,7 @@ class ChangeFormer(nn.Module):
         relu_logits: bool = False,
         width: int = 64,
         weights: bool = False,
+        backbone: Backbone = 'mit_b2',
     ) -> None:
         """Initialize a new ChangeFormer instance.
 
@@ -72,22 +77,33 @@ class ChangeFormer(nn.Module):
             relu_logits: Whether to cut logits off at 0, as the released network does.
                 A pixel with all its logits cut off learns nothing.
             width: Channels of the differences at each scale.
-            weights: Whether to fetch ImageNet weights of MiT-B2 for the encoder
-                (network access; licensed by NVIDIA for research only). More bands than
+            weights: Whether to fetch ImageNet weights of MiT for the encoder (network access; licensed by NVIDIA for research only). More bands than
                 three get the RGB kernels in turn, scaled by 3 / bands. They expect
                 each channel with mean 0 and standard deviation 1 over the data set.
+            backbone: ``'mit_b2'`` as published, or ``'mit_b0'``, of a seventh of the
+                parameters, for few data and small machines.
+
+        Raises:
+            ValueError: If the backbone is not known.
         """
+        if backbone not in get_args(Backbone):
+            raise ValueError(
+                f'backbone={backbone!r} is not known to ChangeFormer. Use one of '
+                f'{list(get_args(Backbone))}.'
+            )
         super().__init__()
         self.in_channels = in_channels
         self.relu_logits = relu_logits
-        self.encoder = _Encoder(in_channels)
-        self.projections = nn.ModuleList(nn.Conv2d(w, width, 1) for w in _WIDTHS)
-        self.fuse = nn.Conv2d(width * len(_WIDTHS), width, 1)
+        self.encoder = _Encoder(in_channels, backbone=backbone)
+        self.projections = nn.ModuleList(
+            nn.Conv2d(w, width, 1) for w in _WIDTHS[backbone]
+        )
+        self.fuse = nn.Conv2d(width * len(self.projections), width, 1)
         self.head = nn.Conv2d(width, 16 * num_classes, 3, padding=1)
         self.apply(_init)
         if weights:
             mit = smp.encoders.get_encoder(
-                'mit_b2', in_channels=in_channels, weights='imagenet'
+                backbone, in_channels=in_channels, weights='imagenet'
             )
             _load_mit(self.encoder, mit.state_dict())
 
@@ -120,19 +136,25 @@ class ChangeFormer(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """The four stages of MiT-B2 (Xie et al. 2021), with any heads.
+    """The four stages of MiT (Xie et al. 2021), with any heads.
 
-    From (B, C, H, W) to maps of 64, 128, 320 and 512 channels at 1/4, 1/8, 1/16 and
-    1/32 of the image.
+    From (B, C, H, W) to maps of the widths of the backbone at 1/4, 1/8, 1/16 and 1/32
+    of the image.
     """
 
-    def __init__(self, in_channels: int, heads: Sequence[int] = _HEADS) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        heads: Sequence[int] = _HEADS,
+        backbone: Backbone = 'mit_b2',
+    ) -> None:
         super().__init__()
-        last = sum(_DEPTHS) - 1
+        widths, depths = _WIDTHS[backbone], _DEPTHS[backbone]
+        last = sum(depths) - 1
         rates = [_DROP_PATH * block / last for block in range(last + 1)]
         stages: list[_Stage] = []
         for width, depth, reduction, number in zip(
-            _WIDTHS, _DEPTHS, _REDUCTIONS, heads, strict=True
+            widths, depths, _REDUCTIONS, heads, strict=True
         ):
             blocks = [_Block(width, number, reduction, r) for r in rates[:depth]]
             stages.append(_Stage(in_channels, blocks, width, first=not stages))

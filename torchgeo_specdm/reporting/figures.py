@@ -5,6 +5,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,17 @@ from matplotlib.patches import Patch
 from ..datasets.plotting import show_image, show_mask
 from ..datasets.spec import SampleSpec
 from ..metrics.tiles import Tiles
-from ..study.runs import Run
+from ..study.design import REAL, arm_label
+from ..study.runs import Run, by_arm
+from ..study.verdicts import NAMES
 
 #: Width of every figure in inches: texts of different figures are then of one size.
 _WIDTH = 8.0
 #: Pixels of an inch: sharp on a screen of twice the usual density.
 _DPI = 160
 _TEXT = 10
+#: So many names of arms fit beside each other.
+_FLAT = 5
 _SMALL = 9
 #: Letters that fit into the width of a figure at the small size.
 _LETTERS = 105
@@ -85,27 +90,79 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
     return figure
 
 
-def score_dots(runs: Sequence[Run]) -> Figure:
-    """Test mIoU of each run, one line a seed, so that pairs can be seen."""
-    ratios = sorted({run.ratio for run in runs})
+def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
+    """Test score of each run, one line a seed, so that pairs can be seen.
+
+    Args:
+        runs: Of one network and one real size.
+        score: Name of the score.
+
+    Returns:
+        The figure.
+    """
+    values = by_arm(runs, score)
     figure, axis = _figure(2.9)
-    for seed in sorted({run.seed for run in runs}):
-        points = sorted((r.ratio, r.miou) for r in runs if r.seed == seed)
+    for seed in sorted({seed for scored in values.values() for seed in scored}):
+        points = [
+            (place, 100 * scored[seed])
+            for place, scored in enumerate(values.values())
+            if seed in scored
+        ]
         axis.plot(
-            [ratios.index(x) for x, _ in points],
-            [100 * y for _, y in points],
+            *zip(*points, strict=True),
             'o-',
             linewidth=0.8,
             markersize=5,
             label=f'seed {seed}',
         )
-    names = ['real only' if r == 0 else f'+ {r:g}x synthetic' for r in ratios]
-    axis.set_xticks(range(len(ratios)), names, fontsize=_TEXT)
-    axis.set_ylabel('test mIoU in points', fontsize=_TEXT)
+    names = [arm_label(*key) for key in values]
+    axis.set_xticks(range(len(names)), names, fontsize=_TEXT, parse_math=False)
+    if len(names) > _FLAT:
+        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
+    axis.set_ylabel(f'test {NAMES.get(score, score)} in points', fontsize=_TEXT)
     axis.margins(x=0.08, y=0.12)
     _tidy(axis)
     axis.legend(frameon=False, fontsize=_SMALL)
     return figure
+
+
+def class_changes(runs: Sequence[Run]) -> Figure:
+    """How the IoU of each class differs from real only, by arm; means over seeds.
+
+    Args:
+        runs: Of one network and one real size.
+
+    Returns:
+        The figure.
+    """
+    means: dict[tuple[str, float], list[float]] = {}
+    classes = list(next((run.iou for run in runs if run.iou), {}))
+    for key in by_arm(runs):
+        own = [run.iou for run in runs if (run.arm, run.ratio) == key and run.iou]
+        means[key] = [_mean([iou[name] for iou in own]) for name in classes]
+    real = means.pop((REAL, 0.0), [math.nan] * len(classes))
+    figure, axis = _figure(2.9)
+    width = 0.8 / max(len(means), 1)
+    for place, (key, values) in enumerate(means.items()):
+        heights = [100 * (a - b) for a, b in zip(values, real, strict=True)]
+        where = np.arange(len(classes)) + width * (place - (len(means) - 1) / 2)
+        # a dollar would begin a formula
+        name = arm_label(*key).replace('$', r'\$')
+        axis.bar(where, heights, 0.9 * width, label=name)
+    axis.axhline(0, color='gray', linewidth=0.8)
+    axis.set_xticks(range(len(classes)), classes, fontsize=_SMALL, parse_math=False)
+    if len(classes) > 6:
+        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
+    axis.set_ylabel('IoU against real only', fontsize=_TEXT)
+    _tidy(axis)
+    axis.legend(frameon=False, fontsize=_SMALL, ncols=3)
+    return figure
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Mean of what is known; NaN of nothing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure:

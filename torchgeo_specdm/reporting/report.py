@@ -16,9 +16,9 @@ from ..datasets.pairs import PairFolder
 from ..diffusion import Generator
 from ..files import write_text
 from ..metrics.tiles import Tiles, cut_tiles
-from ..study.comparison import Comparison
-from ..study.runs import Run, differences
-from ..study.statistics import verdict
+from ..study.design import arm_label
+from ..study.runs import Run, by_arm, differences
+from ..study.verdicts import NAMES, verdicts
 from .figures import (
     as_data_uri,
     class_areas,
@@ -33,7 +33,7 @@ _SHOWN = 8
 
 def write_report(
     out: Path,
-    comparison: Comparison,
+    datamodule: NonGeoDataModule,
     runs: Sequence[Run],
     measures: Mapping[str, Any],
     facts: Mapping[str, Any],
@@ -42,28 +42,27 @@ def write_report(
 
     Args:
         out: Folder with ``diffusion/`` and ``synthetic/``.
-        comparison: Knows the real data.
-        runs: What it measured.
+        datamodule: The real data.
+        runs: Of one network, all finished.
         measures: From :func:`torchgeo_specdm.study.measures.measure`.
-        facts: Settings of the run (see the quickstart).
+        facts: Settings of the run (see the quickstart), the ``score`` that is compared
+            among them.
 
     Returns:
         The path of the page.
     """
     generator = Generator.load(out / 'diffusion')
-    spec = generator.codec.spec
-    datamodule = comparison.real()
+    spec, score = generator.codec.spec, facts['score']
     datamodule.setup('test')
     rows = example_rows(generator, datamodule, PairFolder(out / 'synthetic'))
     grid = pair_grid(rows, spec, _SHOWN)
     save(grid, out / 'pairs.png')
     pictures = {
         'pairs': as_data_uri(grid),
-        'dots': as_data_uri(score_dots(runs)),
+        'dots': as_data_uri(score_dots(runs, score)),
         'spectra': as_data_uri(class_spectra_figure(measures['spectra'], spec)),
         'areas': as_data_uri(class_areas(measures['area'], spec)),
     }
-    found = differences(runs)
     environment = Environment(
         loader=PackageLoader('torchgeo_specdm.reporting', '.'),
         autoescape=True,
@@ -72,8 +71,9 @@ def write_report(
     )
     environment.filters['number'] = number
     text = environment.get_template('report.html.j2').render(
-        verdicts=[verdict(ratio, d) for ratio, d in found.items()],
-        arms=_arms(runs, found),
+        verdicts=verdicts(runs, score),
+        score_name=NAMES[score],
+        arms=_arms(runs, score),
         classes=_classes(runs),
         pictures=pictures,
         m=measures,
@@ -119,34 +119,36 @@ def example_rows(
     }
 
 
-def _arms(runs: Sequence[Run], found: Mapping[float, Any]) -> list[dict[str, Any]]:
-    """One line of the table for each ratio, in points."""
-    lines = []
-    for ratio in sorted({run.ratio for run in runs}):
-        here = [run for run in runs if run.ratio == ratio]
-        scores = [100 * run.miou for run in here]
+def _arms(runs: Sequence[Run], score: str) -> list[dict[str, Any]]:
+    """One line of the table for each arm and ratio, in points."""
+    lines, found = [], differences(runs, score)
+    for key in by_arm(runs):
+        here = [run for run in runs if (run.arm, run.ratio) == key]
+        scores = [100 * run.score(score) for run in here]
         lines.append(
             {
-                'name': 'real only' if ratio == 0 else f'real + {ratio:g}x synthetic',
-                'miou': mean(scores),
+                'name': arm_label(*key),
+                'score': mean(scores),
                 'spread': stdev(scores) if len(scores) > 1 else None,
-                'f1': 100 * mean(run.f1 for run in here),
-                'accuracy': 100 * mean(run.accuracy for run in here),
-                'difference': found.get(ratio),
+                'means': {
+                    name: 100 * mean(run.score(name) for run in here)
+                    for name in ('miou', 'f1', 'accuracy')
+                    if name != score
+                },
+                'difference': found.get(key),
             }
         )
     return lines
 
 
 def _classes(runs: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
-    """Mean IoU of each class for each ratio, in points."""
-    ratios = sorted({run.ratio for run in runs})
-    table = []
+    """Mean IoU of each class for each arm and ratio, in points."""
+    lines = []
     for name in runs[0].iou:
         row: list[float | None] = []
-        for ratio in ratios:
-            values = [r.iou[name] for r in runs if r.ratio == ratio]
+        for key in by_arm(runs):
+            values = [r.iou[name] for r in runs if (r.arm, r.ratio) == key]
             known = [v for v in values if v is not None]
             row.append(100 * mean(known) if known else None)
-        table.append((name, row))
-    return table
+        lines.append((name, row))
+    return lines

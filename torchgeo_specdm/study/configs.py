@@ -34,6 +34,28 @@ def pairs_config(root: Path, plan: Mapping[str, Any], seed: int) -> Config:
     return _object('torchgeo_specdm.PairFolderDataModule', **settings)
 
 
+def subset_config(real: Config, size: int, seed: int) -> Config:
+    """A fixed random subset of the real training samples.
+
+    Args:
+        real: The real data.
+        size: Number of samples; 0 for all of them.
+        seed: Chooses them.
+
+    Returns:
+        ``class_path`` and ``init_args``.
+    """
+    if not size:
+        return real
+    return _object(
+        'torchgeo_specdm.SyntheticAugmentedDataModule',
+        real=real,
+        ratio=0,
+        real_limit=size,
+        seed=seed,
+    )
+
+
 def latents_config(real: Config, plan: Mapping[str, Any]) -> Config:
     """The real data as cached latents, for stage 2."""
     return _object(
@@ -54,7 +76,8 @@ def stage_config(
         codec: As of the task.
         data: The datamodule.
         out: Folder of results; the stage writes to ``out/stage``.
-        plan: From :func:`torchgeo_specdm.study.planning.make_plan`.
+        plan: ``steps`` of the stage, ``precision``, and maybe ``preset`` and
+            ``settings`` of the task.
         seed: Seed of the training.
 
     Returns:
@@ -85,19 +108,28 @@ def stage_config(
             _object('lightning.pytorch.callbacks.ModelCheckpoint', **saving),
         ],
     }
+    given = {key: plan[key] for key in ('preset', 'settings') if key in plan}
     task = _object(
-        'torchgeo_specdm.SpecDMTask', stage=stage, codec=codec, out=str(out / stage)
+        'torchgeo_specdm.SpecDMTask',
+        stage=stage,
+        codec=codec,
+        out=str(out / stage),
+        **given,
     )
     return {'seed_everything': seed, 'trainer': trainer, 'model': task, 'data': data}
 
 
-def generation_config(out: Path, count: int, seed: int) -> Config:
+def generation_config(
+    generator: Path, out: Path, count: int, seed: int, **source: Any
+) -> Config:
     """Drawing labelled pairs, for ``torchgeo predict``.
 
     Args:
-        out: Folder of results: from ``out/diffusion`` to ``out/synthetic``.
+        generator: Folder that stage 2 wrote.
+        out: Folder to write the pairs to.
         count: Number of pairs.
         seed: Seed of the generated set.
+        **source: ``masks``, ``vary`` or ``strength`` of the datamodule.
 
     Returns:
         The configuration.
@@ -108,19 +140,18 @@ def generation_config(out: Path, count: int, seed: int) -> Config:
             'devices': 1,
             'logger': False,
             'callbacks': [_progress('generating')],
-            'default_root_dir': str(out / 'logs' / 'generate'),
+            'default_root_dir': str(out.parent / 'logs' / 'generate'),
         },
         'model': _object(
-            'torchgeo_specdm.SpecDMTask',
-            stage='diffusion',
-            generator=str(out / 'diffusion'),
+            'torchgeo_specdm.SpecDMTask', stage='diffusion', generator=str(generator)
         ),
         'data': _object(
             'torchgeo_specdm.GenerationDataModule',
-            out=str(out / 'synthetic'),
+            out=str(out),
             count=count,
             seed=seed,
             batch_size=50,
+            **source,
         ),
     }
 
@@ -166,15 +197,34 @@ def make_object(config: Config, **arguments: Any) -> Any:
     """Build what a configuration describes.
 
     Args:
-        config: ``class_path``, a dotted path, and ``init_args``.
+        config: ``class_path``, a dotted path, and ``init_args``, which may hold
+            further ones.
         **arguments: Further arguments.
 
     Returns:
         The object.
+
+    Raises:
+        ValueError: If there is no such class.
     """
-    module, _, name = config['class_path'].rpartition('.')
-    made = getattr(import_module(module), name)
-    return made(**config.get('init_args', {}), **arguments)
+    path = str(config.get('class_path'))
+    module, _, name = path.rpartition('.')
+    try:
+        made = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f'class_path={path!r} names no class ({error}). Give its module and name, '
+            'such as torchgeo_specdm.PairFolderDataModule.'
+        ) from error
+    given = {
+        key: make_object(value) if _describes_object(value) else value
+        for key, value in config.get('init_args', {}).items()
+    }
+    return made(**given, **arguments)
+
+
+def _describes_object(value: Any) -> bool:
+    return isinstance(value, dict) and 'class_path' in value
 
 
 def _object(path: str, **arguments: Any) -> Config:

@@ -1,112 +1,182 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Scores of trained segmenters, in a table that survives an interruption."""
+"""Finished runs: a file for each, so that machines can share a folder, and a table."""
 
 import csv
 import io
+import json
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
-from ..files import read_text, write_text
+from ..files import read_json, write_text
+from .design import REAL, Cell
 from .statistics import Difference, paired_difference
 
-_COLUMNS = ('ratio', 'seed', 'updates', 'miou', 'f1', 'accuracy')
+_COLUMNS = ('model', 'arm', 'ratio', 'size', 'seed', 'draw', 'updates')
 _IOU = 'iou/'
 
 
 @dataclass(frozen=True)
 class Run:
-    """One trained and tested segmenter.
+    """One trained and tested network, or one that failed.
 
     Attributes:
-        ratio: Synthetic samples for each real one; 0 is real only.
+        model: Name of the network.
+        arm: Name of the arm.
+        ratio: Synthetic samples for each real one; 0 without any.
+        size: Real training samples; 0 for all of them.
         seed: Seed of weights and order.
+        draw: Which real subset and generator.
         updates: Optimiser steps.
-        miou: Mean IoU on the test set, in 0..1.
-        f1: Mean F1 on the test set, in 0..1.
-        accuracy: Share of right test pixels, in 0..1.
+        scores: Of the test set, in 0..1, by name: ``miou``, ``f1``, ``accuracy`` and
+            for change ``change_f1`` and so on; None where there is none.
         iou: IoU of each class on the test set, None where it does not occur.
+        seconds: How long it took.
+        reason: Why it failed; empty if it did not.
     """
 
+    model: str
+    arm: str
     ratio: float
+    size: int
     seed: int
+    draw: int
     updates: int
-    miou: float
-    f1: float
-    accuracy: float
-    iou: dict[str, float | None]
+    scores: dict[str, float | None] = field(default_factory=dict)
+    iou: dict[str, float | None] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str = ''
+
+    @property
+    def cell(self) -> Cell:
+        """Where it is in the grid."""
+        return Cell(self.model, self.arm, self.ratio, self.size, self.seed)
+
+    def score(self, name: str) -> float:
+        """A score, NaN if there is none."""
+        value = self.scores.get(name)
+        return math.nan if value is None else value
 
 
-def write_runs(path: Path, runs: Sequence[Run]) -> None:
-    """Write runs as CSV, one a line; columns ``iou/<class>`` hold the classes.
+def run_path(folder: Path, cell: Cell, updates: int) -> Path:
+    """The file of a run.
 
     Args:
-        path: The file; its folder is made if needed.
-        runs: One or more, all of the same classes.
+        folder: Folder of results.
+        cell: Where it is in the grid.
+        updates: Optimiser steps.
+
+    Returns:
+        A readable name with a hash, since names may hold anything.
     """
-    classes = list(runs[0].iou)
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator='\n')
-    table.writerow([*_COLUMNS, *(f'{_IOU}{name}' for name in classes)])
-    for run in runs:
-        values = [getattr(run, name) for name in _COLUMNS]
-        # None is written as an empty field
-        table.writerow([*values, *(run.iou[name] for name in classes)])
+    text = f'{cell.model} {cell.arm} {cell.ratio:g}x {cell.size} {cell.seed} {updates}'
+    digest = blake2b(repr((cell, updates)).encode(), digest_size=4).hexdigest()
+    return folder / 'runs' / f'{re.sub("[^A-Za-z0-9.]+", "-", text)}-{digest}.json'
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write a run, whole or not at all.
+
+    Args:
+        folder: Folder of results.
+        run: What was measured.
+    """
+    path = run_path(folder, run.cell, run.updates)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text.getvalue())
+    write_text(path, json.dumps(asdict(run), indent=2, allow_nan=False) + '\n')
 
 
-def read_runs(path: Path) -> list[Run]:
-    """Read what :func:`write_runs` wrote; no file is no run.
+def read_run(path: Path) -> Run | None:
+    """Read what :func:`write_run` wrote; None if there is no file.
 
     Args:
         path: The file.
 
     Returns:
-        The runs, in the order of the lines.
+        The run.
 
     Raises:
-        ValueError: If a line is not what :func:`write_runs` writes.
+        ValueError: If the file holds something else.
     """
     if not path.exists():
-        return []
-    table = csv.DictReader(io.StringIO(read_text(path)))
-    runs = []
-    for row in table:
-        try:
-            iou = {
-                name.removeprefix(_IOU): float(value) if value else None
-                for name, value in row.items()
-                if name.startswith(_IOU)
-            }
-            miou, f1, accuracy = (float(row[name]) for name in _COLUMNS[3:])
-            numbers = float(row['ratio']), int(row['seed']), int(row['updates'])
-            run = Run(*numbers, miou, f1, accuracy, iou)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f'{path}, line {table.line_num}: this is no run ({error!r}). Delete '
-                'the line, and the run is done again.'
-            ) from error
-        runs.append(run)
-    return runs
+        return None
+    try:
+        return Run(**read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{path} is no run ({error}). Delete it, and the run is done again.'
+        ) from error
 
 
-def differences(runs: Sequence[Run]) -> dict[float, Difference]:
-    """Paired mIoU differences of each ratio against real only.
+def table(runs: Sequence[Run]) -> str:
+    """All runs as CSV, one a line; columns ``iou/<class>`` hold the classes.
 
     Args:
-        runs: Of one number of updates.
+        runs: In the order of the lines.
 
     Returns:
-        The difference for each ratio above 0, over the seeds that have both.
+        The text.
     """
-    score = {(run.ratio, run.seed): run.miou for run in runs}
+    scores = list(dict.fromkeys(name for run in runs for name in run.scores))
+    classes = list(dict.fromkeys(name for run in runs for name in run.iou))
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator='\n')
+    iou = [f'{_IOU}{name}' for name in classes]
+    lines.writerow([*_COLUMNS, *scores, *iou, 'seconds', 'reason'])
+    for run in runs:
+        # None is written as an empty field
+        values = [getattr(run, name) for name in _COLUMNS]
+        values += [run.scores.get(name) for name in scores]
+        values += [run.iou.get(name) for name in classes]
+        lines.writerow([*values, round(run.seconds, 1), run.reason])
+    return text.getvalue()
+
+
+def differences(
+    runs: Sequence[Run], score: str = 'miou'
+) -> dict[tuple[str, float], Difference]:
+    """Paired differences of each arm and ratio against real only.
+
+    Args:
+        runs: Of one model and one real size.
+        score: Name of the score.
+
+    Returns:
+        The difference for each (arm, ratio) over the seeds that have both; failed runs
+        and arms without a pair are left out.
+    """
+    values = by_arm(runs, score)
+    real = values.pop((REAL, 0.0), {})
     found = {}
-    for ratio in sorted({run.ratio for run in runs} - {0}):
-        seeds = [s for r, s in score if r == ratio and (0, s) in score]
-        found[ratio] = paired_difference(
-            [score[ratio, s] for s in seeds], [score[0, s] for s in seeds]
-        )
+    for key, scored in values.items():
+        seeds = [seed for seed in scored if seed in real]
+        if seeds:
+            found[key] = paired_difference(
+                [scored[seed] for seed in seeds], [real[seed] for seed in seeds]
+            )
+    return found
+
+
+def by_arm(
+    runs: Sequence[Run], score: str = 'miou'
+) -> dict[tuple[str, float], dict[int, float]]:
+    """The finite scores of each arm and ratio by seed, in the order of the runs.
+
+    Args:
+        runs: Of one model and one real size.
+        score: Name of the score.
+
+    Returns:
+        Score in 0..1 by seed, for each (arm, ratio).
+    """
+    found: dict[tuple[str, float], dict[int, float]] = {}
+    for run in runs:
+        scored = found.setdefault((run.arm, run.ratio), {})
+        if math.isfinite(run.score(score)):
+            scored[run.seed] = run.score(score)
     return found

@@ -67,41 +67,78 @@ def smallest_visible(difference: Difference) -> float:
     return (difference.high - difference.low) / 2
 
 
-def verdict(ratio: float, difference: Difference, score: str = 'mIoU') -> str:
+def verdict(
+    what: str, difference: Difference, score: str = 'mIoU', beside: str = ''
+) -> str:
     """Say in a sentence what the interval says, by rule.
 
     Above zero: it helps. Below zero: it harms. Zero inside: no evidence, with the
     size of the effect that these seeds could have shown. Equal runs: no difference.
 
     Args:
-        ratio: Synthetic samples for each real one.
+        what: The arm, such as ``5x synthetic``.
         difference: Of the score, in 0..1.
         score: Name of the score.
+        beside: What another arm gives, to be read with it.
 
     Returns:
         The sentence; differences are in points (hundredths).
     """
+    beside = f'; {beside}' if beside else ''
     mean, low, high = (100 * v for v in difference[:3])
     d = Difference(mean, low, high, difference.pairs)
     if difference.pairs < 2:
         return (
-            f'{ratio:g}x synthetic changes {score} by {d.mean:+.1f} points in one run: '
-            'nothing can be said. Run more seeds.'
+            f'{what} changes {score} by {d.mean:+.1f} points in one run: '
+            f'nothing can be said{beside}. Run more seeds.'
         )
     start = (
-        f'{ratio:g}x synthetic changes {score} by {d.mean:+.1f} '
+        f'{what} changes {score} by {d.mean:+.1f} '
         f'[{d.low:+.1f}, {d.high:+.1f}] points ({d.pairs} seeds): '
     )
     if d.low > 0:
-        return start + 'it helps.'
+        return f'{start}it helps{beside}.'
     if d.high < 0:
-        return start + 'it harms.'
+        return f'{start}it harms{beside}.'
     if d.low == d.high:
         return (
-            start + 'no difference in any run. Look whether synthetic samples were '
-            'used at all.'
+            f'{start}no difference in any run{beside}. Look whether synthetic samples '
+            'were used at all.'
         )
     return (
-        start + 'no evidence that it helps. With these seeds, effects below '
+        f'{start}no evidence that it helps{beside}. With these seeds, effects below '
         f'{smallest_visible(d):.1f} points cannot be told from noise.'
     )
+
+
+def visible_effect(spread: float, seeds: int) -> float:
+    """The smallest effect that so many seeds can tell from noise, roughly.
+
+    The spread of differences between paired runs is not known beforehand; that of
+    independent ones, the square root of two times the spread of single runs, is taken.
+
+    Args:
+        spread: Standard deviation of real-only runs, over seeds.
+        seeds: Number of seeds, 2 or more.
+
+    Returns:
+        Half of the expected width of the 95 % interval, in the unit of *spread*.
+    """
+    return float(student.ppf(0.975, seeds - 1)) * spread * math.sqrt(2 / seeds)
+
+
+def needed_seeds(spread: float, effect: float, most: int = 1000) -> int:
+    """How many seeds could tell an effect from noise.
+
+    Args:
+        spread: Standard deviation of real-only runs, over seeds.
+        effect: The effect to see, above 0, in the same unit.
+        most: Give up above this.
+
+    Returns:
+        The number of seeds, at most *most*.
+    """
+    for seeds in range(2, most):
+        if visible_effect(spread, seeds) <= effect:
+            return seeds
+    return most

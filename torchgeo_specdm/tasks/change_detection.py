@@ -24,6 +24,9 @@ ModelName: TypeAlias = Literal['changeformer', 'siamcrnn', 'fcsiamdiff', 'fcsiam
 #: The losses to choose from.
 LossName: TypeAlias = Literal['ce', 'ce+lovasz']
 
+#: The encoder of a network that nobody chose one for.
+_BACKBONES = {'changeformer': 'mit_b2'}
+
 #: Position of the changed class where there are two.
 _CHANGE = 1
 
@@ -58,7 +61,7 @@ class MultispectralChangeDetectionTask(PixelTask):
     def __init__(
         self,
         model: ModelName = 'changeformer',
-        backbone: str = 'resnet18',
+        backbone: str | None = None,
         in_channels: int | None = None,
         num_classes: int | None = None,
         weights: bool = False,
@@ -76,9 +79,10 @@ class MultispectralChangeDetectionTask(PixelTask):
             model: :class:`~torchgeo_specdm.models.changeformer.ChangeFormer`,
                 :class:`~torchgeo_specdm.models.siamcrnn.SiamCRNN`, or TorchGeo's
                 fully-convolutional Siamese networks.
-            backbone: Encoder of all but ChangeFormer, which has its own:
-                ``'resnet18'``, ``'resnet34'``, ``'resnet50'`` or ``'resnet101'``; for
-                TorchGeo's networks any encoder of segmentation_models_pytorch.
+            backbone: ChangeFormer: ``'mit_b2'`` (None, as published) or ``'mit_b0'``;
+                others: ``'resnet18'`` (None), ``'resnet34'``, ``'resnet50'`` or
+                ``'resnet101'``; TorchGeo's networks take any encoder of
+                segmentation_models_pytorch.
             in_channels: Number of bands of one date; None for that of the datamodule's
                 ``spec``.
             num_classes: Number of classes; None likewise.
@@ -114,16 +118,21 @@ class MultispectralChangeDetectionTask(PixelTask):
         """
         given = self.hparams
         bands, classes = given['in_channels'], given['num_classes']
+        backbone: Any = given['backbone'] or _BACKBONES.get(given['model'], 'resnet18')
         match given['model']:
             case 'changeformer':
                 return ChangeFormer(
-                    bands, classes, given['relu_logits'], weights=self.weights
+                    bands,
+                    classes,
+                    given['relu_logits'],
+                    weights=self.weights,
+                    backbone=backbone,
                 )
             case 'siamcrnn':
-                return SiamCRNN(given['backbone'], bands, classes, self.weights)
+                return SiamCRNN(backbone, bands, classes, self.weights)
         siamese = FCSiamDiff if given['model'] == 'fcsiamdiff' else FCSiamConc
         network = siamese(
-            encoder_name=given['backbone'],
+            encoder_name=backbone,
             encoder_weights='imagenet' if self.weights else None,
             in_channels=bands,
             classes=classes,
@@ -196,8 +205,7 @@ class MultispectralChangeDetectionTask(PixelTask):
                 total.update(prediction, mask)
             # the scenes were gathered already
             total.sync_on_compute = False
-            for name, value in self.summary(total.compute()).items():
-                self.log(f'{split}_stitched_{name}', value, sync_dist=True)
+            self.log_values(f'{split}_stitched', total.compute())
         if split == 'test':
             self._write_maps()
         self.stitcher.reset()

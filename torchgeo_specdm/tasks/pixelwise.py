@@ -131,7 +131,7 @@ class PixelTask(
         Returns:
             The loss, scalar.
         """
-        loss, _, _, labelled = self._step(batch)
+        loss, labelled = self.training_loss(batch)
         self.log('train_loss', loss, batch_size=len(batch['image']))
         self.log(
             'train_unlabelled_batches',
@@ -143,6 +143,19 @@ class PixelTask(
             sync_dist=True,
         )
         return loss
+
+    def training_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+        """Compute what is trained on, for networks with a loss of their own too.
+
+        Args:
+            batch: See the class.
+
+        Returns:
+            The loss, scalar, 0 where nothing is labelled; and the number of labelled
+            pixels.
+        """
+        loss, _, _, labelled = self._step(batch)
+        return loss, labelled
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Score a validation batch.
@@ -240,10 +253,7 @@ class PixelTask(
     def _step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, int]:
         """Loss, logits (B, K, H, W), mask (B, H, W) and number of labelled pixels."""
         ignore_index = self.hparams['ignore_index']
-        mask = batch['mask'].long()
-        if mask.ndim == 4 and mask.shape[1] == 1:
-            mask = mask.squeeze(1)
-        labelled = count_labelled(mask, self.hparams['num_classes'], ignore_index)
+        mask, labelled = self._read_mask(batch)
         # float32: the sum over a large batch of half-precision terms is not exact
         logits = self(batch['image']).float()
         if labelled == 0:
@@ -261,6 +271,14 @@ class PixelTask(
             case 'ce+lovasz':
                 loss = loss + _LOVASZ_WEIGHT * self._lovasz(logits, mask)
         return loss, logits, mask, labelled
+
+    def _read_mask(self, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+        """Mask, int64 (B, H, W), and its number of labelled pixels."""
+        mask = batch['mask'].long()
+        if mask.ndim == 4 and mask.shape[1] == 1:
+            mask = mask.squeeze(1)
+        given = self.hparams
+        return mask, count_labelled(mask, given['num_classes'], given['ignore_index'])
 
     def evaluate(
         self, batch: dict[str, Tensor], split: str, scores: SegmentationScores
@@ -292,13 +310,22 @@ class PixelTask(
         """
         values = scores.compute()
         scores.reset()
+        self.log_values(split, values)
+
+    def log_values(self, prefix: str, values: dict[str, Tensor]) -> None:
+        """Log the scores of an epoch: means, and the IoU of each class.
+
+        Args:
+            prefix: 'val', 'test' or longer.
+            values: From :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
+        """
         spec = getattr(getattr(self.trainer, 'datamodule', None), 'spec', None)
         names = getattr(spec, 'classes', range(len(values['iou'])))
         logged = self.summary(values)
         for name, iou in zip(names, values['iou'], strict=True):
             logged[f'iou/{name}'] = iou
         # equal on all processes already; their mean silences Lightning's warning
-        prefixed = {f'{split}_{name}': value for name, value in logged.items()}
+        prefixed = {f'{prefix}_{name}': value for name, value in logged.items()}
         self.log_dict(prefixed, sync_dist=True)
 
     def summary(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

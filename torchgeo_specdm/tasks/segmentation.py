@@ -6,12 +6,14 @@
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import segmentation_models_pytorch as smp
+from torch import Tensor
 
+from ..models.pfsegnet import PFSegNet, pfsegnet_loss
 from ..models.segformer import AnySize, Stem, band_mapper, segformer
 from .pixelwise import PixelTask, require_choice
 
 #: The networks to choose from.
-ModelName: TypeAlias = Literal['segformer', 'unet', 'deeplabv3+']
+ModelName: TypeAlias = Literal['segformer', 'pfsegnet', 'unet', 'deeplabv3+']
 
 #: The losses to choose from.
 LossName: TypeAlias = Literal['ce', 'ce+dice']
@@ -68,7 +70,8 @@ class MultispectralSegmentationTask(PixelTask):
             model: The network; all take any image size.
             backbone: ``'mit_b0'`` ... ``'mit_b5'``, or another encoder that
                 segmentation_models_pytorch has for the network, such as ``'resnet18'``
-                (``'deeplabv3+'`` takes no ``'mit_...'``).
+                (``'deeplabv3+'`` takes no ``'mit_...'``). For ``'pfsegnet'``, one of
+                :class:`~torchgeo_specdm.models.pfsegnet.PFSegNet`, as ``'resnet50s'``.
             in_channels: Number of bands; None for that of the datamodule's ``spec``.
             num_classes: Number of classes; None likewise.
             stem: ``'widen'`` or ``'map'``, how many bands get into a backbone made for
@@ -77,6 +80,9 @@ class MultispectralSegmentationTask(PixelTask):
                 ``spec``, else at random.
             weights: Whether to fetch ImageNet weights for the backbone.
             loss: Cross-entropy, or its sum with soft Dice, which favours rare classes.
+                ``'pfsegnet'`` trains on the cross-entropy of the hard pixels and on
+                edges (see :func:`~torchgeo_specdm.models.pfsegnet.pfsegnet_loss`); its
+                ``val_loss`` is that of all networks.
             class_weights: Weight of each class in the cross-entropy, above 0.
             ignore_index: Mask value of pixels without a label; None to read it from the
                 ``spec`` if there is one. A class id leaves that class out of loss and
@@ -112,6 +118,8 @@ class MultispectralSegmentationTask(PixelTask):
         bands, classes = given['in_channels'], given['num_classes']
         if given['model'] == 'segformer':
             return segformer(backbone, bands, classes, stem, self.weights, self.rgb)
+        if given['model'] == 'pfsegnet':
+            return PFSegNet(backbone, bands, classes, stem, self.weights, self.rgb)
         mapper = band_mapper(stem, bands, self.rgb)
         architecture = smp.Unet if given['model'] == 'unet' else smp.DeepLabV3Plus
         network = architecture(
@@ -121,3 +129,27 @@ class MultispectralSegmentationTask(PixelTask):
             classes=classes,
         )
         return AnySize(network, bands, mapper)
+
+    def training_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, int]:
+        """Compute what is trained on: for PFSegNet, its own loss.
+
+        Args:
+            batch: See the class.
+
+        Returns:
+            The loss, scalar, 0 where nothing is labelled; and the number of labelled
+            pixels.
+        """
+        if not isinstance(self.model, PFSegNet):
+            return super().training_loss(batch)
+        mask, labelled = self._read_mask(batch)
+        found = self.model.forward_with_edges(batch['image'])
+        # float32, and a 0 with a gradient, for the reasons of every task
+        logits, edges = (x.float() for x in found)
+        if labelled == 0:
+            return (logits.sum() + edges.sum()) * 0.0, labelled
+        ignored = self.hparams['ignore_index']
+        loss = pfsegnet_loss(logits, edges, mask, self.class_weights, ignored)
+        if self.hparams['loss'] == 'ce+dice':
+            loss = loss + self._dice(logits, mask)
+        return loss, labelled

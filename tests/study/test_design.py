@@ -1,0 +1,169 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from torchgeo_specdm.cli import main
+from torchgeo_specdm.study.design import REAL, Arm, Cell, Recipe, Study, arm_label
+
+DATA = {'class_path': 'torchgeo_specdm.PairFolderDataModule', 'init_args': {}}
+BASE: dict[str, Any] = {
+    'out': 'runs/study',
+    'data': DATA,
+    'models': {'net': {'class_path': 'torchgeo_specdm.SomeTask'}},
+    'generators': {'own': {'pairs': 'pairs'}},
+}
+
+
+def write(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / 'study.yaml'
+    values = {k: v for k, v in (BASE | changes).items() if v is not None}
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def read(tmp_path: Path, **changes: Any) -> Study:
+    return Study.read(write(tmp_path, **changes))
+
+
+def arms(**settings: Any) -> dict[str, Any]:
+    return {'arms': {'mine': settings}}
+
+
+MIXED = {'generator': 'own', 'ratios': [1]}
+#: (what is wrong, what must be said)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({'colour': 1}, "has ['colour'], but may only have"),
+    ({'data': None}, "lacks ['data']"),
+    ({'out': None}, "lacks ['out']"),
+    ({'out': 3}, 'has out=3, but it must be Path'),
+    (arms(generators='own'), "arm 'mine' has ['generators'], but may only have"),
+    ({'generators': {'own': {'steps': 3}}}, "generator 'own' has ['steps']"),
+    ({'arms': ['mine']}, "arms=['mine'] must have a name for each arm"),
+    ({'arms': {'mine': 5}}, "arm 'mine' has 5, but may only have"),
+    (arms(generator='other', ratios=[1]), "draws from generator='other', but the"),
+    (arms(generator='own'), 'a generator needs one ratio or more'),
+    (arms(ratios=[1]), 'ratios need a generator'),
+    (arms(generator='own', ratios=[0]), 'all different and above 0'),
+    (arms(generator='own', ratios=[1, 1.0]), 'all different and above 0'),
+    (arms(generator='own', ratios=3), 'has ratios=3, but it must be tuple[float'),
+    (arms(generator='own', ratios=['x']), "has ratios=['x'], but it must be"),
+    (arms(use='only'), 'has no generator, but use'),
+    (arms(real_share=0.5), 'has no generator, but use'),
+    (arms(**MIXED, use='mixed'), "use='mixed', but it must be Literal['mix'"),
+    (arms(**MIXED, batch_mix='cutmix'), "batch_mix='cutmix'; the first must"),
+    (arms(batch_mix='mixup'), "batch_mix='mixup', but it must be"),
+    (arms(**MIXED, source='vary'), "of generator 'own' only the pairs are there"),
+    (arms(longer=0), 'longer=0'),
+    (arms(longer=float('inf')), 'longer=inf'),
+    (arms(longer='2'), "longer='2', but it must be float"),
+    ({'arms': {REAL: MIXED}}, f'arms has {REAL!r}, which every study has'),
+    ({'seeds': [0, 1, 0]}, 'seeds=[0, 1, 0] must hold one or more different'),
+    ({'seeds': 0}, 'seeds=[] must hold'),
+    ({'seeds': True}, 'has seeds=True, but it must be tuple[int'),
+    ({'sizes': [8, 8]}, 'sizes=[8, 8] must hold'),
+    ({'sizes': [-1]}, 'sizes=[-1] must be 0 (all) or more'),
+    ({'models': {}}, 'models=[] must hold'),
+    ({'models': ['net']}, "models=['net'], but it must be dict"),
+    ({'draws': 0}, 'draws=0 1 or more'),
+    ({'draws': 6}, 'draws=6 1 or more, with a seed for each'),
+    ({'seeds': [0, 2, 4], 'draws': 2}, 'seed s uses draw s modulo 2'),
+    ({'updates': 0}, 'updates=0 must be 1 or more'),
+    ({'updates': 1.5}, 'has updates=1.5, but it must be int'),
+    ({'most_updates': 100}, 'most_updates=100 0 or at least as many'),
+    ({'budget': 'hours'}, "has budget='hours', but it must be Literal"),
+    ({'protocol': 'paper'}, "has protocol='paper'"),
+    ({'score': 'iou'}, "has score='iou'"),
+]
+
+
+@pytest.mark.parametrize('change, said', WRONG)
+def test_refuses(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    said: str,
+) -> None:
+    assert main(['study', str(write(tmp_path, **change))]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('torchgeo-specdm: ') and said in line
+
+
+@pytest.mark.parametrize(
+    'text, said', [('a: [', 'is no YAML'), ('5', 'keys of a study'), ('', 'keys of a')]
+)
+def test_refuses_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / 'study.yaml'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        Study.read(path)
+
+
+def test_what_is_not_given(tmp_path: Path) -> None:
+    study = read(tmp_path, generators=None)
+    assert study.out == Path('runs/study') and study.data == DATA
+    assert study.arms == study.generators == {}
+    assert study.seeds == (0, 1, 2, 3, 4) and study.sizes == (0,)
+    assert {c.arm for c in study.cells()} == {REAL} and len(study.cells()) == 5
+
+
+def test_values_are_read(tmp_path: Path) -> None:
+    given = arms(generator='own', ratios=[1, 3], use='pretrain', longer=2)
+    study = read(tmp_path, **given, seeds=3, sizes=[8, 0])
+    assert study.arms == {'mine': Arm('own', (1, 3), 'pretrain', longer=2)}
+    assert study.generators == {'own': Recipe(pairs='pairs')}
+    assert study.seeds == (0, 1, 2) and study.sizes == (8, 0)
+
+
+class TestGrid:
+    @pytest.fixture
+    def study(self, tmp_path: Path) -> Study:
+        models = {name: {'class_path': 'x.Y'} for name in ('a', 'b')}
+        both = {
+            'mix': {'generator': 'own', 'ratios': [1, 5]},
+            'cutmix': {'batch_mix': 'cutmix'},
+        }
+        return read(
+            tmp_path, models=models, arms=both, sizes=[8, 0], seeds=[0, 1, 2], draws=2
+        )
+
+    def test_every_combination_once_and_real_only_first(self, study: Study) -> None:
+        cells = study.cells()
+        arms = [(REAL, 0), ('mix', 1), ('mix', 5), ('cutmix', 0)]
+        assert {*cells} == {
+            Cell(model, arm, ratio, size, seed)
+            for model in ('a', 'b')
+            for arm, ratio in arms
+            for size in (8, 0)
+            for seed in (0, 1, 2)
+        }
+        assert len(cells) == 48
+        assert [c.arm == REAL for c in cells] == [True] * 12 + [False] * 36
+
+    def test_shards_are_a_partition_by_generator(self, study: Study) -> None:
+        for count in (1, 2, 3, 4):
+            shards = [study.shard(i + 1, count) for i in range(count)]
+            assert sorted(c for shard in shards for c in shard) == sorted(study.cells())
+            units = [{study.unit(c) for c in shard} for shard in shards]
+            assert sum(map(len, units)) == 4
+        with pytest.raises(ValueError, match=r'shard 1/5 must be one of 1 to 4'):
+            study.shard(1, 5)
+
+    def test_all_labels_are_learned_on_one_machine(
+        self, study: Study, tmp_path: Path
+    ) -> None:
+        study = read(tmp_path, protocol='all_labels', sizes=[8, 0], draws=2)
+        draws = [{study.draw(c) for c in study.shard(i, 2)} for i in (1, 2)]
+        assert draws == [{0}, {1}]
+        with pytest.raises(ValueError, match=r'shard 1/3 must be one of 1 to 2'):
+            study.shard(1, 3)
+
+    def test_names_for_people(self) -> None:
+        title = 'net, 5x mix, 8 real, seed 3'
+        assert Cell('net', 'mix', 5.0, 8, 3).title == title
+        assert Cell('net', REAL, 0.0, 0, 3).title == 'net, real only, all real, seed 3'
+        assert arm_label('mix', 0.5) == '0.5x mix'

@@ -1,0 +1,125 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a study leaves behind: a table of runs, a summary, figures, and its verdicts."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import matplotlib.pyplot as plt
+
+from ..files import write_text
+from ..study.design import Study, arm_label
+from ..study.runs import Run, by_arm, differences, table
+from ..study.verdicts import NAMES, noise, rivals_of, verdicts
+from .figures import class_changes, save, score_dots
+
+#: Stands for a score that no run has.
+_NOTHING = '\N{EN DASH}'
+_PAPER = (
+    "Generators saw all labels of the training set, more than the networks: the paper's "
+    'protocol.'
+)
+
+
+def write_study(study: Study, runs: Sequence[Run]) -> Path:
+    """Write ``runs.csv``, ``study.md`` and the figures of a study.
+
+    Args:
+        study: What was compared.
+        runs: What is finished, failed ones included.
+
+    Returns:
+        The path of ``study.md``.
+    """
+    lines = ['# Does it help?', '', *_settings(study)]
+    write_text(study.out / 'runs.csv', table(runs))
+    for model in study.models:
+        for size in study.sizes:
+            own = [run for run in runs if (run.model, run.size) == (model, size)]
+            if not own:
+                continue
+            name = f'{model}, {size or "all"} real samples'
+            stem = re.sub('[^A-Za-z0-9]+', '-', f'{model}-{size or "all"}')
+            figures = {
+                'scores': score_dots(own, study.score),
+                'classes': class_changes(own),
+            }
+            for kind, figure in figures.items():
+                save(figure, study.out / f'{stem}-{kind}.png')
+                plt.close(figure)
+            lines += [f'## {name}', '', noise(own, study.score), '']
+            said = verdicts(own, study.score, rivals_of(study))
+            lines += [f'- {sentence}' for sentence in said]
+            lines += ['', *_table(own, study.score), '']
+            lines += [f'![Scores]({stem}-scores.png)']
+            lines += [f'![Classes]({stem}-classes.png)', '']
+            lines += [
+                f'- failed: {run.cell.title}: {run.reason}' for run in own if run.reason
+            ]
+    path = study.out / 'study.md'
+    write_text(path, '\n'.join(lines).rstrip() + '\n')
+    return path
+
+
+def _settings(study: Study) -> list[str]:
+    """What a reader has to know before any number."""
+    budget = {
+        'updates': f'{study.updates} updates for every run',
+        'epochs': 'equal epochs: synthetic arms train longer, which favours them',
+    }[study.budget]
+    if study.most_updates:
+        budget += f' or more, up to {study.most_updates}, as validation asked for'
+    said = (
+        f'{len(study.seeds)} seeds, {study.draws} draw(s) of real subset and '
+        f'generator, {budget}. Differences are paired by seed, with 95 % intervals of '
+        "Student's t; scores in points on the test split."
+    )
+    if study.protocol == 'all_labels':
+        return [said, '', f'**{_PAPER}**', '']
+    return [said, '']
+
+
+def _table(runs: Sequence[Run], score: str) -> list[str]:
+    """One line for each arm and ratio, as Markdown."""
+    others = [name for name in NAMES if name != score and runs_have(runs, name)]
+    titles = [NAMES[name] for name in (score, *others)]
+    lines = [
+        f'| arm | runs | {" | ".join(titles)} | {titles[0]} against real only |',
+        '|---' * (3 + len(titles)) + '|',
+    ]
+    found = differences(runs, score)
+    for key, scored in by_arm(runs, score).items():
+        cells = [_spread(list(scored.values()))]
+        for name in others:
+            values = by_arm(runs, name)[key]
+            cells.append(f'{100 * mean(values.values()):.1f}' if values else _NOTHING)
+        if key in found:
+            d = found[key]
+            said = f'{100 * d.mean:+.1f}'
+            if d.pairs > 1:
+                said += f' [{100 * d.low:+.1f}, {100 * d.high:+.1f}]'
+            cells.append(said)
+        else:
+            cells.append('')
+        lines.append(f'| {arm_label(*key)} | {len(scored)} | {" | ".join(cells)} |')
+    return lines
+
+
+def runs_have(runs: Sequence[Run], score: str) -> bool:
+    """Whether any run has a score."""
+    return any(by_arm(runs, score).values())
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation in points."""
+    if not values:
+        return _NOTHING
+    said = f'{100 * mean(values):.1f}'
+    return (
+        f'{said} \N{PLUS-MINUS SIGN} {100 * stdev(values):.1f}'
+        if len(values) > 1
+        else said
+    )

@@ -1,0 +1,367 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a study compares: models, arms, ratios, real sizes and seeds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from ..files import read_text
+from .configs import Config
+
+#: The arm that every study has and that all others are compared with.
+REAL = 'real only'
+#: Generators see the labels that the networks see, or (as in the paper) all of them.
+Protocol = Literal['same_labels', 'all_labels']
+
+_Spec = TypeVar('_Spec')
+
+
+class Cell(NamedTuple):
+    """One training of the grid.
+
+    Attributes:
+        model: Name of the network.
+        arm: Name of the arm.
+        ratio: Synthetic samples for each real one; 0 in arms without any.
+        size: Real training samples; 0 for all of them.
+        seed: Seed of the initial weights and the order of the samples.
+    """
+
+    model: str
+    arm: str
+    ratio: float
+    size: int
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        size = f'{self.size} real' if self.size else 'all real'
+        label = arm_label(self.arm, self.ratio)
+        return f'{self.model}, {label}, {size}, seed {self.seed}'
+
+
+def arm_label(arm: str, ratio: float) -> str:
+    """How an arm is called, such as ``5x synthetic``."""
+    return f'{ratio:g}x {arm}' if ratio else arm
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train.
+
+    Attributes:
+        generator: Name of the generator of synthetic samples; None for none.
+        ratios: Synthetic samples for each real one, one run each.
+        use: ``mix`` them with the real ones, ``pretrain`` on them for half of the
+            updates and go on with the real ones, or train on them ``only``.
+        real_share: Share of real samples in each batch of a mix; None for an even mix.
+        source: Pairs drawn ``joint``, images drawn for real ``masks``, or variations
+            of real pairs (``vary``), their masks kept.
+        strength: How far variations go, in 0..1.
+        relabel: Whether the masks of synthetic samples are what the network reads that
+            was trained on the real ones alone.
+        batch_mix: ``cutmix`` or ``copy_paste`` within each real batch.
+        longer: Multiple of the updates.
+    """
+
+    generator: str | None = None
+    ratios: tuple[float, ...] = ()
+    use: Literal['mix', 'pretrain', 'only'] = 'mix'
+    real_share: float | None = None
+    source: Literal['joint', 'masks', 'vary'] = 'joint'
+    strength: float = 0.6
+    relabel: bool = False
+    batch_mix: Literal['cutmix', 'copy_paste'] | None = None
+    longer: float = 1.0
+
+    def check(self, name: str, generators: Mapping[str, Any]) -> None:
+        """Refuse an arm that contradicts itself.
+
+        Args:
+            name: Of the arm.
+            generators: The study's, by name.
+
+        Raises:
+            ValueError: With the value, the rule and the remedy.
+        """
+        synthetic = self.generator is not None
+        if synthetic and self.generator not in generators:
+            raise ValueError(
+                f'arm {name!r} draws from generator={self.generator!r}, but the '
+                f'generators are {list(generators)}. Add it, or use one of these.'
+            )
+        if (
+            synthetic != bool(self.ratios)
+            or any(not (0 < ratio < math.inf) for ratio in self.ratios)
+            or len({*self.ratios}) < len(self.ratios)
+        ):
+            raise ValueError(
+                f'arm {name!r} has generator={self.generator!r} and ratios='
+                f'{list(self.ratios)}, but a generator needs one ratio or more, all '
+                'different and above 0, and ratios need a generator. Give both or none.'
+            )
+        plain = self.use == 'mix' and self.source == 'joint' and not self.relabel
+        if not synthetic and not (plain and self.real_share is None):
+            raise ValueError(
+                f'arm {name!r} has no generator, but use, source, relabel or '
+                'real_share speak of synthetic samples. Name a generator.'
+            )
+        recipe = generators.get(self.generator or '')
+        if recipe and recipe.pairs and not recipe.folder and self.source != 'joint':
+            raise ValueError(
+                f'arm {name!r} has source={self.source!r}, but of generator '
+                f'{self.generator!r} only the pairs are there. Give its folder.'
+            )
+        in_range = 0 < self.longer < math.inf
+        if not in_range or (synthetic and self.batch_mix is not None):
+            raise ValueError(
+                f'arm {name!r} has longer={self.longer} and batch_mix='
+                f'{self.batch_mix!r}; the first must be above 0, and the second stands '
+                'for itself, without a generator. Use two arms.'
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a generator comes about.
+
+    Attributes:
+        pairs: Folder of pairs that it drew, if they are there already.
+        folder: What stage 2 wrote, if it is there already.
+        codec: ``two_stream``, ``single_stream`` or ``pixels``, to learn one here.
+        preset: Preset of :class:`~torchgeo_specdm.SpecDMTask`.
+        settings: What replaces parts of the preset.
+        autoencoder: Steps of stage 1.
+        diffusion: Steps of stage 2.
+        passes: Augmented passes over the training set that stage 2 learns from.
+        batch_size: Of stage 2.
+    """
+
+    pairs: str | None = None
+    folder: str | None = None
+    codec: Literal['two_stream', 'single_stream', 'pixels'] = 'two_stream'
+    preset: str = 'tiny'
+    settings: Config = field(default_factory=dict)
+    autoencoder: int = 1500
+    diffusion: int = 3000
+    passes: int = 20
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, as its YAML says.
+
+    Attributes:
+        out: Folder of results.
+        data: The real datamodule, ``class_path`` and ``init_args``.
+        models: The tasks by name, likewise.
+        arms: The ways to train by name; ``real only`` is always one.
+        generators: By name.
+        sizes: Numbers of real training samples; 0 for all.
+        seeds: Seeds of the networks: initial weights and order.
+        draws: Number of real subsets, each with generators of its own; a seed uses
+            the draw of its remainder.
+        updates: Optimiser steps of each run.
+        most_updates: Above *updates*: double them until real-only stops rising on
+            validation, up to this.
+        budget: Equal ``updates`` for all arms, or equal ``epochs``: an arm of ratio r
+            then has 1 + r times as many updates, which favours it.
+        protocol: Whether generators see the ``same_labels`` as the networks, or
+            ``all_labels`` of the training set, as in the paper.
+        score: What is compared: ``miou``, ``f1`` or, for change, ``change_f1``.
+        trainer: Arguments of Lightning's trainer.
+    """
+
+    out: Path
+    data: Config
+    models: dict[str, Config]
+    arms: dict[str, Arm] = field(default_factory=dict)
+    generators: dict[str, Recipe] = field(default_factory=dict)
+    sizes: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    draws: int = 1
+    updates: int = 800
+    most_updates: int = 0
+    budget: Literal['updates', 'epochs'] = 'updates'
+    protocol: Protocol = 'same_labels'
+    score: Literal['miou', 'f1', 'change_f1'] = 'miou'
+    trainer: Config = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a grid without a run, or with arms that contradict themselves."""
+        lists = {'models': self.models, 'sizes': self.sizes, 'seeds': self.seeds}
+        for name, values in lists.items():
+            if not values or len({*values}) < len(values):
+                raise ValueError(
+                    f'{name}={list(values)} must hold one or more different values.'
+                )
+        draws = {seed % max(self.draws, 1) for seed in self.seeds}
+        if min(self.sizes) < 0 or len(draws) != self.draws:
+            raise ValueError(
+                f'sizes={list(self.sizes)} must be 0 (all) or more, and draws='
+                f'{self.draws} 1 or more, with a seed for each: seed s uses draw s '
+                f'modulo {self.draws}, and seeds={list(self.seeds)}.'
+            )
+        if self.updates < 1 or 0 < self.most_updates < self.updates:
+            raise ValueError(
+                f'updates={self.updates} must be 1 or more, and most_updates='
+                f'{self.most_updates} 0 or at least as many.'
+            )
+        if REAL in self.arms:
+            raise ValueError(
+                f'arms has {REAL!r}, which every study has. Leave it out, or choose '
+                'another name.'
+            )
+        for name, arm in self.arms.items():
+            arm.check(name, self.generators)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a study from a YAML.
+
+        Args:
+            path: The file; the keys are the attributes of this class.
+
+        Returns:
+            The study.
+
+        Raises:
+            ValueError: If a key is unknown or missing, or a value does not fit.
+        """
+        try:
+            values = yaml.safe_load(read_text(Path(path)))
+        except yaml.YAMLError as error:
+            raise ValueError(f'{path} is no YAML: {error}') from error
+        if type(values) is not dict:
+            raise ValueError(f'{path} must hold the keys of a study, such as data.')
+        arms = _build_all(Arm, values.pop('arms', None), 'arm')
+        recipes = _build_all(Recipe, values.pop('generators', None), 'generator')
+        if type(values.get('seeds')) is int:
+            values['seeds'] = list(range(values['seeds']))
+        if isinstance(values.get('out'), str):
+            values['out'] = Path(values['out'])
+        given = {'arms': arms, 'generators': recipes}
+        return _build(cls, values | given, str(path))
+
+    def arm(self, cell: Cell) -> Arm:
+        """The arm of a cell."""
+        return self.arms.get(cell.arm, Arm())
+
+    def draw(self, cell: Cell) -> int:
+        """Which real subset and generator a cell uses."""
+        return cell.seed % self.draws
+
+    def cells(self) -> list[Cell]:
+        """The whole grid: real only first, so that the noise is known early."""
+        arms = [(REAL, 0.0)]
+        for name, arm in self.arms.items():
+            # the file of a run is named by it: 1 and 1.0 are one ratio
+            arms += [(name, float(ratio)) for ratio in arm.ratios or (0.0,)]
+        return [
+            Cell(model, arm, ratio, size, seed)
+            for rivals in (False, True)
+            for size in self.sizes
+            for model in self.models
+            for seed in self.seeds
+            for arm, ratio in arms
+            if (arm != REAL) == rivals
+        ]
+
+    def unit(self, cell: Cell) -> tuple[int, int]:
+        """Size and draw whose subset and generators a cell shares with others."""
+        return cell.size, self.draw(cell)
+
+    def shard(self, number: int, count: int) -> list[Cell]:
+        """The cells of one of several machines that share the folder of results.
+
+        Args:
+            number: Which machine, 1 to *count*.
+            count: Number of machines.
+
+        Returns:
+            The cells; each subset of real samples, and its generators, belong to one
+            machine.
+
+        Raises:
+            ValueError: If there is nothing for a machine to do.
+        """
+        units: list[Any] = []
+        for cell in self.cells():
+            key = self._shared(cell)
+            if key not in units:
+                units.append(key)
+        if not 1 <= number <= count <= len(units):
+            raise ValueError(
+                f'shard {number}/{count} must be one of 1 to {len(units)}: the study '
+                f'has {len(units)} draw(s) and size(s) whose generators are learned '
+                'on one machine each.'
+            )
+        own = units[number - 1 :: count]
+        return [cell for cell in self.cells() if self._shared(cell) in own]
+
+    def _shared(self, cell: Cell) -> Any:
+        unit = self.unit(cell)
+        return unit if self.protocol == 'same_labels' else unit[1]
+
+
+def _build(kind: type[_Spec], values: Any, where: str) -> _Spec:
+    """Build a dataclass from plain values; lists become tuples."""
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, dict) or not values.keys() <= known.keys():
+        found = sorted(values.keys() - known) if isinstance(values, dict) else values
+        raise ValueError(f'{where} has {found}, but may only have {sorted(known)}.')
+    needed = {
+        name
+        for name, f in known.items()
+        if f.default is MISSING and f.default_factory is MISSING
+    }
+    if not needed <= values.keys():
+        raise ValueError(
+            f'{where} lacks {sorted(needed - values.keys())}. A study needs '
+            f'{sorted(needed)}.'
+        )
+    for name, value in values.items():
+        hint: Any = known[name].type
+        if not _fits(value, hint):
+            plain = isinstance(hint, type) and get_origin(hint) is None
+            said = hint.__name__ if plain else str(hint).replace('typing.', '')
+            raise ValueError(f'{where} has {name}={value!r}, but it must be {said}.')
+    return kind(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _build_all(kind: type[_Spec], values: Any, what: str) -> dict[str, _Spec]:
+    """Build named dataclasses; None is none."""
+    if type(values or {}) is not dict:
+        raise ValueError(f'{what}s={values!r} must have a name for each {what}.')
+    return {
+        name: _build(kind, value or {}, f'{what} {name!r}')
+        for name, value in (values or {}).items()
+    }
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is what a type says; integers are numbers too."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        kind = get_args(hint)[0]
+        return isinstance(value, list) and all(_fits(item, kind) for item in value)
+    if hint in (int, float):
+        return type(value) in (int, hint)
+    return isinstance(value, get_origin(hint) or hint)

@@ -1,0 +1,360 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Runs a study cell by cell; what is finished is not done again."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from torchgeo.datamodules import NonGeoDataModule
+
+from ..datamodules.augmented import SyntheticAugmentedDataModule
+from ..datamodules.batch_mixing import BatchMixDataModule
+from ..datasets.pair_files import MANIFEST
+from ..files import read_json, sha256, write_text
+from ..tasks.pixelwise import PixelTask
+from .configs import make_object
+from .design import REAL, Cell, Study
+from .runs import Run, read_run, run_path, write_run
+from .settings import require_same_settings
+from .synthetic import SyntheticSets
+from .verdicts import LEARNED
+
+#: A doubling of the updates that adds less than this to the validation score is no rise.
+_STILL_RISING = 0.01
+#: Two equal scores may be those of a network that has not begun to learn.
+_LEAST_PILOTS = 3
+#: What a run may fail with and still leave the rest of the grid.
+_FAILURES = (ValueError, RuntimeError, OSError, ArithmeticError)
+
+#: (updates, validation score) of real-only runs.
+Curve = list[tuple[int, float]]
+
+
+@dataclass
+class Engine:
+    """Trains and tests the cells of a study.
+
+    All arms of a seed begin with the same weights and use the same real samples; the
+    test set is read once, at the end of each run.
+
+    Attributes:
+        study: What to compare.
+        callbacks: Makes the callbacks of a training from its title.
+        say: Tells people what is being done.
+    """
+
+    study: Study
+    callbacks: Callable[[str], list[Callback]] = lambda title: []
+    say: Callable[[str], None] = print
+    _reals: dict[str, NonGeoDataModule] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a folder that was begun with another study."""
+        path, settings = self.study.out / 'study.json', self._settings()
+        there = read_json(path)['settings'] if path.exists() else {}
+        # seeds, sizes, and arms or networks of other names may be added
+        require_same_settings(path, {k: settings.get(k, v) for k, v in there.items()})
+        self._wanted = there | settings
+        self.sets = SyntheticSets(self.study, self._count)
+
+    def run(self, cells: Sequence[Cell], retry: bool = False) -> list[Run]:
+        """Train and test what is missing.
+
+        Args:
+            cells: Of the study.
+            retry: Whether to do failed runs again.
+
+        Returns:
+            All runs of these cells, in their order; a failed one has a reason.
+        """
+        self._begin()
+        runs: list[Run] = []
+        for number, cell in enumerate(cells):
+            run = self._read(cell)
+            if run is None or (run.reason and retry):
+                left = self._time_left(runs, cells[number:])
+                self.say(f'[{number + 1}/{len(cells)}] {cell.title}{left}')
+                run = self._measure(cell)
+                write_run(self.study.out, run)
+            runs.append(run)
+        return runs
+
+    def finished(self, cells: Sequence[Cell]) -> list[Run]:
+        """The runs of these cells that are there, whoever did them."""
+        found = map(self._read, cells)
+        return [run for run in found if run is not None]
+
+    def updates(self, cell: Cell) -> int:
+        """Optimiser steps of a cell; finds out first how many are enough, if asked to."""
+        known = self._known_updates(cell)
+        if known is None:
+            self.pilot(cell.model, cell.size)
+            known = self._known_updates(cell)
+            assert known is not None
+        return known
+
+    def pilot(self, model: str, size: int) -> Curve:
+        """Double the updates of real-only runs until validation stops rising.
+
+        An under-trained baseline makes any generator look good.
+
+        Args:
+            model: Name of the network.
+            size: Real training samples; 0 for all.
+
+        Returns:
+            The curve, for :func:`settled` and :func:`enough_updates`.
+        """
+        study, path = self.study, self._pilot_path(model, size)
+        curve: Curve = []
+        self._begin()
+        if path.exists():
+            curve = [(int(u), float(v)) for u, v in read_json(path)['curve']]
+        cell = Cell(model, REAL, 0.0, size, study.seeds[0])
+        updates = 2 * curve[-1][0] if curve else study.updates
+        while updates <= study.most_updates and not settled(curve):
+            task, datamodule, trainer = self.train(cell, updates)
+            (scores,) = trainer.validate(task, datamodule, verbose=False)
+            _require_scores(scores, 'val', study.score)
+            prefix = _prefix(scores, 'val')
+            curve.append((updates, scores[f'{prefix}{study.score}']))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps({'curve': curve}) + '\n')
+            updates *= 2
+        return curve
+
+    def train(
+        self, cell: Cell, updates: int
+    ) -> tuple[PixelTask, NonGeoDataModule, Trainer]:
+        """Train the network of a cell.
+
+        Args:
+            cell: Of the study.
+            updates: Optimiser steps.
+
+        Returns:
+            The task, the datamodule that it was trained on last, and the trainer.
+        """
+        task: Any = None
+        for datamodule, steps in self._phases(cell, updates):
+            # once more, so that a first phase does not change the order of the second
+            seed_everything(cell.seed, workers=True, verbose=False)
+            task = task or make_object(self.study.models[cell.model])
+            trainer = self._trainer(cell.title, steps)
+            trainer.fit(task, datamodule=datamodule)
+            trainer.limit_val_batches = 1.0
+        return task, datamodule, trainer
+
+    def real(self) -> NonGeoDataModule:
+        """The real datamodule, one for all runs: it reads every file when set up."""
+        if 'real' not in self._reals:
+            self._reals['real'] = make_object(self.study.data)
+        return self._reals['real']
+
+    def _begin(self) -> None:
+        """Make the folder of results, and write down what it is of."""
+        self.study.out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({'settings': self._wanted}, indent=2)
+        write_text(self.study.out / 'study.json', text + '\n')
+
+    def _read(self, cell: Cell) -> Run | None:
+        """The run of a cell, if it is there; one whose pilot failed has 0 updates."""
+        updates = self._known_updates(cell) or 0
+        return read_run(run_path(self.study.out, cell, updates))
+
+    def _measure(self, cell: Cell) -> Run:
+        """Train and test a cell; what goes wrong becomes its reason."""
+        started, draw = time.monotonic(), self.study.draw(cell)
+        scores: dict[str, float | None] = {}
+        iou: dict[str, float | None] = {}
+        reason, updates = '', 0
+        try:
+            updates = self.updates(cell)
+            task, datamodule, trainer = self.train(cell, updates)
+            (found,) = trainer.test(task, datamodule, verbose=False)
+            _require_scores(found, 'test', self.study.score)
+            scores, iou = _split_scores(found)
+        except _FAILURES as error:
+            # a table has one line for it, and an error may have no text at all
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            self.say(f'  failed: {reason}')
+        seconds = time.monotonic() - started
+        return Run(*cell, draw, updates, scores, iou, seconds, reason)
+
+    def _phases(
+        self, cell: Cell, updates: int
+    ) -> Iterator[tuple[NonGeoDataModule, int]]:
+        """What a cell is trained on, and for how long."""
+        arm = self.study.arm(cell)
+        real_only = self._mixed(cell)
+        if arm.generator is None:
+            mixed: Any = real_only
+            if arm.batch_mix is not None:
+                mixed = BatchMixDataModule(real_only, arm.batch_mix)
+            yield mixed, updates
+            return
+        folder = self.sets.folder(cell)
+        if arm.relabel:
+            # the network of the same model, samples and seed, on real ones alone
+            teacher = cell._replace(arm=REAL, ratio=0.0)
+            steps = self.updates(teacher)
+            train = partial(self.train, teacher, steps)
+            folder = self.sets.relabelled(cell, folder, steps, train)
+        if arm.use == 'mix':
+            share = arm.real_share
+            yield self._mixed(cell, folder, ratio=cell.ratio, real_share=share), updates
+            return
+        count = self.sets.count(cell)
+        synthetic = self._mixed(cell, folder, real_limit=0, synthetic_limit=count)
+        if arm.use == 'only':
+            yield synthetic, updates
+            return
+        yield synthetic, updates - updates // 2
+        yield real_only, updates // 2
+
+    def _mixed(
+        self, cell: Cell, synthetic: Path | None = None, **options: Any
+    ) -> NonGeoDataModule:
+        given: dict[str, Any] = {
+            'ratio': 0 if synthetic is None else 1,
+            'real_limit': cell.size or None,
+            'seed': self.study.draw(cell),
+        }
+        folder = None if synthetic is None else str(synthetic)
+        return SyntheticAugmentedDataModule(self.real(), folder, **given | options)
+
+    def _trainer(self, title: str, updates: int) -> Trainer:
+        settings: dict[str, Any] = {
+            # one run is too small to share, and all must be trained alike
+            'devices': 1,
+            'logger': False,
+            'enable_checkpointing': False,
+            'enable_model_summary': False,
+            'num_sanity_val_steps': 0,
+            'limit_val_batches': 0,
+            **self.study.trainer,
+        }
+        callbacks = self.callbacks(title)
+        if settings.get('enable_progress_bar') is False:
+            # Lightning refuses a bar then, which whoever made it could not know
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        return Trainer(**settings, callbacks=callbacks, max_steps=updates)
+
+    def _known_updates(self, cell: Cell) -> int | None:
+        """Optimiser steps of a cell; None if a pilot has to find out."""
+        study = self.study
+        updates = study.updates
+        if study.most_updates:
+            path = self._pilot_path(cell.model, cell.size)
+            curve = read_json(path)['curve'] if path.exists() else []
+            done = curve and (settled(curve) or 2 * curve[-1][0] > study.most_updates)
+            if not done:
+                return None
+            updates = enough_updates(curve)
+        return self.scaled(cell, updates)
+
+    def scaled(self, cell: Cell, updates: int) -> int:
+        """The updates of a cell, where real only has so many."""
+        factor = self.study.arm(cell).longer
+        if self.study.budget == 'epochs':
+            factor *= 1 + cell.ratio
+        return max(round(updates * factor), 1)
+
+    def _pilot_path(self, model: str, size: int) -> Path:
+        return self.study.out / 'pilots' / f'{model}-{size}.json'
+
+    def _count(self, size: int) -> int:
+        """Number of real training samples that a size stands for."""
+        if size:
+            return size
+        real = self.real()
+        if real.train_dataset is None:
+            real.prepare_data()
+            real.setup('fit')
+        return len(real.train_dataset)  # type: ignore[arg-type]
+
+    def _settings(self) -> dict[str, Any]:
+        """What must not change within one folder, each part under a name of its own."""
+        study: dict[str, Any] = json.loads(json.dumps(asdict(self.study), default=str))
+        names = ('data', 'draws', 'budget', 'protocol', 'trainer')
+        settings = {name: study[name] for name in names}
+        for kind in ('models', 'generators', 'arms'):
+            settings |= {f'{kind}: {name}': v for name, v in study[kind].items()}
+        for name, recipe in self.study.generators.items():
+            manifest = Path(recipe.pairs or '') / MANIFEST
+            if recipe.pairs is not None and manifest.exists():
+                settings[f'pairs: {name}'] = sha256(manifest)[:16]
+        return settings
+
+    def _time_left(self, runs: Sequence[Run], cells: Sequence[Cell]) -> str:
+        """How long the rest takes, from what runs of the same model took."""
+        known = {c: self._known_updates(c) for c in cells}
+        done = [run for run in runs if not run.reason]
+        pace: dict[str, float] = {}
+        for model in {run.model for run in done}:
+            own = [run for run in done if run.model == model]
+            pace[model] = sum(r.seconds for r in own) / sum(r.updates for r in own)
+        if not pace or not all(c.model in pace and u for c, u in known.items()):
+            return ''
+        seconds = sum(
+            pace[cell.model] * (updates or 0) for cell, updates in known.items()
+        )
+        return f' (about {seconds / 60:.0f} min left)'
+
+
+def settled(curve: Sequence[Sequence[float]]) -> bool:
+    """Whether the last doubling of a pilot curve added next to nothing."""
+    # change is often not found at all at first, and that is no end of learning
+    if len(curve) < _LEAST_PILOTS or curve[-1][1] < LEARNED:
+        return False
+    return curve[-1][1] - curve[-2][1] < _STILL_RISING
+
+
+def enough_updates(curve: Sequence[Sequence[float]]) -> int:
+    """The updates that a pilot curve asks for: where it stopped rising."""
+    return int(curve[-2][0] if settled(curve) else curve[-1][0])
+
+
+def _split_scores(
+    found: Any,
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Scores by name, and IoU by class, of what a test returned."""
+    prefix = _prefix(found, 'test')
+    values = {
+        name.removeprefix(prefix): value if math.isfinite(value) else None
+        for name, value in found.items()
+        if name.startswith(prefix) and name != f'{prefix}loss'
+    }
+    iou = {name[4:]: v for name, v in values.items() if name.startswith('iou/')}
+    return {name: v for name, v in values.items() if '/' not in name}, iou
+
+
+def _prefix(found: Any, split: str) -> str:
+    """What names of scores begin with: where tiles overlap, each pixel counts once."""
+    stitched = f'{split}_stitched_'
+    return stitched if f'{stitched}miou' in found else f'{split}_'
+
+
+def _require_scores(scores: Any, split: str, compared: str) -> None:
+    """Refuse scores that are no numbers: an average would hide them."""
+    wanted = f'{_prefix(scores, split)}{compared}'
+    if wanted not in scores:
+        raise ValueError(
+            f'score={compared!r} is none that this task has: {sorted(scores)}. Use '
+            'miou or f1.'
+        )
+    for name in (f'{split}_loss', f'{split}_miou'):
+        if not math.isfinite(scores[name]):
+            raise RuntimeError(
+                f'{name} is {scores[name]}, but must be a number. Either no pixel of '
+                f'the {split} samples has a label, or the weights are lost: lower lr.'
+            )

@@ -1,0 +1,86 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Learning generators and drawing pairs through TorchGeo's command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torchgeo.main import main as torchgeo
+
+from ..files import CONFIG, write_text
+from .configs import Config, generation_config, latents_config, stage_config
+
+
+def learn_stage(
+    stage: str, codec: str, data: Config, out: Path, plan: Mapping[str, Any], seed: int
+) -> Path:
+    """Run a stage, from its last checkpoint if there is one, unless it is done.
+
+    Args:
+        stage: ``autoencoder`` or ``diffusion``.
+        codec: As of :class:`~torchgeo_specdm.SpecDMTask`.
+        data: The real data; stage 2 takes it as cached latents.
+        out: Folder of results.
+        plan: ``steps`` of the stage, ``precision``; for stage 2 ``passes`` and
+            ``latent_batch_size``; and maybe ``preset`` and ``settings``.
+        seed: Seed of the training.
+
+    Returns:
+        The folder that the stage wrote.
+    """
+    folder = out / stage
+    if (folder / CONFIG).exists():
+        return folder
+    if stage == 'diffusion':
+        data = latents_config(data, plan)
+    config = stage_config(stage, codec, data, out, plan, seed)
+    arguments = ['fit', '--config', write_config(out, stage, 'fit', config)]
+    last = out / 'logs' / stage / 'last.ckpt'
+    if last.exists():
+        arguments += ['--ckpt_path', str(last)]
+    torchgeo(arguments)
+    return folder
+
+
+def draw_pairs(
+    generator: Path, out: Path, count: int, seed: int, **source: Any
+) -> Path:
+    """Draw labelled pairs, or what is missing of them.
+
+    Args:
+        generator: Folder that stage 2 wrote.
+        out: Folder to write the pairs to.
+        count: Number of pairs.
+        seed: Seed of the generated set.
+        **source: ``masks``, ``vary`` or ``strength`` of
+            :class:`~torchgeo_specdm.GenerationDataModule`.
+
+    Returns:
+        The folder of pairs.
+    """
+    config = generation_config(generator, out, count, seed, **source)
+    path = write_config(out.parent, f'generate-{out.name}', 'predict', config)
+    torchgeo(['predict', '--config', path])
+    return out
+
+
+def write_config(out: Path, name: str, verb: str, config: Config) -> str:
+    """Write a YAML that runs as it is.
+
+    Args:
+        out: Folder of results; the file goes to ``out/configs``.
+        name: Of the file.
+        verb: Of TorchGeo's command line.
+        config: What it holds.
+
+    Returns:
+        The path of the file.
+    """
+    path = out / 'configs' / f'{name}.yaml'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_text(path, f'# torchgeo {verb} --config {path}\n{text}')
+    return str(path)

@@ -1,0 +1,162 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The synthetic samples that a study needs: learned, drawn and kept in its folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..codecs import CODECS
+from ..datamodules.mixing import decimal
+from ..synthesis.relabel import relabel
+from ..synthesis.writing import PairWriter
+from .configs import make_object, subset_config
+from .design import Cell, Recipe, Study
+from .planning import fast_bfloat16
+from .stages import draw_pairs, learn_stage
+
+_REAL_CARD = 'Real training samples of a study, for variations and new images.\n'
+
+
+class SyntheticSets:
+    """Makes generators and folders of pairs when a run first needs them.
+
+    Args:
+        study: What is compared.
+        real_count: Number of real training samples that a size stands for.
+    """
+
+    def __init__(self, study: Study, real_count: Callable[[int], int]) -> None:
+        """Keep the arguments."""
+        self.study = study
+        self.real_count = real_count
+
+    def count(self, cell: Cell) -> int:
+        """Synthetic samples that a cell uses."""
+        # rounded as in the mix: 0.29 of 100 is 29
+        return int(decimal(cell.ratio) * self.real_count(cell.size))
+
+    def folder(self, cell: Cell) -> Path:
+        """The pairs of a cell, drawn if they are not there.
+
+        Args:
+            cell: Of an arm with a generator.
+
+        Returns:
+            A folder of pairs, with as many as any cell needs that shares it.
+        """
+        arm, study = self.study.arm(cell), self.study
+        assert arm.generator is not None
+        recipe = study.generators[arm.generator]
+        if recipe.pairs is not None and arm.source == 'joint':
+            return Path(recipe.pairs)
+        sharing = [
+            other for other in study.cells() if self._key(other) == self._key(cell)
+        ]
+        count = max(self.count(other) for other in sharing)
+        out, source = self._home(cell) / self._name(cell), {}
+        if arm.source == 'vary':
+            source = {'vary': str(self._real(cell)), 'strength': arm.strength}
+        if arm.source == 'masks':
+            source = {'masks': str(self._real(cell))}
+        generator = self._generator(cell, recipe)
+        return draw_pairs(generator, out, count, study.draw(cell), **source)
+
+    def relabelled(
+        self,
+        cell: Cell,
+        folder: Path,
+        updates: int,
+        train: Callable[[], tuple[Any, Any, Any]],
+    ) -> Path:
+        """The pairs of a cell with the masks that a network reads in the images.
+
+        Args:
+            cell: Of the study.
+            folder: Its pairs.
+            updates: Optimiser steps of the network.
+            train: Gives the network, the datamodule that it was trained on, and more.
+
+        Returns:
+            A folder of pairs.
+        """
+        # what a network reads depends on the real samples that it saw, also where the
+        # pairs do not
+        name = f'{self._name(cell)}-read-by-{cell.model}-{cell.seed}-{updates}'
+        out = self._unit(cell) / name
+        if not (out / 'README.md').exists():
+            task, datamodule, _ = train()
+            by = f'{cell.model}, trained on real samples, seed {cell.seed}'
+            relabel(folder, out, task, datamodule.mean, datamodule.std, by)
+        return out
+
+    def _generator(self, cell: Cell, recipe: Recipe) -> Path:
+        """The folder of stage 2, learned from the labels that the protocol allows."""
+        if recipe.folder is not None:
+            return Path(recipe.folder)
+        study, arm = self.study, self.study.arm(cell)
+        size = cell.size if study.protocol == 'same_labels' else 0
+        draw, out = study.draw(cell), self._pool(cell) / str(arm.generator)
+        data = subset_config(study.data, size, draw)
+        plan = {
+            'steps': {'autoencoder': recipe.autoencoder, 'diffusion': recipe.diffusion},
+            'precision': 'bf16-mixed' if fast_bfloat16() else '32-true',
+            'passes': recipe.passes,
+            'latent_batch_size': recipe.batch_size,
+            'preset': recipe.preset,
+            'settings': recipe.settings,
+        }
+        codec = recipe.codec
+        if CODECS[codec].trainable:
+            codec_folder = learn_stage('autoencoder', codec, data, out, plan, draw)
+            return learn_stage('diffusion', str(codec_folder), data, out, plan, draw)
+        return learn_stage('diffusion', codec, data, out, plan, draw)
+
+    def _real(self, cell: Cell) -> Path:
+        """The real training samples of a cell as a folder of pairs."""
+        study, draw = self.study, self.study.draw(cell)
+        out = self._unit(cell) / 'real'
+        if (out / 'README.md').exists():
+            return out
+        datamodule = make_object(subset_config(study.data, cell.size, draw))
+        datamodule.prepare_data()
+        datamodule.setup('fit')
+        writer = PairWriter(out, datamodule.spec, {}, {'size': cell.size, 'draw': draw})
+        writer.clean()
+        done = writer.done()
+        for index in range(len(datamodule.train_dataset)):
+            if index not in done:
+                sample = datamodule.train_dataset[index]
+                mask = sample['mask'].reshape(sample['mask'].shape[-2:]).numpy()
+                record = {'index': index}
+                writer.write(f'{index:06d}', sample['image'].numpy(), mask, record)
+        writer.finish(_REAL_CARD)
+        return out
+
+    def _key(self, cell: Cell) -> Any:
+        """What cells that share a folder of pairs have in common; None without any."""
+        if self.study.arm(cell).generator is None:
+            return None
+        return self._home(cell), self._name(cell)
+
+    def _name(self, cell: Cell) -> str:
+        """Of the pairs of a cell."""
+        arm = self.study.arm(cell)
+        strength = f'-{arm.strength:g}' if arm.source == 'vary' else ''
+        return f'{arm.generator}-{arm.source}{strength}'
+
+    def _home(self, cell: Cell) -> Path:
+        """Where the pairs of a cell are kept."""
+        joint = self.study.arm(cell).source == 'joint'
+        return self._pool(cell) if joint else self._unit(cell)
+
+    def _unit(self, cell: Cell) -> Path:
+        size, draw = self.study.unit(cell)
+        return self.study.out / 'sets' / f'{size or "all"}-{draw}'
+
+    def _pool(self, cell: Cell) -> Path:
+        """Where generators are kept that see what the protocol allows."""
+        if self.study.protocol == 'same_labels':
+            return self._unit(cell)
+        return self.study.out / 'sets' / f'pool-{self.study.draw(cell)}'
