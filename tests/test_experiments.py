@@ -207,7 +207,14 @@ SMALL_BACKBONES = {'mit_b5': 'mit_b0', 'resnet50s': 'resnet18', 'resnet101': 're
 
 def shrink(study: dict[str, Any], name: str, settings: dict[str, Any]) -> None:
     """The same arms with one seed, few samples and steps, and small networks."""
-    study |= {'seeds': 1, 'draws': 1, 'sizes': [4], 'updates': 2, 'most_updates': 0}
+    study |= {
+        'seeds': 1,
+        'draws': 1,
+        'sizes': [4],
+        'updates': 2,
+        'most_updates': 0,
+        'folds': 0,
+    }
     study['trainer'] = {'accelerator': 'cpu'}
     if len(study['arms']) > 5:
         # all arms with one network are enough

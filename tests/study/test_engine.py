@@ -311,6 +311,29 @@ class TestPilot:
         engine, seen = watched(study)
         assert engine.run(study.cells()) == runs and seen == []
 
+    def test_folds(self, world: Path, tmp_path: Path) -> None:
+        keys = {'most_updates': 2, 'folds': 2, 'seeds': 1}
+        data = pairs_data(world / 'rich', batch_size=4)
+        study = read_study(tmp_path, world / 'rich', data=data, **keys)
+        engine, seen = watched(study)
+        engine.pilot('net', 0)
+        # ten samples that are not for test, in two halves
+        assert [len(w.real) for w in seen] == [5, 5]
+        assert len(seen[0].real | seen[1].real) == 10
+        assert len(engine.real().fold or ()) == 0
+        engine.run(study.cells())
+        assert len(seen[2].real) == 8
+
+    def test_folds_need_a_datamodule_that_has_them(
+        self, world: Path, tmp_path: Path
+    ) -> None:
+        data = {'class_path': 'torchgeo_specdm.OSCDDataModule', 'init_args': {}}
+        study = read_study(
+            tmp_path, world / 'rich', data=data, most_updates=2, folds=2, seeds=1
+        )
+        with pytest.raises(ValueError, match=r'folds=2 needs .* fold, but .*OSCD'):
+            Engine(study).pilot('net', 0)
+
     def test_one_that_fails_is_a_row(self, world: Path, tmp_path: Path) -> None:
         models = {'lost': tiny_task(lr=1e30), 'net': tiny_task()}
         study = read_study(

@@ -173,6 +173,8 @@ class Study:
         updates: Optimiser steps of each run.
         most_updates: Above *updates*: double them until real-only stops rising on
             validation, up to this.
+        folds: Validate on each of so many parts of the training and validation samples
+            in turn while doubling, and take the mean; 0 for the validation split.
         budget: Equal ``updates`` for all arms, or equal ``epochs``: an arm of ratio r
             then has 1 + r times as many updates, which favours it.
         protocol: Whether generators see the ``same_labels`` as the networks, or
@@ -191,6 +193,7 @@ class Study:
     draws: int = 1
     updates: int = 800
     most_updates: int = 0
+    folds: int = 0
     budget: Literal['updates', 'epochs'] = 'updates'
     protocol: Protocol = 'same_labels'
     score: Literal['miou', 'f1', 'change_f1'] = 'miou'
@@ -210,6 +213,10 @@ class Study:
                 f'sizes={list(self.sizes)} must be 0 (all) or more, and draws='
                 f'{self.draws} 1 or more, with a seed for each: seed s uses draw s '
                 f'modulo {self.draws}, and seeds={list(self.seeds)}.'
+            )
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(
+                f'folds={self.folds} must be 0 for none, or 2 or more parts.'
             )
         if self.updates < 1 or 0 < self.most_updates < self.updates:
             raise ValueError(

@@ -122,11 +122,7 @@ class Engine:
         cell = Cell(model, REAL, 0.0, size, study.seeds[0])
         updates = 2 * curve[-1][0] if curve else study.updates
         while updates <= study.most_updates and not settled(curve):
-            task, datamodule, trainer = self.train(cell, updates)
-            (scores,) = trainer.validate(task, datamodule, verbose=False)
-            _require_scores(scores, 'val', study.score)
-            prefix = _prefix(scores, 'val')
-            curve.append((updates, scores[f'{prefix}{study.score}']))
+            curve.append((updates, self._cross_validate(cell, updates)))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps({'curve': curve}) + '\n')
             updates *= 2
@@ -159,6 +155,40 @@ class Engine:
         if 'real' not in self._reals:
             self._reals['real'] = make_object(self.study.data)
         return self._reals['real']
+
+    def _cross_validate(self, cell: Cell, updates: int) -> float:
+        """Validation score of a cell: the mean over folds, if the study asks for any."""
+        folds = self.study.folds
+        if not folds:
+            return self._validate(cell, updates)
+        whole, scores = self.real(), []
+        try:
+            for fold in range(folds):
+                self._reals['real'] = self._fold(fold, folds)
+                scores.append(self._validate(cell, updates))
+        finally:
+            self._reals['real'] = whole
+        return sum(scores) / folds
+
+    def _fold(self, fold: int, folds: int) -> NonGeoDataModule:
+        """The real datamodule with other samples to validate on."""
+        try:
+            datamodule: NonGeoDataModule = make_object(
+                self.study.data, fold=(fold, folds)
+            )
+        except TypeError as error:
+            raise ValueError(
+                f'folds={folds} needs a datamodule with the argument fold, but '
+                f'{self.study.data["class_path"]} has none. Use PairFolderDataModule, '
+                'or folds: 0.'
+            ) from error
+        return datamodule
+
+    def _validate(self, cell: Cell, updates: int) -> float:
+        task, datamodule, trainer = self.train(cell, updates)
+        (scores,) = trainer.validate(task, datamodule, verbose=False)
+        _require_scores(scores, 'val', self.study.score)
+        return float(scores[f'{_prefix(scores, "val")}{self.study.score}'])
 
     def _begin(self) -> None:
         """Make the folder of results, and write down what it is of."""
