@@ -83,6 +83,10 @@ class TestNoise:
         said = noise(runs_of(REAL, 0, (0.4, 0.4001, 0.4002)))
         assert said.endswith('cannot be told from noise.')
 
+    def test_a_network_that_learned_nothing_has_no_noise(self) -> None:
+        said = noise(runs_of(REAL, 0, (0.0, 0.0, 0.0)))
+        assert said.startswith('Real only: mIoU 0.0 points (3 seeds). Its spread says')
+
     def test_one_run_tells_nothing(self) -> None:
         assert noise(BASE[:1] + MIX) == (
             'One real-only run does not tell the noise of mIoU. Use more seeds.'

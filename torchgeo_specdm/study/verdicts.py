@@ -63,6 +63,11 @@ def noise(runs: Sequence[Run], score: str = 'miou') -> str:
     name = NAMES.get(score, score)
     if len(real) < 2:
         return f'One real-only run does not tell the noise of {name}. Use more seeds.'
+    if mean(real) < LEARNED:
+        return (
+            f'Real only: {name} {100 * mean(real):.1f} points ({len(real)} seeds). Its '
+            'spread says nothing of the noise, since it has not learned its task.'
+        )
     spread, seeds = stdev(real), len(real)
     visible = visible_effect(spread, seeds)
     said = (
