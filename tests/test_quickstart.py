@@ -184,7 +184,7 @@ def test_change_detection(
     assert main(command) == 0
     assert tiny.take() == [4, 1, 2, 4, *[4] * 5]
     # four steps find no change at all
-    assert 'Real only reaches 0.0 points of change F1' in capsys.readouterr().out
+    assert 'Real only reaches 0.0 points of F1 of change' in capsys.readouterr().out
     pairs = PairFolder(out / 'synthetic')
     assert pairs.spec.dates == 2 and pairs[0]['image'].shape[:2] == (2, 10)
     measures = json.loads((out / 'measures.json').read_text())

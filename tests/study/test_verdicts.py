@@ -47,7 +47,7 @@ class TestVerdicts:
         runs = BASE[:1] + MIX[:1] + CUTMIX[:1]
         mix, _ = verdicts(runs, 'change_f1', ['cutmix'])
         assert mix == (
-            '5x mix changes change F1 by +5.0 points in one run: nothing can be said; '
+            '5x mix changes F1 of change by +5.0 points in one run: nothing can be said; '
             'cutmix gives +1.0. Run more seeds.'
         )
 

@@ -11,7 +11,12 @@ from .runs import Run, by_arm, differences
 from .statistics import Difference, needed_seeds, verdict, visible_effect
 
 #: How scores are called.
-NAMES = {'miou': 'mIoU', 'f1': 'F1', 'accuracy': 'accuracy', 'change_f1': 'F1 of change'}
+NAMES = {
+    'miou': 'mIoU',
+    'f1': 'F1',
+    'accuracy': 'accuracy',
+    'change_f1': 'F1 of change',
+}
 #: Below this, a network has not learned its task, and no difference means anything.
 LEARNED = 0.05
 #: The effect, in 0..1, that a study says how many seeds it would need for.
