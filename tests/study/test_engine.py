@@ -19,9 +19,9 @@ from tests.study.worlds import (
     write_yaml,
 )
 from torchgeo_specdm.cli import main
-from torchgeo_specdm.study import engine as engine_module
 from torchgeo_specdm.study.design import REAL, Cell, Study
 from torchgeo_specdm.study.engine import Engine, enough_updates, settled
+from torchgeo_specdm.study.runs import read_scores
 from torchgeo_specdm.study.verdicts import verdicts
 
 Output = pytest.CaptureFixture[str]
@@ -225,7 +225,7 @@ class TestFailures:
 
     def test_classes_keep_their_names(self) -> None:
         found = {'test_loss': 1.0, 'test_miou': 0.5, 'test_iou/forest loss': 0.5}
-        scores, iou = engine_module._split_scores(found)
+        scores, iou = read_scores(found, 'test', 'miou')
         assert scores == {'miou': 0.5} and iou == {'forest loss': 0.5}
 
 

@@ -3,8 +3,10 @@
 
 """Runs a study cell by cell; what is finished is not done again."""
 
+import ctypes
+import gc
 import json
-import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +25,7 @@ from ..files import read_json, sha256, write_text
 from ..tasks.pixelwise import PixelTask
 from .configs import make_object
 from .design import REAL, Cell, Study
-from .runs import Run, read_run, run_path, write_run
+from .runs import Run, read_run, read_scores, run_path, write_run
 from .settings import require_same_settings
 from .synthetic import SyntheticSets
 from .verdicts import LEARNED
@@ -85,6 +87,7 @@ class Engine:
                 self.say(f'[{number + 1}/{len(cells)}] {cell.title}{left}')
                 run = self._measure(cell)
                 write_run(self.study.out, run)
+                _return_memory()
             runs.append(run)
         return runs
 
@@ -187,8 +190,8 @@ class Engine:
     def _validate(self, cell: Cell, updates: int) -> float:
         task, datamodule, trainer = self.train(cell, updates)
         (scores,) = trainer.validate(task, datamodule, verbose=False)
-        _require_scores(scores, 'val', self.study.score)
-        return float(scores[f'{_prefix(scores, "val")}{self.study.score}'])
+        values, _ = read_scores(scores, 'val', self.study.score)
+        return float(values[self.study.score] or 0)
 
     def _begin(self) -> None:
         """Make the folder of results, and write down what it is of."""
@@ -211,8 +214,7 @@ class Engine:
             updates = self.updates(cell)
             task, datamodule, trainer = self.train(cell, updates)
             (found,) = trainer.test(task, datamodule, verbose=False)
-            _require_scores(found, 'test', self.study.score)
-            scores, iou = _split_scores(found)
+            scores, iou = read_scores(found, 'test', self.study.score)
         except _FAILURES as error:
             # a table has one line for it, and an error may have no text at all
             reason = ' '.join(str(error).split()) or type(error).__name__
@@ -354,37 +356,13 @@ def enough_updates(curve: Sequence[Sequence[float]]) -> int:
     return int(curve[-2][0] if settled(curve) else curve[-1][0])
 
 
-def _split_scores(
-    found: Any,
-) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Scores by name, and IoU by class, of what a test returned."""
-    prefix = _prefix(found, 'test')
-    values = {
-        name.removeprefix(prefix): value if math.isfinite(value) else None
-        for name, value in found.items()
-        if name.startswith(prefix) and name != f'{prefix}loss'
-    }
-    iou = {name[4:]: v for name, v in values.items() if name.startswith('iou/')}
-    return {name: v for name, v in values.items() if '/' not in name}, iou
+def _return_memory() -> None:
+    """Give freed memory back to the system, which glibc does not do by itself.
 
-
-def _prefix(found: Any, split: str) -> str:
-    """What names of scores begin with: where tiles overlap, each pixel counts once."""
-    stitched = f'{split}_stitched_'
-    return stitched if f'{stitched}miou' in found else f'{split}_'
-
-
-def _require_scores(scores: Any, split: str, compared: str) -> None:
-    """Refuse scores that are no numbers: an average would hide them."""
-    wanted = f'{_prefix(scores, split)}{compared}'
-    if wanted not in scores:
-        raise ValueError(
-            f'score={compared!r} is none that this task has: {sorted(scores)}. Use '
-            'miou or f1.'
-        )
-    for name in (f'{split}_loss', f'{split}_miou'):
-        if not math.isfinite(scores[name]):
-            raise RuntimeError(
-                f'{name} is {scores[name]}, but must be a number. Either no pixel of '
-                f'the {split} samples has a label, or the weights are lost: lower lr.'
-            )
+    Tensors of many sizes leave holes: in a grid of small networks each run added 40 MB
+    to the process, all of it free.
+    """
+    gc.collect()
+    if sys.platform == 'linux':
+        trim = getattr(ctypes.CDLL(None), 'malloc_trim', lambda pad: None)
+        trim(0)

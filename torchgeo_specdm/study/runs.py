@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -180,3 +180,43 @@ def by_arm(
         if math.isfinite(run.score(score)):
             scored[run.seed] = run.score(score)
     return found
+
+
+def read_scores(
+    found: Mapping[str, float], split: str, compared: str
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Take apart what Lightning returns of a validation or test.
+
+    Args:
+        found: Logged values by name.
+        split: 'val' or 'test'.
+        compared: Name of the score that must be among them.
+
+    Returns:
+        Scores by name and IoU by class, None where there is none. Where tiles overlap,
+        they are those of the stitched scenes, in which each pixel counts once.
+
+    Raises:
+        ValueError: If the task has no such score.
+        RuntimeError: If loss or mIoU are no numbers: an average would hide them.
+    """
+    stitched = f'{split}_stitched_'
+    prefix = stitched if f'{stitched}miou' in found else f'{split}_'
+    if f'{prefix}{compared}' not in found:
+        raise ValueError(
+            f'score={compared!r} is none that this task has: {sorted(found)}. Use '
+            'miou or f1.'
+        )
+    for name in (f'{split}_loss', f'{split}_miou'):
+        if not math.isfinite(found[name]):
+            raise RuntimeError(
+                f'{name} is {found[name]}, but must be a number. Either no pixel of '
+                f'the {split} samples has a label, or the weights are lost: lower lr.'
+            )
+    values = {
+        name.removeprefix(prefix): value if math.isfinite(value) else None
+        for name, value in found.items()
+        if name.startswith(prefix) and name != f'{prefix}loss'
+    }
+    iou = {name[4:]: v for name, v in values.items() if name.startswith('iou/')}
+    return {name: v for name, v in values.items() if '/' not in name}, iou
