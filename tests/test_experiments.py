@@ -171,11 +171,12 @@ def test_four_steps(
 
     steps = ['--trainer.max_steps', '3', f'{real}.batch_size', '4', *crop]
     few = ['--data.init_args.ratio', '1', '--data.init_args.real_limit', '6']
-    few += ['--model.init_args.backbone', 'resnet18' if name == 'oscd' else 'mit_b0']
     for network in NETWORKS.get(name, ('segment',)):
+        small = 'resnet18' if network in ('fcsiamdiff', 'siamcrnn') else 'mit_b0'
+        backbone = ['--model.init_args.backbone', small]
         config = f'--config={folder}/{network}.yaml'
         logs = logged_to(runs / network)
-        main(['fit', config, *fit, *logs, *steps, *few])
+        main(['fit', config, *fit, *logs, *steps, *few, *backbone])
         require_trained(runs / network, 3, falling=False)
     if name == 'oscd':
         checkpoint = next((runs / network).rglob('*.ckpt'))
