@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -72,7 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         '--debug', action='store_true', help='show the whole traceback of an error'
     )
     verbs = parser.add_subparsers(required=True, metavar='VERB')
+    for add in (_add_quickstart, _add_scenes, _add_describe, _add_study, _add_generate):
+        add(verbs)
+    return parser
 
+
+def _add_quickstart(verbs: Any) -> None:
     quick = verbs.add_parser(
         'quickstart', help='the whole path on two cores: learn, draw, measure, compare'
     )
@@ -96,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     quick.set_defaults(verb=_quickstart)
 
+
+def _add_scenes(verbs: Any) -> None:
     scenes = verbs.add_parser('scenes', help='write procedural demo scenes')
     scenes.add_argument('--out', required=True, help='folder to write')
     scenes.add_argument('--count', type=int, default=240)
@@ -108,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     scenes.set_defaults(verb=_scenes)
 
+
+def _add_describe(verbs: Any) -> None:
     describe = verbs.add_parser(
         'describe', help='check a folder of pairs and show what it holds'
     )
@@ -117,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     describe.set_defaults(verb=_describe)
 
+
+def _add_study(verbs: Any) -> None:
     study = verbs.add_parser(
         'study', help='a grid of trainings that says whether synthetic data help'
     )
@@ -128,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument('--retry', action='store_true', help='do failed runs again')
     study.set_defaults(verb=_study)
 
+
+def _add_generate(verbs: Any) -> None:
     generate = verbs.add_parser('generate', help='draw labelled samples')
     generate.add_argument('--generator', required=True, help='folder of stage 2')
     generate.add_argument('--out', required=True, help='folder to write')
@@ -140,7 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument('--strength', type=float, default=0.6, help='with --vary')
     generate.add_argument('--devices', default='auto', help='as of the trainer')
     generate.set_defaults(verb=_generate)
-    return parser
 
 
 def _quickstart(options: argparse.Namespace) -> None:

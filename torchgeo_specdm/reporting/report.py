@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.pairs import PairFolder
@@ -63,14 +63,7 @@ def write_report(
         'spectra': as_data_uri(class_spectra_figure(measures['spectra'], spec)),
         'areas': as_data_uri(class_areas(measures['area'], spec)),
     }
-    environment = Environment(
-        loader=PackageLoader('torchgeo_specdm.reporting', '.'),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters['number'] = number
-    text = environment.get_template('report.html.j2').render(
+    text = _template().render(
         verdicts=verdicts(runs, score),
         score_name=NAMES[score],
         arms=_arms(runs, score),
@@ -85,6 +78,17 @@ def write_report(
     path = out / 'report.html'
     write_text(path, text)
     return path
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader('torchgeo_specdm.reporting', '.'),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters['number'] = number
+    return environment.get_template('report.html.j2')
 
 
 def number(value: float | None, form: str = '.1f', factor: float = 1) -> str:
