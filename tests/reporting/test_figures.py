@@ -139,6 +139,20 @@ def test_score_dots_joins_the_runs_of_a_seed() -> None:
     assert np.asarray(axis.get_lines()[0].get_ydata()).tolist() == [20, 20, 20]
 
 
+def test_score_dots_show_the_interval_of_the_difference() -> None:
+    real, mine = (0.10, 0.20, 0.30), (0.15, 0.26, 0.37)
+    runs = [run(REAL, 0, seed, score) for seed, score in enumerate(real)]
+    runs += [run('mine', 1, seed, score) for seed, score in enumerate(mine)]
+    # a pair alone has no interval
+    runs.append(run('once', 1, 0, 0.5))
+    (axis,) = score_dots(runs).axes
+    (bar,) = axis.containers
+    (low, high) = bar[2][0].get_segments()[0][:, 1]
+    # t(2) = 4.303; differences of 5, 6 and 7 points over a mean of 20
+    half = 4.303 / 3**0.5
+    assert (low, high) == pytest.approx((26 - half, 26 + half), abs=0.01)
+
+
 def test_class_changes_are_differences_of_means() -> None:
     runs = [run(REAL, 0, 0, 0.2), run(REAL, 0, 1, 0.4)]
     runs += [run('mine', 1, 0, 0.7), run('mine', 1, 1, None), run(FORMULA, 0, 0, 0.1)]

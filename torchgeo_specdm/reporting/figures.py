@@ -19,7 +19,7 @@ from ..datasets.plotting import show_image, show_mask
 from ..datasets.spec import SampleSpec
 from ..metrics.tiles import Tiles
 from ..study.design import REAL, arm_label
-from ..study.runs import Run, by_arm
+from ..study.runs import Run, by_arm, differences
 from ..study.verdicts import NAMES
 
 #: Width of every figure in inches: texts of different figures are then of one size.
@@ -93,6 +93,9 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
 def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
     """Test score of each run, one line a seed, so that pairs can be seen.
 
+    Bars show the 95 % interval of each arm's paired difference, above or below the mean
+    of real only.
+
     Args:
         runs: Of one network and one real size.
         score: Name of the score.
@@ -115,6 +118,7 @@ def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
             markersize=5,
             label=f'seed {seed}',
         )
+    _add_intervals(axis, runs, score)
     names = [arm_label(*key) for key in values]
     axis.set_xticks(range(len(names)), names, fontsize=_TEXT, parse_math=False)
     if len(names) > _FLAT:
@@ -124,6 +128,25 @@ def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
     _tidy(axis)
     axis.legend(frameon=False, fontsize=_SMALL)
     return figure
+
+
+def _add_intervals(axis: Axes, runs: Sequence[Run], score: str) -> None:
+    """Draw paired differences, where there are two pairs or more, with their end."""
+    places = list(by_arm(runs, score))
+    real = _mean(list(by_arm(runs, score).get((REAL, 0.0), {}).values()))
+    label: str | None = 'difference, 95 %'
+    for key, d in differences(runs, score).items():
+        if d.pairs > 1:
+            axis.errorbar(
+                places.index(key) + 0.06,
+                100 * (real + d.mean),
+                yerr=100 * (d.high - d.mean),
+                color='gray',
+                capsize=4,
+                marker='_',
+                label=label,
+            )
+            label = None
 
 
 def class_changes(runs: Sequence[Run]) -> Figure:

@@ -4,6 +4,7 @@
 """What the tasks share that give every pixel a class."""
 
 import math
+from abc import abstractmethod
 from functools import partial
 from typing import Any, ClassVar
 
@@ -54,6 +55,7 @@ class PixelTask(
     class_weights: Tensor | None
     model: nn.Module | None
 
+    @abstractmethod
     def build_network(self) -> nn.Module:
         """Build the network that the hyperparameters ask for.
 
@@ -61,7 +63,6 @@ class PixelTask(
             Takes a batch of images and gives logits (B, K, H, W); its backbone is the
             submodule ``encoder``, its own or that of its submodule ``network``.
         """
-        raise NotImplementedError
 
     def configure_models(self) -> None:
         """Build the network, if bands and classes are known already."""
