@@ -67,6 +67,18 @@ def test_overlapping_tiles_decide_by_their_mean() -> None:
     assert stitched.mask.tolist() == [[UNSEEN, UNSEEN]]
 
 
+def test_a_tile_counts_less_towards_its_edge() -> None:
+    stitcher = Stitcher()
+    # the tiles share columns 1 to 4; each is sure of a class of its own
+    for column, chance in ((0, 1.0), (1, 0.0)):
+        probabilities = torch.tensor([chance, 1 - chance]).view(1, 2, 1, 1)
+        tile = torch.tensor([[0, 0, column, 3, 6]])
+        stitcher.add(probabilities.expand(1, 2, 3, 5), tile)
+    prediction = stitcher.scenes()[0].prediction
+    # whose middle is nearer decides
+    assert prediction.tolist() == [[0, 0, 0, 1, 1, 1]] * 3
+
+
 def gather(rank: int, meeting: str, results: Any) -> None:
     distributed.init_process_group('gloo', f'file://{meeting}', rank=rank, world_size=2)
     stitcher = Stitcher()

@@ -28,6 +28,9 @@ class Stitched(NamedTuple):
 class Stitcher:
     """Averages the class probabilities of overlapping tiles, scene by scene.
 
+    A pixel counts less the nearer it is to the edge of its tile, where a network sees
+    half of its surroundings: plain means show lines along the borders of tiles.
+
     A batch says where its tiles lie in ``tile``, int64 (B, 5): number of the scene, row
     and column of the upper left pixel, height and width of the scene. One array of
     probabilities of each scene is kept on the CPU, however many tiles there are.
@@ -52,6 +55,7 @@ class Stitcher:
             tile: Where they lie (see the class).
             mask: True class positions (B, h, w) or (B, 1, h, w), if known.
         """
+        weighted = probabilities.float().cpu() * _weights(*probabilities.shape[-2:])
         for i, place in enumerate(tile.tolist()):
             scene, row, column, *size = place
             if scene not in self._sums:
@@ -62,7 +66,7 @@ class Stitcher:
             # a tile may be larger than its scene, and then ends beyond it
             height, width = map(min, sums.shape[-2:], probabilities.shape[-2:])
             inside = (..., slice(height), slice(width))
-            sums[inside] += probabilities[i][inside].float().cpu()
+            sums[inside] += weighted[i][inside]
             if mask is not None:
                 labels = mask[i].reshape(mask.shape[-2:])
                 masks[inside] = labels[inside].cpu()
@@ -88,3 +92,12 @@ class Stitcher:
             labels = masks.where(masks != UNSEEN, -1).amax(0)
             found[scene] = Stitched(prediction, labels.where(labels >= 0, UNSEEN))
         return found
+
+
+def _weights(height: int, width: int) -> Tensor:
+    """How much each pixel of a tile counts: a pyramid, above 0 everywhere."""
+    ramps = [
+        torch.minimum(up := torch.arange(1, side + 1), up.flip(0)) / side
+        for side in (height, width)
+    ]
+    return ramps[0][:, None] * ramps[1]
