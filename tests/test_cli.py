@@ -20,7 +20,7 @@ from torchgeo_specdm import PairFolder
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
-VERBS = ('quickstart', 'scenes', 'describe', 'study', 'generate')
+VERBS = ('quickstart', 'scenes', 'describe', 'overlap', 'study', 'generate')
 Output = pytest.CaptureFixture[str]
 
 
@@ -59,6 +59,7 @@ class TestArguments:
             ['learn'],
             ['scenes'],
             ['describe'],
+            ['overlap'],
             ['study'],
             ['study', 'x.yaml', '--seeds', '3'],
             ['generate', '--out', 'x', '--count', '3'],
@@ -150,6 +151,36 @@ class TestDescribe:
 
     def test_refuses_a_missing_folder(self, tmp_path: Path, capsys: Output) -> None:
         assert 'nothing' in refused(capsys, 'describe', str(tmp_path / 'nothing'))
+
+
+class TestOverlap:
+    def test_names_what_two_splits_share(self, tmp_path: Path, capsys: Output) -> None:
+        folder = tmp_path / 'scenes'
+        made = ['scenes', '--out', str(folder), '--count', '5', '--size', '64']
+        assert main(made) == 0
+        assert main(['overlap', str(folder)]) == 0
+        assert '0 of 1 test samples show ground' in capsys.readouterr().out
+        train, test = ((folder / f'{s}.txt').read_text() for s in ('train', 'test'))
+        name, other = train.split()[0], test.split()[0]
+        for kind in ('images', 'masks'):
+            content = (folder / kind / f'{name}.tif').read_bytes()
+            (folder / kind / f'{other}.tif').write_bytes(content)
+        config = tmp_path / 'data.yaml'
+        path = 'torchgeo_specdm.PairFolderDataModule'
+        arguments = {'root': str(folder), 'batch_size': 1}
+        given = {'class_path': path, 'init_args': arguments}
+        config.write_text(json.dumps({'data': given}))
+        for data in (folder, config):
+            assert main(['overlap', str(data)]) == 1
+            out, error = capsys.readouterr()
+            assert '1 of 1 test samples show ground that is also in train.' in out
+            assert (
+                f'train {name} and test {other}: 100% in common, shifted by 0 rows'
+                in out
+            )
+            assert 'has 1 pairs' in error and 'Write places.csv' in error
+        config.write_text('data')
+        assert 'class_path' in refused(capsys, 'overlap', str(config))
 
 
 class TestGenerate:

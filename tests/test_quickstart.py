@@ -142,9 +142,9 @@ def test_the_whole_path(
     for line, step in zip(said.splitlines(), steps, strict=True):
         assert line.startswith(step) and ' (about ' in line
 
-    # it goes on: pilots of 1, 2 and 4 updates, the judge and the grid
+    # it goes on: pilots of 1, 2 and 4 updates, two judges and the grid
     assert main(command) == 0
-    assert tiny.take() == [1, 2, 4, *[4] * 5]
+    assert tiny.take() == [1, 2, 4, *[4] * 6]
     said = capsys.readouterr().out
     steps = ('Checking 23', 'Generating 16', 'Finding', 'Measuring', 'Training 4')
     for line, step in zip(said.splitlines()[:5], steps, strict=True):
@@ -182,16 +182,16 @@ def test_change_detection(
     out = tmp_path / 'results'
     command = ['quickstart', '--task', 'change', '--out', str(out), '--codec', 'pixels']
     assert main(command) == 0
-    assert tiny.take() == [4, 1, 2, 4, *[4] * 5]
+    assert tiny.take() == [4, 1, 2, 4, *[4] * 6]
     # four steps find no change at all
     assert 'Real only reaches 0.0 points of F1 of change' in capsys.readouterr().out
     pairs = PairFolder(out / 'synthetic')
     assert pairs.spec.dates == 2 and pairs[0]['image'].shape[:2] == (2, 10)
-    measures = json.loads((out / 'measures.json').read_text())
+    measures = json.loads((out / 'trust' / 'measures.json').read_text())
     assert measures['fidelity'].keys() == {'image_1', 'image_2', 'mask'}
     assert measures['change'].keys() >= {'train', 'held_out', 'synthetic'}
     page = (out / 'report.html').read_text(encoding='utf-8')
-    for text in ('Fréchet distance, date 2', 'Changed pixels', 'at each date'):
+    for text in ('Fréchet distance, date 2', 'Change between dates', 'date 1'):
         assert text in page
     torchgeo(['fit', '--config', str(out / 'configs' / 'train.yaml')])
     assert tiny.take() == [4]
@@ -216,8 +216,8 @@ def check_results(out: Path) -> None:
     page = (out / 'report.html').read_text(encoding='utf-8')
     assert '1x synthetic changes mIoU by ' in page and '16 labelled training' in page
     assert (out / 'pairs.png').stat().st_size > 10_000
-    measures = json.loads((out / 'measures.json').read_text())
-    assert measures['alignment']['count'] == 16
+    measures = json.loads((out / 'trust' / 'measures.json').read_text())
+    assert measures['counts']['synthetic'] == 16
     kept = json.loads((out / 'plan.json').read_text())
     assert kept['settings']['data'] == 'demo scenes'
     assert kept['plan']['patch_size'] == 32

@@ -10,6 +10,7 @@ from .datamodules.latents import LatentDataModule
 from .datamodules.oscd import OSCDDataModule
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.segmunich import SegMunichDataModule
+from .datamodules.trust import TrustDataModule
 from .datasets.oscd import OSCD
 from .datasets.pairs import PairFolder
 from .datasets.segmunich import SegMunich
@@ -18,6 +19,7 @@ from .diffusion import Generator
 from .tasks.change_detection import MultispectralChangeDetectionTask
 from .tasks.segmentation import MultispectralSegmentationTask
 from .tasks.specdm import SpecDMTask
+from .tasks.trust import TrustTask
 
 __all__ = (
     'OSCD',
@@ -35,4 +37,6 @@ __all__ = (
     'SegMunichDataModule',
     'SpecDMTask',
     'SyntheticAugmentedDataModule',
+    'TrustDataModule',
+    'TrustTask',
 )

@@ -73,7 +73,16 @@ def _parser() -> argparse.ArgumentParser:
         '--debug', action='store_true', help='show the whole traceback of an error'
     )
     verbs = parser.add_subparsers(required=True, metavar='VERB')
-    for add in (_add_quickstart, _add_scenes, _add_describe, _add_study, _add_generate):
+    for add in (
+        _add_quickstart,
+        _add_scenes,
+        _add_describe,
+        _add_overlap,
+        _add_study,
+        _add_generate,
+        _add_filter,
+        _add_report,
+    ):
         add(verbs)
     return parser
 
@@ -128,6 +137,16 @@ def _add_describe(verbs: Any) -> None:
     describe.set_defaults(verb=_describe)
 
 
+def _add_overlap(verbs: Any) -> None:
+    overlap = verbs.add_parser(
+        'overlap', help='find patches of one place in two splits by what they show'
+    )
+    overlap.add_argument(
+        'data', help='folder of pairs, or YAML of a datamodule (class_path, init_args)'
+    )
+    overlap.set_defaults(verb=_overlap)
+
+
 def _add_study(verbs: Any) -> None:
     study = verbs.add_parser(
         'study', help='a grid of trainings that says whether synthetic data help'
@@ -154,6 +173,49 @@ def _add_generate(verbs: Any) -> None:
     generate.add_argument('--strength', type=float, default=0.6, help='with --vary')
     generate.add_argument('--devices', default='auto', help='as of the trainer')
     generate.set_defaults(verb=_generate)
+
+
+def _add_filter(verbs: Any) -> None:
+    chosen = verbs.add_parser(
+        'filter', help='keep the generated samples that can be trusted'
+    )
+    chosen.add_argument('folder', help='of generated pairs')
+    chosen.add_argument('--out', required=True, help='folder to write')
+    _add_measuring(chosen, required=True)
+    chosen.add_argument(
+        '--quantile',
+        type=float,
+        default=0.1,
+        help='share of real samples that each score may leave out',
+    )
+    chosen.add_argument(
+        '--balance', type=int, help='keep so many, of classes as equal as possible'
+    )
+    chosen.add_argument(
+        '--pixels', action='store_true', help='leave out doubtful pixels, not samples'
+    )
+    chosen.set_defaults(verb=_filter)
+
+
+def _add_report(verbs: Any) -> None:
+    report = verbs.add_parser(
+        'report', help='one page: looks real, labels fit, not copied, does it help'
+    )
+    report.add_argument('path', help='folder of a quickstart, or of generated pairs')
+    _add_measuring(report, required=False)
+    report.add_argument('--generator', help='folder of stage 2, to measure its codec')
+    report.add_argument('--study', help='folder of a study of these pairs')
+    report.set_defaults(verb=_report)
+
+
+def _add_measuring(verb: argparse.ArgumentParser, required: bool) -> None:
+    verb.add_argument(
+        '--real', required=required, help='folder of real pairs, or YAML of their data'
+    )
+    verb.add_argument('--trust', help='folder of the measures; <folder>-trust if none')
+    verb.add_argument(
+        '--updates', type=int, default=800, help='optimiser steps of each judge'
+    )
 
 
 def _quickstart(options: argparse.Namespace) -> None:
@@ -197,6 +259,24 @@ def _describe(options: argparse.Namespace) -> None:
     print(json.dumps(found, indent=2))
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
+
+
+def _overlap(options: argparse.Namespace) -> None:
+    from .metrics.overlap import describe_overlaps, overlaps_between_splits
+    from .objects import make_object
+    from .trust import real_config
+
+    # a loader is not needed, and a batch of one fits any split
+    datamodule = make_object(real_config(options.data, batch_size=1))
+    found = overlaps_between_splits(datamodule)
+    print(describe_overlaps(datamodule, found))
+    count = sum(map(len, found.values()))
+    if count:
+        raise ValueError(
+            f'{options.data} has {count} pairs of samples in two splits that show one '
+            'place, but scores are fair only without. Write places.csv so that '
+            'overlapping patches share a place, and remove the lists of the splits.'
+        )
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -253,6 +333,46 @@ def _generate(options: argparse.Namespace) -> None:
     )
     trainer.predict(task, datamodule=datamodule, return_predictions=False)
     print(f'{options.count} samples are in {options.out}.')
+
+
+def _filter(options: argparse.Namespace) -> None:
+    from .synthesis.filtering import summary_text
+    from .trust import filter_folder
+
+    folder = Path(options.folder)
+    found = filter_folder(
+        folder,
+        _real(options.real, folder),
+        Path(options.out),
+        Path(options.trust or f'{folder}-trust'),
+        options.updates,
+        options.pixels,
+        quantile=options.quantile,
+        balance=options.balance,
+    )
+    print(summary_text(found))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from .trust import report_folder
+
+    path = Path(options.path)
+    given = {
+        name: None if value is None else Path(value)
+        for name, value in vars(options).items()
+        if name in ('trust', 'generator', 'study')
+    }
+    real = None if options.real is None else _real(options.real, path)
+    print(f'Report: {report_folder(path, real, updates=options.updates, **given)}')
+
+
+def _real(source: str, folder: Path) -> Any:
+    """The real datamodule, with training crops as large as the generated patches."""
+    from .datasets.pairs import PairFolder
+    from .trust import real_config
+
+    pairs = folder / 'synthetic' if (folder / 'synthetic').is_dir() else folder
+    return real_config(source, min(PairFolder(pairs)[0]['mask'].shape[-2:]))
 
 
 if __name__ == '__main__':

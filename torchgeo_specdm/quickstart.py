@@ -10,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .codecs import load_codec
+from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
 from .datasets.pairs import PairFolder
 from .files import CONFIG, read_json, write_text
 from .metrics.tiles import cut_tiles
-from .reporting.report import write_report
-from .study.configs import Config, mixed_config, pairs_config
+from .objects import Config
+from .study.configs import NETWORKS, mixed_config, pairs_config
 from .study.design import Arm, Recipe, Study
 from .study.engine import Curve, Engine, settled
-from .study.measures import mask_fidelity, measure
 from .study.planning import make_plan
 from .study.runs import Run, table
 from .study.settings import content_hash, require_same_settings
 from .study.stages import draw_pairs, learn_stage, write_config
-from .study.verdicts import verdicts
+from .study.verdicts import NAMES, verdicts
 from .synthesis.demo import write_scenes
 from .tasks.progress import StepProgressBar
+from .tasks.trust import MEASURES
+from .trust import FACTS, measure_pairs, report_folder
 
 _ARM = 'synthetic'
 _RATIOS = (1.0, 3.0, 5.0)
@@ -42,28 +43,6 @@ _REAL_SHARE = 0.5
 _TRANSPARENT = 0.9
 #: What is compared, for each task: most pixels do not change.
 _SCORES: dict[str, Any] = {'segmentation': 'miou', 'change': 'change_f1'}
-#: The network that is trained with and without synthetic samples, for each task.
-_NETWORKS: dict[str, Config] = {
-    'segmentation': {
-        'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
-        'init_args': {
-            'model': 'segformer',
-            'backbone': 'mit_b0',
-            'lr': 1e-3,
-            'head_lr_factor': 1.0,
-        },
-    },
-    'change': {
-        'class_path': 'torchgeo_specdm.MultispectralChangeDetectionTask',
-        'init_args': {
-            'model': 'changeformer',
-            'backbone': 'mit_b0',
-            # few pixels change: without it, hundreds of steps find no change at all
-            'class_weights': [1.0, 5.0],
-            'lr': 1e-3,
-        },
-    },
-}
 #: Fewest samples of each split; below, the numbers would say nothing at all.
 _LEAST_SAMPLES = {'train': 8, 'val': 2, 'test': 2}
 #: Latents have a quarter of the pixels of a side, and the denoiser halves them twice.
@@ -122,40 +101,59 @@ class Quickstart:
         engine = self._engine(config, plan)
         curve = self._find_updates(engine, plan)
         updates = engine.updates(engine.study.cells()[0])
-        network, share = _NETWORKS[self.task], _REAL_SHARE
+        network, share = NETWORKS[self.task], _REAL_SHARE
         mixed = mixed_config(config, network, self.out, updates, share, self.seed)
         write_config(self.out, 'train', 'fit', mixed)
-        measures = self._measure(engine)
+        self._measure(config, engine, updates)
         runs = self._compare(engine, plan)
-        facts = {
-            'codec': codec,
-            'why': why,
-            'plan': plan,
-            'pilot': curve,
-            'settled': settled(curve),
-            'updates': updates,
-            'minutes': (time.monotonic() - started) / 60,
-            'score': _SCORES[self.task],
-            'network': 'segmenter'
-            if self.task == 'segmentation'
-            else 'change detector',
+        settings = {
+            'codec': f'{codec}: {why}',
+            'stage 1': f'{plan["steps"]["autoencoder"]} steps',
+            'stage 2': f'{plan["steps"]["diffusion"]} steps, {plan["precision"]}',
+            'patches': f'{plan["patch_size"]} pixels',
+            'updates of each network': updates,
+            'pilot, real only': [
+                f'{u} updates: validation {NAMES[_SCORES[self.task]]} {100 * v:.1f}'
+                for u, v in curve
+            ],
+            'minutes of the last start': (time.monotonic() - started) / 60,
         }
-        facts |= self._inputs()
-        report = write_report(self.out, engine.real(), runs, measures, facts)
+        notes = self._notes(plan, settled(curve))
+        facts = {
+            'title': str(self.data or 'Procedural demo scenes'),
+            'settings': settings,
+            'notes': notes,
+        }
+        write_text(self.out / FACTS, json.dumps(facts, indent=2) + '\n')
+        report = report_folder(self.out)
         print()
         for sentence in verdicts(runs, _SCORES[self.task]):
             print(sentence)
         print(f'\nReport: {report}\nYAMLs to copy: {self.out / "configs"}')
         return report
 
-    def _inputs(self) -> Config:
-        """What a report says of data and configurations."""
-        files = sorted((self.out / 'configs').glob('*.yaml'))
-        return {
-            'data': str(self.data or 'procedural demo scenes'),
-            'demo': self.data is None,
-            'configs': {file.name: file.read_text(encoding='utf-8') for file in files},
-        }
+    def _notes(self, plan: Config, has_settled: bool) -> list[str]:
+        """What a reader has to know before any number."""
+        same = (
+            f'The generator and the networks saw the same {plan["samples"]} labelled '
+            'training samples and no others. All arms have equal updates; each batch '
+            'of a mixed run is half real, so it sees half as many real crops. '
+            'Intervals are of 95 %, over seeds, on one split: how other places would '
+            'differ is not in them.'
+        )
+        notes = [same]
+        if self.data is None:
+            notes.append(
+                'These are procedural demo scenes: the numbers say nothing about real '
+                'images. Use --data with a folder of your own.'
+            )
+        if not has_settled:
+            notes.append(
+                'Real-only was still rising on validation at the most updates that the '
+                'time allowed, so a longer run may change the verdict, and rather '
+                'against synthetic data: give more --minutes.'
+            )
+        return notes
 
     def _prepare_data(self) -> Path:
         """The folder of real pairs, every file of it read once, and fit for this."""
@@ -196,7 +194,7 @@ class Quickstart:
         self._say('Timing a few steps of each kind on this machine', 15)
         spec, runs = PairFolder(data).spec, (1 + len(_RATIOS)) * _SEEDS
         learned = self.codec != 'pixels'
-        network = _NETWORKS[self.task]
+        network = NETWORKS[self.task]
         plan = make_plan(spec, network, size, samples, self.minutes, runs, learned)
         self.out.mkdir(parents=True, exist_ok=True)
         content = {'settings': self._settings, 'plan': plan}
@@ -293,7 +291,7 @@ class Quickstart:
         study = Study(
             out=self.out / 'comparison',
             data=config,
-            models={self.task: _NETWORKS[self.task]},
+            models={self.task: NETWORKS[self.task]},
             arms={_ARM: mixed},
             generators={'own': pairs},
             seeds=tuple(range(self.seed, self.seed + _SEEDS)),
@@ -305,27 +303,21 @@ class Quickstart:
 
     def _find_updates(self, engine: Engine, plan: Config) -> Curve:
         """How long the networks have to train, from real-only runs."""
-        if not (self.out / 'measures.json').exists():
+        if not (self.out / 'trust' / MEASURES).exists():
             self._say(
                 'Finding how long a network must train until real-only stops rising',
                 1.75 * plan['steps']['network'] * plan['seconds']['network'],
             )
         return engine.pilot(self.task, 0)
 
-    def _measure(self, engine: Engine) -> Config:
-        """Reconstruction, fidelity, alignment and spectra."""
-        path = self.out / 'measures.json'
-        if path.exists():
-            return read_json(path)
-        self._say('Measuring, with a network trained on real pairs as judge', 30)
-        judge = engine.study.cells()[0]
-        task, datamodule, _ = engine.train(judge, engine.updates(judge))
-        datamodule.setup('test')
-        measures = measure(
-            self.out / 'diffusion', self.out / 'synthetic', datamodule, task.eval()
-        )
-        write_text(path, json.dumps(measures, indent=2, allow_nan=False) + '\n')
-        return measures
+    def _measure(self, config: Config, engine: Engine, updates: int) -> None:
+        """How far the generated pairs can be trusted."""
+        trust, generator = self.out / 'trust', self.out / 'diffusion'
+        if not (trust / MEASURES).exists():
+            self._say('Measuring, with networks trained on real pairs as judges', 60)
+            judge = engine.study.models[self.task]
+            pairs = self.out / 'synthetic'
+            measure_pairs(pairs, config, trust, generator, judge, updates)
 
     def _compare(self, engine: Engine, plan: Config) -> list[Run]:
         """Train and test the networks of all ratios and seeds."""

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchgeo_specdm.datasets.spec import TEN_BANDS, SampleSpec
 from torchgeo_specdm.metrics.spectral import (
     class_spectra,
     class_spectral_angle,
+    index_channels,
     lit_pixels,
     mean_spectral_angle,
+    normalized_difference,
     spectral_angle,
 )
 
@@ -153,3 +156,33 @@ class TestClassSpectra:
         wanted = reference(spectra, spectra.flip(1)).float()
         torch.testing.assert_close(other[:2], wanted, rtol=1e-5, atol=1e-5)
         assert bool(same[2].isnan()) and bool(other[2].isnan())
+
+
+class TestIndices:
+    @pytest.mark.parametrize(
+        ('bands', 'wanted'),
+        [
+            (TEN_BANDS, {'ndvi': (3, 2), 'ndwi': (1, 3), 'ndbi': (8, 3)}),
+            (('B04', 'B8A'), {'ndvi': (1, 0)}),
+            (('NIR', 'Red', 'SWIR_1'), {'ndvi': (0, 1), 'ndbi': (2, 0)}),
+            (('r', 'g', 'b', 'NIR_NARROW'), {'ndvi': (3, 0), 'ndwi': (1, 3)}),
+            # Landsat's numbers, or Sentinel-2 without near infrared
+            (('B02', 'B03', 'B04', 'B05', 'B06', 'B07'), {}),
+            (('B3', 'B4', 'B5', 'B6'), {}),
+            (('red', 'green', 'blue'), {}),
+        ],
+    )
+    def test_bands(
+        self, bands: tuple[str, ...], wanted: dict[str, tuple[int, int]]
+    ) -> None:
+        assert index_channels(SampleSpec(bands, ('a', 'b'))) == wanted
+
+    def test_values(self) -> None:
+        a = torch.tensor([0.3, 0.1, 0.0, -0.1, 0.2, -0.2])
+        b = torch.tensor([0.1, 0.3, 0.0, 0.1, -0.1, -0.1])
+        found = normalized_difference(a, b)
+        torch.testing.assert_close(
+            found[[0, 1, 3, 4]], torch.tensor([0.5, -0.5, -1, 1])
+        )
+        # without light there is no colour
+        assert found.isnan().tolist() == [False, False, True, False, False, True]

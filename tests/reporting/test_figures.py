@@ -4,6 +4,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,13 +15,17 @@ from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.datasets.plotting import show_image, show_mask
 from torchgeo_specdm.metrics.tiles import Tiles
 from torchgeo_specdm.reporting.figures import (
+    NARROW,
     as_data_uri,
-    class_areas,
     class_changes,
-    class_spectra_figure,
     pair_grid,
     save,
     score_dots,
+)
+from torchgeo_specdm.reporting.trust_figures import (
+    class_areas,
+    class_spectra_figure,
+    training_curves,
 )
 from torchgeo_specdm.study.design import REAL
 from torchgeo_specdm.study.runs import Run
@@ -29,14 +34,26 @@ from torchgeo_specdm.study.runs import Run
 FORMULA = r'a$\frac$ %_^'
 SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', 'land', FORMULA), nodata=0)
 
-DASH = '\N{EN DASH}'
+STD = [[0.01, 0.02, 0.03, 0.04], [0.05] * 4, [None] * 4]
 SPECTRA = {
-    'means': {
-        'train': [[0.4, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.7], [None] * 4],
-        'synthetic': [[0.3, 0.1, 0.2, 0.3], [None] * 4, [None] * 4],
+    'names': ['water', 'land', FORMULA],
+    'curves': {
+        'train': {
+            'mean': [[0.4, 0.1, 0.2, 0.3], [0.8, 0.5, 0.6, 0.7], [None] * 4],
+            'std': STD,
+        },
+        'synthetic': {
+            'mean': [[0.3, 0.1, 0.2, 0.3], [None] * 4, [None] * 4],
+            'std': [STD[0], [None] * 4, [None] * 4],
+        },
     },
-    'per_class': {'water': 0.1234, 'land': None, FORMULA: None},
+    'synthetic': {'per_class': {'water': 0.1234, 'land': None, FORMULA: None}},
 }
+
+
+def flat(names: tuple[str, ...], bands: int) -> dict[str, Any]:
+    curve = {'mean': [[0.1] * bands] * len(names), 'std': [[0.1] * bands] * len(names)}
+    return {'names': names, 'curves': {'train': curve, 'synthetic': curve}}
 
 
 @pytest.fixture(autouse=True)
@@ -198,19 +215,27 @@ class TestSpectra:
         labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
         assert labels == ['B02', 'B03', 'B04', 'B12']
 
-    def test_what_was_not_measured_is_a_dash(self) -> None:
+    def test_spread_is_one_standard_deviation(self) -> None:
+        figure = class_spectra_figure(SPECTRA, SPEC)
+        real = figure.axes[0].collections[0]
+        (path,) = real.get_paths()
+        edges = {(round(x), round(float(y), 6)) for x, y in path.vertices}
+        # B02 is first: 0.1 +- 0.02; B12 is last: 0.4 +- 0.01
+        assert {(0, 0.08), (0, 0.12), (3, 0.39), (3, 0.41)} <= edges
+
+    def test_what_was_not_measured_is_not_drawn(self) -> None:
         figure = class_spectra_figure(SPECTRA, SPEC)
         titles = [axis.get_title() for axis in figure.axes]
-        assert titles == ['water: 0.123 rad', f'land: {DASH}', f'{FORMULA}: {DASH}']
+        assert titles == ['water: 0.123 rad', 'land', FORMULA]
+        synthetic = figure.axes[1].get_lines()[1]
+        assert np.isnan(np.asarray(synthetic.get_ydata())).all()
         # drawing it would fail if it were read as a formula
         save(figure, io.BytesIO())
 
     def test_every_column_names_its_bands(self) -> None:
         names = tuple(f'class {i}' for i in range(5))
         spec = SampleSpec(('B02', 'B03'), names)
-        means = {side: [[0.1, 0.2]] * 5 for side in ('train', 'synthetic')}
-        spectra = {'means': means, 'per_class': dict.fromkeys(names, 0.1)}
-        figure = class_spectra_figure(spectra, spec)
+        figure = class_spectra_figure(flat(names, 2), spec)
         figure.draw_without_rendering()
         # two lines of three, of which the last place is empty
         ticks = [axis.xaxis.get_major_ticks()[0] for axis in figure.axes[:5]]
@@ -224,9 +249,7 @@ class TestSpectra:
 
     def test_three_hundred_bands_stay_readable(self) -> None:
         spec = SampleSpec(tuple(f'band_{i + 1}' for i in range(300)), ('a', 'b'))
-        means = {side: [[0.1] * 300] * 2 for side in ('train', 'synthetic')}
-        spectra = {'means': means, 'per_class': {'a': 0.1, 'b': 0.2}}
-        axis = class_spectra_figure(spectra, spec).axes[0]
+        axis = class_spectra_figure(flat(('a', 'b'), 300), spec).axes[0]
         assert len(axis.get_xticks()) == 12
         assert len(np.asarray(axis.get_lines()[0].get_ydata())) == 300
 
@@ -243,3 +266,31 @@ def test_class_areas_in_percent() -> None:
     assert heights == [[50, 30, 20], [40, 40, 20], [100, 0, 0]]
     assert as_data_uri(figure).startswith('data:image/png;base64,iVBOR')
     assert not plt.fignum_exists(figure.number)
+
+
+@pytest.mark.parametrize('lowest, scale', [(0.1, 'log'), (0.0, 'linear')])
+def test_training_curves(lowest: float, scale: str) -> None:
+    points = [(0.0, 1.0), (10.0, lowest)]
+    figure = training_curves({'train_loss': points, FORMULA: points}, NARROW)
+    (axis,) = figure.axes
+    assert np.asarray(axis.get_lines()[0].get_xydata()).tolist() == [
+        [0, 1],
+        [10, lowest],
+    ]
+    assert axis.get_yscale() == scale
+    save(figure, io.BytesIO())
+
+
+def test_narrow_figures_hold_their_legends() -> None:
+    area = {side: [0.5, 0.3, 0.2] for side in ('train', 'held_out', 'synthetic')}
+    for figure in (
+        class_areas(area, SPEC, NARROW),
+        class_spectra_figure(SPECTRA, SPEC, NARROW),
+        training_curves(
+            {f'val_cross_entropy_{i}': [(0.0, 1.0)] for i in range(9)}, NARROW
+        ),
+    ):
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1

@@ -12,8 +12,9 @@ from tests.study.fakes import open_data, pixel_codec, write_generator
 from tests.study.worlds import Watch, cell, pairs_data, read_study, watched
 from torchgeo_specdm import PairFolder
 from torchgeo_specdm.datasets.fingerprint import fingerprints, read_seen_samples
+from torchgeo_specdm.objects import make_object
 from torchgeo_specdm.reporting.study import write_study
-from torchgeo_specdm.study.configs import make_object, subset_config
+from torchgeo_specdm.study.configs import subset_config
 from torchgeo_specdm.study.design import REAL, Study
 from torchgeo_specdm.study.engine import Engine
 

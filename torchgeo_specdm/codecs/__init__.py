@@ -5,7 +5,7 @@
 
 from .base import Codec, Sample
 from .pixels import PixelCodec
-from .scores import ReconstructionScores
+from .scores import ReconstructionScores, mask_fidelity
 from .single_stream import SingleStreamCodec
 from .storage import (
     CODECS,
@@ -33,6 +33,7 @@ __all__ = (
     'load_codec',
     'load_state',
     'make_codec',
+    'mask_fidelity',
     'require_learnable',
     'require_learned',
     'save_codec',

@@ -3,21 +3,26 @@
 
 """How well a codec gives samples back."""
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.spectral import lit_pixels, mean_spectral_angle
+from ..metrics.tiles import Tiles
 from .base import Codec, Sample
+
+_BATCH = 64
 
 
 class ReconstructionScores(nn.Module):
     """Errors after encoding and decoding, over all pixels seen by all processes.
 
     They are means over pixels, not over batches, so they do not depend on how samples
-    were put into batches.
+    were put into batches. Pixels that are nodata in all bands do not count.
 
     Args:
         num_classes: Number of classes.
@@ -41,12 +46,20 @@ class ReconstructionScores(nn.Module):
         mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
         mask = mask.where((mask >= 0) & (mask < codec.spec.num_classes), -1)
         self.classes.update(decoded['mask'].reshape(mask.shape), mask)
-        real, fake = (s['image'].float() * codec.spec.scale for s in (sample, decoded))
-        scaled = [codec.prepare(s)[0] for s in (sample, decoded)]
-        sad = mean_spectral_angle(fake, real, dim=-3)
+        # every number differs from NaN, so without nodata all pixels are seen
+        nodata = math.nan if codec.spec.nodata is None else codec.spec.nodata
+        seen = (sample['image'] != nodata).any(-3)
+        real, fake = (
+            s['image'].float().movedim(-3, -1)[seen] * codec.spec.scale
+            for s in (sample, decoded)
+        )
+        # dates in both, (B, T, C, H, W), and their pixels
+        where = seen.reshape(len(seen), -1, *seen.shape[-2:])
+        scaled = [codec.prepare(s)[0].movedim(-3, -1)[where] for s in (sample, decoded)]
+        sad = mean_spectral_angle(fake, real)
         self._add('l1', (scaled[1] - scaled[0]).abs().mean(), real.numel())
         self._add('squares', (fake - real).square().mean(), real.numel())
-        self._add('sad', sad, int(lit_pixels(real, dim=-3).sum()))
+        self._add('sad', sad, int(lit_pixels(real).sum()))
         self._add('mask', codec.mask_loss(logits, mask), int((mask >= 0).sum()))
 
     def compute(self) -> dict[str, Tensor]:
@@ -76,4 +89,25 @@ class ReconstructionScores(nn.Module):
             metric.reset()
 
     def _add(self, name: str, value: Tensor, weight: int) -> None:
-        self.means[name].update(value, weight)
+        if weight:
+            self.means[name].update(value, weight)
+
+
+def mask_fidelity(codec: Codec, tiles: Tiles) -> float:
+    """How much of the masks a codec gives back, in 0..1.
+
+    Args:
+        codec: The codec.
+        tiles: Of a size that suits it.
+
+    Returns:
+        Share of right pixels among labelled ones; with several dates F1 of change,
+        since a blank mask has most pixels right there. NaN if nothing can be scored.
+    """
+    scores = ReconstructionScores(codec.spec.num_classes)
+    parts = (torch.split(part, _BATCH) for part in (tiles.images, tiles.masks))
+    for images, masks in zip(*parts, strict=True):
+        scores.update(codec, {'image': images, 'mask': masks})
+    found = scores.classes.compute()
+    several = codec.spec.dates > 1
+    return float(found['class_f1'][1] if several else found['accuracy'])

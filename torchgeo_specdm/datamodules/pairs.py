@@ -6,11 +6,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from pathlib import Path
 
 from torchgeo.datamodules import NonGeoDataModule
 
-from ..datasets.pair_files import read_table
+from ..datasets.pair_files import read_places
 from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
 from .common import (
@@ -22,7 +21,6 @@ from .common import (
 )
 
 _SPLITS = ('train', 'val', 'test')
-_PLACES = 'places.csv'
 
 
 class PairFolderDataModule(NonGeoDataModule):
@@ -196,7 +194,7 @@ class PairFolderDataModule(NonGeoDataModule):
         self, folder: PairFolder, ids: Sequence[str], shares: Mapping[str, float]
     ) -> dict[str, list[str]]:
         """Divide samples by place, as wanted."""
-        place_of = _read_places(folder.root / _PLACES, ids)
+        place_of = read_places(folder.root, ids)
         sizes = Counter(place_of[name] for name in ids)
         if len(sizes) < len(shares):
             raise ValueError(
@@ -227,17 +225,3 @@ def _assign(
         split_of[place] = max(choice, key=missing.__getitem__)
         missing[split_of[place]] -= sizes[place]
     return split_of
-
-
-def _read_places(path: Path, ids: Sequence[str]) -> dict[str, str]:
-    """The place of each id; each id is a place of its own without the file."""
-    if not path.exists():
-        return {name: name for name in ids}
-    places = {row['id']: row['place'] for row in read_table(path, ('id', 'place'))}
-    unknown = [name for name in ids if name not in places]
-    if unknown:
-        raise ValueError(
-            f'{path} does not say where {len(unknown)} samples lie: {unknown[:5]}. '
-            'Add them, so that no place gets into two splits.'
-        )
-    return places

@@ -19,6 +19,7 @@ from ..files import read_text
 
 DESCRIPTION = 'dataset.json'
 MANIFEST = 'manifest.jsonl'
+PLACES = 'places.csv'
 _SUFFIXES = ('.tif', '.tiff')
 #: How many faulty files an error names.
 _SHOWN = 5
@@ -235,6 +236,32 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             )
         rows.append(row)
     return rows
+
+
+def read_places(root: Path, ids: Sequence[str]) -> dict[str, str]:
+    """The place of each sample; each is a place of its own without ``places.csv``.
+
+    Args:
+        root: The folder.
+        ids: Samples of it.
+
+    Returns:
+        The name of the place by id, in the order of *ids*.
+
+    Raises:
+        ValueError: If the table lacks one of them.
+    """
+    path = root / PLACES
+    if not path.exists():
+        return {name: name for name in ids}
+    places = {row['id']: row['place'] for row in read_table(path, ('id', 'place'))}
+    unknown = [name for name in ids if name not in places]
+    if unknown:
+        raise ValueError(
+            f'{path} does not say where {len(unknown)} samples lie: {unknown[:5]}. '
+            'Add them, so that no place gets into two splits.'
+        )
+    return {name: places[name] for name in ids}
 
 
 def read_manifest(root: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from .pair_files import (
     read_codes,
     read_list,
     read_manifest,
+    read_places,
     read_raster,
 )
 from .plotting import plot_sample
@@ -47,6 +48,8 @@ class PairFolder(NonGeoDataset):
     * ``classes.csv``: columns ``id`` (value in the masks) and ``name`` (optional; not
       looked at where there is a ``dataset.json``)
     * ``train.txt``, ``val.txt``, ``test.txt``: one id a line (optional)
+    * ``places.csv``: columns ``id`` and ``place``; samples of one place may overlap
+      (optional)
     * ``manifest.jsonl``: one line a sample that a generator wrote (optional)
 
     A folder with just ``images/`` and ``masks/`` also reads
@@ -166,6 +169,11 @@ class PairFolder(NonGeoDataset):
         selected = copy(self)
         selected.ids = list(ids)
         return selected
+
+    @property
+    def places(self) -> list[str]:
+        """The place of each sample, by ``places.csv``; else each is one of its own."""
+        return list(read_places(self.root, self.ids).values())
 
     def image_paths(self, name: str) -> list[Path]:
         """The image file of each date of a sample."""

@@ -1,94 +1,123 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Frechet distance of random convolutional features, with its floor."""
+"""Fidelity and diversity of features, each number beside real against real."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import one_hot
-from torchgeo.models import RCF
+from torch import Tensor
 
-#: Sides of the random kernels; small ones see texture, large ones shapes.
-_KERNELS = (3, 7)
-#: Tiles whose planes and features are in memory at once.
-_BATCH = 64
+from .features import Features
+
 #: A feature that varies less than this over real samples is constant.
 _LEAST_STD = 1e-9
+#: Neighbours that make the ball around a sample (Naeem et al. 2020, section 5).
+_NEIGHBOURS = 5
+#: Subsets of half of the samples over which a kernel distance is seen to vary.
+_SUBSETS = 20
 
 
-class Distance(NamedTuple):
-    """A distance beside the one that real data have among themselves.
+def compare_features(
+    real: Features,
+    synthetic: Features,
+    held_out: Features | None = None,
+    reconstructed: Features | None = None,
+    repeats: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare with half of the real training samples what should be like them.
 
-    Attributes:
-        value: Synthetic against real.
-        floor: Real against other real samples, of the same number.
-        samples: Samples on each side.
-    """
-
-    value: float
-    floor: float
-    samples: int
-
-
-class RandomFeatures(nn.Module):
-    """Random convolutional features of all bands, or of one-hot masks.
-
-    They need no download and no training, and are the same on every machine
-    (ecosystem.md, section 2). They see spectra and texture and hardly notice blur
-    (prototype.md, section 3), so never show their distance without pictures.
+    The places of the training samples are halved at random. The first half is the
+    reference of all: of the second half (the floor of distances and the ceiling of
+    the rest), of held-out samples, of their reconstructions (all that the codec lets
+    through), and of synthetic ones. All numbers come from equally many samples, since
+    all but the kernel distance depend on how many they are. Features are divided by
+    the standard deviation that they have over the training samples.
 
     Args:
-        channels: Number of bands or classes.
-        features: Features of each kernel size.
-        seed: Seed of the kernels, above 0 (TorchGeo ignores 0).
+        real: Of training samples.
+        synthetic: Of synthetic samples; their places are not looked at.
+        held_out: Of real samples of other places.
+        reconstructed: Of what the codec makes of those, in the same order, so that
+            the two differ by the codec alone.
+        repeats: Number of random halvings to average over.
+        seed: Seed of the halvings.
+
+    Returns:
+        ``frechet``, ``kernel``, ``precision``, ``recall``, ``density`` and
+        ``coverage``, each with ``value`` (of the synthetic samples), ``floor`` (real
+        against real) and, if given, ``held_out`` and ``reconstructed``; with
+        ``kernel`` also ``std``, that of its value over subsets; and ``samples``, on
+        either side of each number. With too few samples for neighbours, the last four
+        are NaN.
+
+    Raises:
+        ValueError: If the training samples are of one place, or there are fewer than
+            two samples on a side.
     """
+    halves = _halve(real.places, repeats, seed)
+    spread, middle = real.values.std(0), real.values.mean(0)
+    scale = spread.where(spread > _LEAST_STD, 1.0)
+    train = (real.values - middle) / scale
+    sides = {'value': synthetic, 'held_out': held_out, 'reconstructed': reconstructed}
+    given = {k: (x.values - middle) / scale for k, x in sides.items() if x is not None}
+    least = min(min(int(half.sum()), int((~half).sum())) for half in halves)
+    count = min(least, *map(len, given.values()))
+    found: dict[str, dict[str, list[float]]] = {}
+    for turn, half in enumerate(halves):
+        reference = _pick(train[half], count, [seed, turn])
+        for side, features in {'floor': train[~half], **given}.items():
+            other = _pick(features, count, [seed, turn])
+            for name, number in _compare(reference, other).items():
+                found.setdefault(name, {}).setdefault(side, []).append(number)
+    means = {
+        name: {side: float(np.mean(numbers)) for side, numbers in row.items()}
+        for name, row in found.items()
+    }
+    means['kernel']['std'] = means.pop('kernel_std')['value']
+    return means | {'samples': count}
 
-    def __init__(self, channels: int, features: int = 32, seed: int = 1) -> None:
-        """Draw the kernels."""
-        super().__init__()
-        self.kernels = nn.ModuleList(
-            RCF(channels, features, kernel_size=side, bias=0.0, seed=seed)
-            for side in _KERNELS
+
+def _halve(places: Tensor, repeats: int, seed: int) -> list[Tensor]:
+    """Halve the places at random: which samples (N,) lie in the first half."""
+    # torchmetrics makes a number of what has one element
+    places = places.cpu().flatten()
+    names = np.unique(places.numpy())
+    if len(names) < 2:
+        raise ValueError(
+            f'All {len(places)} real samples were cut from {len(names)} place, but a '
+            'floor needs two or more: samples of one place are alike. Add places.'
         )
-
-    @torch.no_grad()
-    def forward(self, planes: Tensor) -> Tensor:
-        """Features of a batch.
-
-        Args:
-            planes: Standardised bands or classes (B, C, H, W).
-
-        Returns:
-            Features (B, 2 x features), float64.
-        """
-        return torch.cat([kernel(planes) for kernel in self.kernels], 1).double()
+    random = np.random.default_rng(seed)
+    return [
+        torch.isin(
+            places, torch.from_numpy(random.permutation(names)[: len(names) // 2])
+        )
+        for _ in range(repeats)
+    ]
 
 
-def image_features(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Features of images (N, C, H, W), with mean and std (C,) of real ones."""
-    extractor = RandomFeatures(images.shape[1])
-    shift, scale = mean.view(-1, 1, 1), std.view(-1, 1, 1)
-    return torch.cat(
-        [
-            extractor((part.float() - shift) / scale)
-            for part in torch.split(images, _BATCH)
-        ]
-    )
+def _pick(features: Tensor, count: int, seed: list[int]) -> Tensor:
+    """A random choice that is the same for sets of the same size.
+
+    So the same tiles are picked of the held-out set and of its reconstructions.
+    """
+    order = np.random.default_rng(seed).permutation(len(features))
+    return features[torch.from_numpy(order[:count])]
 
 
-def mask_features(masks: Tensor, num_classes: int) -> Tensor:
-    """Features of masks (N, H, W); pixels without a label are zero in all classes."""
-    extractor = RandomFeatures(num_classes)
-    features = []
-    for part in torch.split(masks, _BATCH):
-        known = (part >= 0) & (part < num_classes)
-        planes = one_hot(part.where(known, 0), num_classes) * known[..., None]
-        features.append(extractor(planes.movedim(-1, 1).float()))
-    return torch.cat(features)
+def _compare(real: Tensor, other: Tensor) -> dict[str, float]:
+    """All numbers of two equally large sets of standardised features."""
+    value, std = kernel_distance(real, other)
+    return {
+        'frechet': frechet_distance(real, other),
+        'kernel': value,
+        'kernel_std': std,
+        **neighbour_scores(real, other),
+    }
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
@@ -105,71 +134,128 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     Raises:
         ValueError: If one side has fewer than two samples.
     """
+    _require_two(first, second)
+    shift = (first.mean(0) - second.mean(0)).square().sum()
+    a, b = _factor(first), _factor(second)
+    # the trace of the square root of the product of the covariances a' a and b' b
+    roots = torch.linalg.svdvals(a @ b.T).sum()
+    distance = shift + a.square().sum() + b.square().sum() - 2 * roots
+    return max(float(distance), 0.0)
+
+
+def _factor(features: Tensor) -> Tensor:
+    """The smallest matrix whose square is the covariance of features (N, D)."""
+    samples, size = features.shape
+    features = features.double() / math.sqrt(samples - 1)
+    centred = features - features.mean(0)
+    return torch.linalg.qr(centred, mode='r').R if samples > size else centred
+
+
+def _require_two(first: Tensor, second: Tensor) -> None:
     if min(len(first), len(second)) < 2:
         raise ValueError(
-            f'{len(first)} and {len(second)} samples: a Frechet distance needs two or '
-            'more on each side. Generate more.'
+            f'{len(first)} and {len(second)} samples: a distance of features needs two '
+            'or more on each side. Generate more.'
         )
-    shift = (first.mean(0) - second.mean(0)).square().sum()
-    size = first.shape[1]
-    # of one feature, torch gives a plain number
-    a, b = (torch.cov(x.double().T).reshape(size, size) for x in (first, second))
-    values, vectors = torch.linalg.eigh(a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    # the trace of the square root of a @ b, of whose eigenvalues those of a symmetric
-    # matrix are exact enough where samples are fewer than features
-    roots = torch.linalg.eigvalsh(root @ b @ root).clamp(min=0).sqrt().sum()
-    return max(float(shift + a.trace() + b.trace() - 2 * roots), 0.0)
 
 
-def distance_with_floor(
-    real: Tensor,
-    synthetic: Tensor,
-    groups: Sequence[int | str],
-    repeats: int = 10,
-    seed: int = 0,
-) -> Distance:
-    """Frechet distance to half of the real samples, beside that of the other half.
+class KernelDistance(NamedTuple):
+    """A kernel distance and how much it varies.
 
-    Features are divided by the standard deviation that they have over real samples.
+    Attributes:
+        value: The unbiased squared distance: 0 on average for equal distributions,
+            so it can be negative.
+        std: Its standard deviation over random subsets of half of the samples.
+    """
+
+    value: float
+    std: float
+
+
+def kernel_distance(first: Tensor, second: Tensor, seed: int = 0) -> KernelDistance:
+    """Maximum mean discrepancy with a cubic kernel (KID, Binkowski et al. 2018).
 
     Args:
-        real: Features (N, D) of real tiles.
-        synthetic: Features (M, D).
-        groups: The place that each real tile was cut from; tiles of one place stay on
-            one side.
-        repeats: Number of random halvings to average over.
-        seed: Seed of the halvings.
+        first: Features (N, D), N >= 2, around 0: the kernel is not blind to a shift
+            of all of them.
+        second: Features (M, D), M >= 2.
+        seed: Seed of the subsets.
 
     Returns:
-        Both distances, each between sets of the same size.
+        The squared distance, in units of the kernel, and its standard deviation; NaN
+        if half of a side is a single sample.
 
     Raises:
-        ValueError: If there are too few real samples to halve, or too few synthetic
-            ones.
+        ValueError: If one side has fewer than two samples.
     """
-    of_tile = np.asarray(groups)
-    names = np.unique(of_tile)
-    if len(names) < 2:
-        raise ValueError(
-            f'All {len(real)} real tiles were cut from {len(names)} sample, but a floor '
-            'needs two or more: tiles of one sample are alike. Add real samples.'
-        )
-    spread = real.std(0)
-    scale = spread.where(spread > _LEAST_STD, 1.0)
-    real, synthetic = real / scale, synthetic / scale
+    _require_two(first, second)
+    a, b, both = (
+        (x @ y.T / x.shape[1] + 1) ** 3
+        for x, y in ((first, first), (second, second), (first, second))
+    )
+    for own in (a, b):
+        own.fill_diagonal_(0)
     random = np.random.default_rng(seed)
-    values, floors, counts = [], [], []
-    for _ in range(repeats):
-        chosen = random.permutation(names)[: len(names) // 2]
-        inside = torch.from_numpy(np.isin(of_tile, chosen))
-        count = min(int(inside.sum()), int((~inside).sum()), len(synthetic))
-        picks = [
-            torch.from_numpy(random.permutation(len(part))[:count])
-            for part in (real[inside], real[~inside], synthetic)
-        ]
-        half, other = real[inside][picks[0]], real[~inside][picks[1]]
-        values.append(frechet_distance(half, synthetic[picks[2]]))
-        floors.append(frechet_distance(half, other))
-        counts.append(count)
-    return Distance(float(np.mean(values)), float(np.mean(floors)), min(counts))
+    # the first column picks all samples, each other one a subset
+    picks = [_subsets(random, len(x)).to(x) for x in (first, second)]
+    values = -2 * _means(picks[0], both, picks[1], 0)
+    for own, picked in ((a, picks[0]), (b, picks[1])):
+        values += _means(picked, own, picked, 1)
+    return KernelDistance(float(values[0]), float(values[1:].std()))
+
+
+def _subsets(random: np.random.Generator, count: int) -> Tensor:
+    """All of so many samples, and random halves of them: 1 where one is picked."""
+    ranks = random.permuted(np.tile(np.arange(count), (_SUBSETS, 1)), axis=1)
+    halves = torch.from_numpy(ranks < count // 2)
+    return torch.cat([torch.ones(1, count, dtype=torch.bool), halves]).T
+
+
+def _means(left: Tensor, kernel: Tensor, right: Tensor, less: int) -> Tensor:
+    """Mean of the kernel over the pairs that each subset holds (subsets,).
+
+    Args:
+        left: 1 where a row is picked (N, subsets).
+        kernel: Kernel of all pairs (N, M).
+        right: 1 where a column is picked (M, subsets).
+        less: 1 if rows and columns are the same samples, and no pair with itself
+            counts, else 0.
+    """
+    pairs = left.sum(0) * (right.sum(0) - less)
+    return (left * (kernel @ right)).sum(0) / pairs
+
+
+def neighbour_scores(real: Tensor, other: Tensor) -> dict[str, float]:
+    """Whether samples lie where real ones do, and whether they lie everywhere there.
+
+    The ball of a sample reaches to its fifth nearest neighbour in its own set
+    (Kynkaanniemi et al. 2019; Naeem et al. 2020).
+
+    Args:
+        real: Features (N, D).
+        other: Features (M, D); compare only numbers of equal counts.
+
+    Returns:
+        ``precision``: share of the other samples in any real ball. ``recall``: share
+        of the real samples in any ball of the others. ``density``: mean number of real
+        balls that another sample lies in, over five; not bounded by 1, and not moved
+        by a single far real sample. ``coverage``: share of the real balls with another
+        sample in them. All NaN with five samples or fewer on a side.
+    """
+    if min(len(real), len(other)) <= _NEIGHBOURS:
+        return dict.fromkeys(('precision', 'recall', 'density', 'coverage'), np.nan)
+    away = torch.cdist(real, other)
+    in_real = away <= _radii(real)[:, None]
+    in_other = away <= _radii(other)
+    return {
+        'precision': float(in_real.any(0).double().mean()),
+        'recall': float(in_other.any(1).double().mean()),
+        'density': float(in_real.sum(0).double().mean()) / _NEIGHBOURS,
+        'coverage': float(in_real.any(1).double().mean()),
+    }
+
+
+def _radii(features: Tensor) -> Tensor:
+    """Distance of each sample (N, D) to its fifth nearest neighbour, (N,)."""
+    away = torch.cdist(features, features).fill_diagonal_(torch.inf)
+    return away.kthvalue(_NEIGHBOURS, dim=1).values

@@ -1,13 +1,44 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Spectral angles, in radians, on reflectance."""
+"""Spectral angles, in radians, on reflectance, and spectral indices."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..datasets.spec import SampleSpec
+
 #: Reflectance norm below which a spectrum has no direction (blank borders).
 _DARK = 1e-4
+
+#: The bands a and b of the indices (a - b) / (a + b): of plants, of water (McFeeters,
+#: 1996) and of built-up land (Zha et al., 2003).
+INDICES: Mapping[str, tuple[str, str]] = {
+    'ndvi': ('nir', 'red'),
+    'ndwi': ('green', 'nir'),
+    'ndbi': ('swir1', 'nir'),
+}
+
+
+class _Colour(NamedTuple):
+    """Which bands may stand for a colour: nanometres, tolerance, and plain names."""
+
+    center: float
+    within: float
+    names: tuple[str, ...]
+
+
+# from nir, the red edge of Sentinel-2 (B07, 783 nm) is too far, and B09 (945 nm), which
+# sees water vapour
+_COLOURS = {
+    'green': _Colour(560, 30, ('green', 'g')),
+    'red': _Colour(665, 30, ('red', 'r')),
+    'nir': _Colour(842, 45, ('nir', 'nirbroad', 'nirnarrow', 'nir08')),
+    'swir1': _Colour(1610, 70, ('swir1', 'swir16')),
+}
 
 
 def spectral_angle(prediction: Tensor, target: Tensor, dim: int = 1) -> Tensor:
@@ -60,38 +91,56 @@ def lit_pixels(target: Tensor, dim: int = 1) -> Tensor:
     return target.float().square().sum(dim) > _DARK**2
 
 
-def class_spectra(images: Tensor, masks: Tensor, num_classes: int) -> Tensor:
-    """Sum the spectra of each class, to be added over batches.
+def index_channels(spec: SampleSpec) -> dict[str, tuple[int, int]]:
+    """Find the two channels of each index of :data:`INDICES`.
+
+    A colour is the band whose known wavelength is nearest to it and near enough (842 nm
+    for nir, within 45), else the one named by a word (``NIR``, ``SWIR_1``). A mere
+    number says nothing: ``B5`` is nir on Landsat 8 and red edge on Sentinel-2. Where
+    Landsat's bands are named ``B02`` to ``B07``, as Sentinel-2's are, no band is near
+    enough to nir, and all three indices are left out.
 
     Args:
-        images: Reflectance (B, C, H, W).
-        masks: Class positions (B, H, W); other values are left out.
-        num_classes: Number of classes K.
+        spec: Tells the bands.
 
     Returns:
-        float64 (K, C + 1): the sums over pixels, and the pixel count in the last
-        column.
+        The channels a and b of each index whose bands are there.
     """
-    spectra = images.movedim(1, -1).reshape(-1, images.shape[1]).double()
-    labels = masks.reshape(-1)
-    known = (labels >= 0) & (labels < num_classes)
-    ones = torch.ones_like(spectra[:, :1])
-    sums = spectra.new_zeros(num_classes, spectra.shape[1] + 1)
-    return sums.index_add_(0, labels[known], torch.cat([spectra, ones], 1)[known])
+    found = {}
+    for name, colours in INDICES.items():
+        a, b = (_channel(spec, _COLOURS[colour]) for colour in colours)
+        if a is not None and b is not None:
+            found[name] = (a, b)
+    return found
 
 
-def class_spectral_angle(real: Tensor, synthetic: Tensor) -> Tensor:
-    """Angle between the mean spectra of each class (mSAD is the mean over classes).
+def normalized_difference(a: Tensor, b: Tensor) -> Tensor:
+    """The index (a - b) / (a + b) of two bands.
+
+    A number below 0, as atmospheric correction leaves in dark water, counts as 0: the
+    index stays in -1..1, where a sum near 0 would give any number.
 
     Args:
-        real: From :func:`class_spectra`.
-        synthetic: Likewise.
+        a: Reflectance or digital numbers, any shape.
+        b: Likewise.
 
     Returns:
-        Radians (K,); NaN for a class that one side lacks.
+        -1..1, of the same shape; NaN where both are 0.
     """
-    means = [sums[:, :-1] / sums[:, -1:] for sums in (real, synthetic)]
-    return spectral_angle(means[0], means[1])
+    a, b = a.clamp(min=0), b.clamp(min=0)
+    return (a - b) / (a + b)
+
+
+def _channel(spec: SampleSpec, colour: _Colour) -> int | None:
+    distances = [
+        (abs(wave - colour.center), i)
+        for i, wave in enumerate(spec.wavelengths)
+        if wave is not None and abs(wave - colour.center) <= colour.within
+    ]
+    if distances:
+        return min(distances)[1]
+    words = [''.join(c for c in band.lower() if c.isalnum()) for band in spec.bands]
+    return next((words.index(name) for name in colour.names if name in words), None)
 
 
 def _unit(spectra: Tensor, dim: int) -> Tensor:

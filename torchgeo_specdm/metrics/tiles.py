@@ -3,11 +3,12 @@
 
 """Samples of a data set as tensors of one tile size."""
 
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..datasets.tiles import TileDataset
 
 
 class Tiles(NamedTuple):
@@ -26,16 +27,10 @@ class Tiles(NamedTuple):
 
 
 def cut_tiles(dataset: Any, size: int, limit: int = 512) -> Tiles:
-    """Cut samples into tiles side by side; what is left at the edges is dropped.
-
-    With more tiles than *limit*, samples are taken evenly spread over the data set,
-    since neighbours may show one place, and of each as many tiles as fit, evenly
-    spread too. A tile that overlapping samples of a place share counts once.
+    """Cut samples into square tiles, evenly spread since neighbours are alike.
 
     Args:
-        dataset: A map-style data set; the place of each sample is read from its list
-            ``places``, else each sample is a place of its own; its samples have ``image``, (C, H, W) or
-            (T, C, H, W) in digital numbers, and ``mask``, (H, W) or (1, H, W).
+        dataset: As :class:`~torchgeo_specdm.datasets.tiles.TileDataset` needs it.
         size: Side of a tile in pixels.
         limit: At most this many tiles, 1 or more.
 
@@ -43,45 +38,12 @@ def cut_tiles(dataset: Any, size: int, limit: int = 512) -> Tiles:
         The tiles.
 
     Raises:
-        ValueError: If no sample is as large as a tile.
+        ValueError: If the data set has fewer than two samples, or they are smaller
+            than a tile.
     """
-    images: list[Tensor] = []
-    masks: list[Tensor] = []
-    groups: list[int | str] = []
-    known: dict[tuple[int | str, bytes], int] = {}
-    chosen = _spread(len(dataset), limit)
-    places = getattr(dataset, 'places', range(len(dataset)))
-    for index in chosen:
-        sample = dataset[index]
-        image, mask = sample['image'], sample['mask']
-        mask = mask.reshape(mask.shape[-2:])
-        corners = [
-            (top, left)
-            for top in range(0, image.shape[-2] - size + 1, size)
-            for left in range(0, image.shape[-1] - size + 1, size)
-        ]
-        for i in _spread(len(corners), limit // len(chosen)):
-            top, left = corners[i]
-            window = (..., slice(top, top + size), slice(left, left + size))
-            content = image[window].numpy().tobytes()
-            if (
-                known.setdefault((places[index], blake2b(content).digest()), index)
-                != index
-            ):
-                continue
-            # copies: a view would keep the whole sample in memory
-            images.append(image[window].clone())
-            masks.append(mask[window].clone())
-            groups.append(places[index])
-    if not images:
-        raise ValueError(
-            f'No sample is as large as a tile of {size} x {size} pixels. Use smaller '
-            'tiles or larger patches.'
-        )
-    return Tiles(torch.stack(images), torch.stack(masks), groups)
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """At most so many of the numbers below *count*, evenly spread."""
-    kept = min(count, most)
-    return [i * count // kept for i in range(kept)]
+    tiles = TileDataset(dataset, (size, size))
+    count = min(limit, len(tiles))
+    chosen = [i * len(tiles) // count for i in range(count)]
+    images, masks = zip(*map(tiles.cut, chosen), strict=True)
+    places = [tiles.places[tiles.place_of_sample[tiles.sample_of(i)]] for i in chosen]
+    return Tiles(torch.stack(images), torch.stack(masks), places)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The pictures of a report, all of one width."""
+"""Grids of pairs and what a comparison shows, all of one width."""
 
 import base64
 import io
@@ -23,13 +23,18 @@ from ..study.runs import Run, by_arm, differences
 from ..study.verdicts import NAMES
 
 #: Width of every figure in inches: texts of different figures are then of one size.
-_WIDTH = 8.0
+WIDTH = 8.0
+#: The same for a phone.
+NARROW = 4.2
 #: Pixels of an inch: sharp on a screen of twice the usual density.
 _DPI = 160
-_TEXT = 10
+#: Sizes of letters in points.
+TEXT = 10
+SMALL = 9
 #: So many names of arms fit beside each other.
 _FLAT = 5
-_SMALL = 9
+#: Inches that a letter, and the sign before a name, need in a legend.
+_LETTER, _SIGN = 0.075, 0.55
 #: Letters that fit into the width of a figure at the small size.
 _LETTERS = 105
 #: Inches to the left of a grid for the titles of its rows, and between its pairs.
@@ -39,10 +44,8 @@ _ROW_TITLE: dict[str, Any] = {
     'rotation': 'vertical',
     'va': 'center',
     'ha': 'left',
-    'fontsize': _TEXT,
+    'fontsize': TEXT,
 }
-_COLORS = {'train': '#3f6aa8', 'held_out': '#a9c1de', 'synthetic': '#d9822b'}
-_NAMES = {'train': 'real, training', 'held_out': 'real, test', 'synthetic': 'synthetic'}
 
 
 def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> Figure:
@@ -58,16 +61,16 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
     """
     limits = _stretch(next(iter(rows.values())), spec)
     handles, on_a_line = _legend(spec)
-    pitch = (_WIDTH - _LABEL) / columns
+    pitch = (WIDTH - _LABEL) / columns
     side = pitch - _GAP
     row_height = (spec.dates + 1) * side + 3 * _GAP
     legend_height = 0.2 * -(-len(handles) // on_a_line) + 0.1
     height = row_height * len(rows) + legend_height
-    figure = plt.figure(figsize=(_WIDTH, height))
+    figure = plt.figure(figsize=(WIDTH, height))
     for row, (title, tiles) in enumerate(rows.items()):
         top = height - row * row_height
         middle = top - (spec.dates + 1) * side / 2
-        figure.text(0.05 / _WIDTH, middle / height, title, **_ROW_TITLE)
+        figure.text(0.05 / WIDTH, middle / height, title, **_ROW_TITLE)
         for column in range(min(columns, len(tiles.images))):
             dates = tiles.images[column].reshape(-1, *tiles.images.shape[-3:])
             cells = [show_image(date, spec, limits) for date in dates]
@@ -75,22 +78,24 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
             # they touch each other, so that a pair is seen as one
             for place, colors in enumerate(cells, 1):
                 left, bottom = _LABEL + column * pitch, top - place * side
-                wide, high = side / _WIDTH, side / height
-                axis = figure.add_axes((left / _WIDTH, bottom / height, wide, high))
+                wide, high = side / WIDTH, side / height
+                axis = figure.add_axes((left / WIDTH, bottom / height, wide, high))
                 axis.imshow(colors, interpolation='nearest', aspect='auto')
                 axis.axis('off')
     figure.legend(
         handles=handles,
         loc='lower center',
         ncols=on_a_line,
-        fontsize=_SMALL,
+        fontsize=SMALL,
         frameon=False,
         borderaxespad=0,
     )
     return figure
 
 
-def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
+def score_dots(
+    runs: Sequence[Run], score: str = 'miou', width: float = WIDTH
+) -> Figure:
     """Test score of each run, one line a seed, so that pairs can be seen.
 
     Bars show the 95 % interval of each arm's paired difference, above or below the mean
@@ -99,12 +104,13 @@ def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
     Args:
         runs: Of one network and one real size.
         score: Name of the score.
+        width: In inches.
 
     Returns:
         The figure.
     """
     values = by_arm(runs, score)
-    figure, axis = _figure(2.9)
+    figure, axis = panel(width)
     for seed in sorted({seed for scored in values.values() for seed in scored}):
         points = [
             (place, 100 * scored[seed])
@@ -120,13 +126,13 @@ def score_dots(runs: Sequence[Run], score: str = 'miou') -> Figure:
         )
     _add_intervals(axis, runs, score)
     names = [arm_label(*key) for key in values]
-    axis.set_xticks(range(len(names)), names, fontsize=_TEXT, parse_math=False)
-    if len(names) > _FLAT:
+    axis.set_xticks(range(len(names)), names, fontsize=TEXT, parse_math=False)
+    if len(names) > _FLAT * width / WIDTH:
         plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
-    axis.set_ylabel(f'test {NAMES.get(score, score)} in points', fontsize=_TEXT)
+    axis.set_ylabel(f'test {NAMES.get(score, score)} in points', fontsize=TEXT)
     axis.margins(x=0.08, y=0.12)
-    _tidy(axis)
-    axis.legend(frameon=False, fontsize=_SMALL)
+    tidy(axis)
+    legend_above(figure, width)
     return figure
 
 
@@ -149,11 +155,12 @@ def _add_intervals(axis: Axes, runs: Sequence[Run], score: str) -> None:
             label = None
 
 
-def class_changes(runs: Sequence[Run]) -> Figure:
+def class_changes(runs: Sequence[Run], width: float = WIDTH) -> Figure:
     """How the IoU of each class differs from real only, by arm; means over seeds.
 
     Args:
         runs: Of one network and one real size.
+        width: In inches.
 
     Returns:
         The figure.
@@ -164,21 +171,21 @@ def class_changes(runs: Sequence[Run]) -> Figure:
         own = [run.iou for run in runs if (run.arm, run.ratio) == key and run.iou]
         means[key] = [_mean([iou[name] for iou in own]) for name in classes]
     real = means.pop((REAL, 0.0), [math.nan] * len(classes))
-    figure, axis = _figure(2.9)
-    width = 0.8 / max(len(means), 1)
+    figure, axis = panel(width)
+    wide = 0.8 / max(len(means), 1)
     for place, (key, values) in enumerate(means.items()):
         heights = [100 * (a - b) for a, b in zip(values, real, strict=True)]
-        where = np.arange(len(classes)) + width * (place - (len(means) - 1) / 2)
+        where = np.arange(len(classes)) + wide * (place - (len(means) - 1) / 2)
         # a dollar would begin a formula
         name = arm_label(*key).replace('$', r'\$')
-        axis.bar(where, heights, 0.9 * width, label=name)
+        axis.bar(where, heights, 0.9 * wide, label=name)
     axis.axhline(0, color='gray', linewidth=0.8)
-    axis.set_xticks(range(len(classes)), classes, fontsize=_SMALL, parse_math=False)
-    if len(classes) > 6:
+    axis.set_xticks(range(len(classes)), classes, fontsize=SMALL, parse_math=False)
+    if len(classes) > 6 * width / WIDTH:
         plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
-    axis.set_ylabel('IoU against real only', fontsize=_TEXT)
-    _tidy(axis)
-    axis.legend(frameon=False, fontsize=_SMALL, ncols=3)
+    axis.set_ylabel('IoU against real only', fontsize=TEXT)
+    tidy(axis)
+    legend_above(figure, width)
     return figure
 
 
@@ -186,81 +193,6 @@ def _mean(values: Sequence[float | None]) -> float:
     """Mean of what is known; NaN of nothing."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else math.nan
-
-
-def class_spectra_figure(spectra: Mapping[str, Any], spec: SampleSpec) -> Figure:
-    """Mean spectrum of each class: real (line) and synthetic (dashes).
-
-    Args:
-        spectra: As :func:`torchgeo_specdm.study.measures.measure` gives them; None is
-            not drawn.
-        spec: What the samples are.
-
-    Returns:
-        The figure.
-    """
-    waves = np.array(spec.wavelengths, float)
-    order = np.arange(spec.num_bands)
-    if not np.isnan(waves).any():
-        order = np.argsort(waves)
-    # with several dates, each class has one spectrum a date
-    names = list(spectra['per_class'])
-    columns = min(len(names), 3 if spec.dates == 1 else spec.num_classes)
-    lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        lines,
-        columns,
-        figsize=(_WIDTH, 1.9 * lines),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout='constrained',
-    )
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
-        color = tuple(c / 255 for c in spec.colors[k % spec.num_classes])
-        for side, style in (('train', '-'), ('synthetic', '--')):
-            values = np.array(spectra['means'][side][k], float)[order]
-            axis.plot(values, style, color=color, label=side)
-        angle = spectra['per_class'][name]
-        said = '\N{EN DASH}' if angle is None else f'{angle:.3f} rad'
-        axis.set_title(f'{name}: {said}', fontsize=_TEXT, parse_math=False)
-        # hundreds of names cannot be read
-        shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
-        labels = [spec.bands[order[i]] for i in shown]
-        axis.set_xticks(shown, labels, rotation=90, parse_math=False)
-        # the lowest of each column, of which the last line may not have all
-        axis.tick_params(labelbottom=k + columns >= len(names))
-        _tidy(axis)
-    axes[0, 0].legend(['real', 'synthetic'], frameon=False, fontsize=_SMALL)
-    figure.supylabel('reflectance', fontsize=_TEXT)
-    return figure
-
-
-def class_areas(area: Mapping[str, Any], spec: SampleSpec) -> Figure:
-    """Share of each class in real and in synthetic masks.
-
-    Args:
-        area: As :func:`torchgeo_specdm.study.measures.measure` gives it.
-        spec: What the samples are.
-
-    Returns:
-        The figure.
-    """
-    places = np.arange(spec.num_classes)
-    figure, axis = _figure(2.9)
-    for shift, (side, color) in enumerate(_COLORS.items()):
-        heights = [100 * v for v in area[side]]
-        where = places + 0.27 * (shift - 1)
-        axis.bar(where, heights, 0.26, label=_NAMES[side], color=color)
-    axis.set_xticks(places, spec.classes, fontsize=_SMALL, parse_math=False)
-    if spec.num_classes > 6:
-        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
-    axis.set_ylabel('% of pixels', fontsize=_TEXT)
-    _tidy(axis)
-    axis.legend(frameon=False, fontsize=_SMALL)
-    return figure
 
 
 def save(figure: Figure, path: Any) -> None:
@@ -276,13 +208,42 @@ def as_data_uri(figure: Figure) -> str:
     return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    return plt.subplots(figsize=(_WIDTH, height), layout='constrained')
+def panel(width: float) -> tuple[Figure, Axes]:
+    """An empty figure of one panel.
+
+    Args:
+        width: In inches.
+    """
+    return plt.subplots(figsize=(width, 2.9), layout='constrained')
 
 
-def _tidy(axis: Axes) -> None:
+def legend_above(figure: Figure, width: float) -> None:
+    """Name what is drawn where it hides nothing.
+
+    Args:
+        figure: Of one panel, or of several that show the same.
+        width: Of the figure in inches.
+    """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    entry = _SIGN + _LETTER * max((len(label) for label in labels), default=0)
+    columns = max(1, int(width / entry))
+    # or many names would leave no room for what they name
+    lines = -(-len(labels) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(lines - 1, 0))
+    figure.legend(
+        handles,
+        labels,
+        loc='outside upper left',
+        ncols=columns,
+        fontsize=SMALL,
+        frameon=False,
+    )
+
+
+def tidy(axis: Axes) -> None:
+    """Leave out what carries nothing."""
     axis.spines[['top', 'right']].set_visible(False)
-    axis.tick_params(labelsize=_SMALL)
+    axis.tick_params(labelsize=SMALL)
 
 
 def _stretch(tiles: Tiles, spec: SampleSpec) -> tuple[float, float]:

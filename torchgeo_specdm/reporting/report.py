@@ -1,83 +1,190 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""One self-contained HTML page that says whether synthetic data helped."""
+"""One self-contained HTML page that says whether synthetic data can be trusted."""
 
+import csv
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, Template
-from torchgeo.datamodules import NonGeoDataModule
+from matplotlib.figure import Figure
 
-from ..datasets.pairs import PairFolder
-from ..diffusion import Generator
+from ..datasets.spec import SampleSpec
 from ..files import write_text
-from ..metrics.tiles import Tiles, cut_tiles
-from ..study.design import arm_label
-from ..study.runs import Run, by_arm, differences
+from ..metrics.tiles import Tiles
+from ..study.runs import Run
 from ..study.verdicts import NAMES, verdicts
-from .figures import (
-    as_data_uri,
-    class_areas,
-    class_spectra_figure,
-    pair_grid,
-    save,
-    score_dots,
+from .figures import NARROW, WIDTH, as_data_uri, score_dots
+from .lights import codec_sentences, lights
+from .pictures import Pair, band_combinations, picture_side, show_pairs, stretch
+from .tables import (
+    MOST_SAMPLES,
+    comparison_tables,
+    measure_tables,
+    number,
+    sample_table,
+    short,
 )
+from .trust_figures import class_areas, class_spectra_figure, training_curves
 
-_SHOWN = 8
+#: Points of a training curve: more cannot be told apart on a page.
+_POINTS = 400
+
+#: (step, value) of each logged name.
+Curves = dict[str, list[tuple[float, float]]]
 
 
-def write_report(
-    out: Path,
-    datamodule: NonGeoDataModule,
-    runs: Sequence[Run],
-    measures: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> Path:
-    """Write ``report.html`` and ``pairs.png``.
+class Captioned(NamedTuple):
+    """Tiles, with a few words for each.
+
+    Attributes:
+        tiles: What is shown.
+        captions: One for each tile.
+    """
+
+    tiles: Tiles
+    captions: Sequence[str]
+
+
+class Neighbours(NamedTuple):
+    """Generated tiles beside their nearest training windows.
+
+    Attributes:
+        generated: N tiles.
+        training: N tiles, turned and flipped as they are nearest.
+        captions: One for each, with its distance.
+    """
+
+    generated: Tiles
+    training: Tiles
+    captions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a page shows; what is empty has no section.
+
+    Attributes:
+        title: What the data are.
+        spec: What a sample is.
+        measures: Content of ``measures.json``.
+        scores: Lines of ``scores/synthetic.jsonl``, in any order.
+        rows: Title of each row of pairs and its tiles, such as ``real``,
+            ``reconstructed`` and ``generated``; the first sets the stretch of all.
+        best: Generated samples of the best scores.
+        worst: Those of the worst.
+        nearest: Those that are nearest to training samples.
+        curves: Training curves of each stage, as :func:`read_curves` gives them.
+        runs: Of one network and one real size, if a study was run.
+        score: What the runs are compared by.
+        settings: Plain values; texts of several lines (YAML) are folded.
+        notes: Sentences that a reader needs before any number.
+    """
+
+    title: str
+    spec: SampleSpec
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    scores: Sequence[Mapping[str, Any]] = ()
+    rows: Mapping[str, Tiles] = field(default_factory=dict)
+    best: Captioned | None = None
+    worst: Captioned | None = None
+    nearest: Neighbours | None = None
+    curves: Mapping[str, Curves] = field(default_factory=dict)
+    runs: Sequence[Run] = ()
+    score: str = 'miou'
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_report(out: Path, content: ReportContent) -> Path:
+    """Write the page, which needs no other file and no network.
 
     Args:
-        out: Folder with ``diffusion/`` and ``synthetic/``.
-        datamodule: The real data.
-        runs: Of one network, all finished.
-        measures: From :func:`torchgeo_specdm.study.measures.measure`.
-        facts: Settings of the run (see the quickstart), the ``score`` that is compared
-            among them.
+        out: The HTML file; its folder exists.
+        content: What to show.
 
     Returns:
         The path of the page.
     """
-    generator = Generator.load(out / 'diffusion')
-    spec, score = generator.codec.spec, facts['score']
-    datamodule.setup('test')
-    rows = example_rows(generator, datamodule, PairFolder(out / 'synthetic'))
-    grid = pair_grid(rows, spec, _SHOWN)
-    save(grid, out / 'pairs.png')
-    pictures = {
-        'pairs': as_data_uri(grid),
-        'dots': as_data_uri(score_dots(runs, score)),
-        'spectra': as_data_uri(class_spectra_figure(measures['spectra'], spec)),
-        'areas': as_data_uri(class_areas(measures['area'], spec)),
-    }
+    values: dict[str, str] = {}
+    many: dict[str, str] = {}
+    for name, value in content.settings.items():
+        text = _plain(value)
+        (many if '\n' in text else values)[name] = text
+    columns, samples = sample_table(content.scores)
+    tables = comparison_tables(content.runs, content.score) if content.runs else []
     text = _template().render(
-        verdicts=verdicts(runs, score),
-        score_name=NAMES[score],
-        arms=_arms(runs, score),
-        classes=_classes(runs),
-        pictures=pictures,
-        m=measures,
-        spec=spec,
-        training=generator.config.get('training', {}),
-        seeds=len({run.seed for run in runs}),
-        **facts,
+        title=content.title,
+        spec=content.spec,
+        m=content.measures,
+        verdicts=verdicts(content.runs, content.score)[::-1] if content.runs else [],
+        score_name=NAMES.get(content.score, content.score),
+        lights=lights(content.measures),
+        codec=codec_sentences(content.measures),
+        charts=_charts(content),
+        **_pictures(content),
+        comparison=tables,
+        tables=measure_tables(content.measures),
+        columns=columns,
+        samples=samples,
+        cut=len(content.scores) if len(content.scores) > MOST_SAMPLES else 0,
+        settings=values,
+        texts=many,
+        notes=content.notes,
     )
-    path = out / 'report.html'
-    write_text(path, text)
-    return path
+    write_text(out, text)
+    return out
+
+
+def read_curves(logs: Path) -> dict[str, Curves]:
+    """Read what Lightning's CSVLogger has written.
+
+    Args:
+        logs: Folder with one folder for each stage, which hold ``metrics.csv`` at any
+            depth; of several (a stage that was resumed) the later wins where both have
+            a step.
+
+    Returns:
+        Curves of each stage, of at most 400 points (means of neighbours); learning
+        rates and scores of single classes are left out.
+    """
+    found: dict[str, dict[str, dict[float, float]]] = {}
+    for path in sorted(logs.glob('*/**/metrics.csv'), key=_natural):
+        stage = found.setdefault(path.relative_to(logs).parts[0], {})
+        with path.open(encoding='utf-8', newline='') as file:
+            for line in csv.DictReader(file):
+                for name, text in line.items():
+                    wanted = name not in ('epoch', 'step') and '/' not in name
+                    if wanted and not name.startswith('lr') and text:
+                        curve = stage.setdefault(name, {})
+                        curve[float(line['step'])] = float(text)
+    curves = {
+        stage: {
+            name: _thinned([p for p in sorted(points.items()) if math.isfinite(p[1])])
+            for name, points in named.items()
+        }
+        for stage, named in found.items()
+    }
+    return {stage: {n: p for n, p in c.items() if p} for stage, c in curves.items()}
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort ``version_10`` behind ``version_9``."""
+    parts = re.split(r'(\d+)', str(path))
+    return [(int(p), '') if p.isdigit() else (0, p) for p in parts]
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means of neighbours, so that few enough are left."""
+    size = -(-len(points) // _POINTS) or 1
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(g[-1][0], sum(value for _, value in g) / len(g)) for g in groups]
 
 
 def _template() -> Template:
@@ -87,72 +194,88 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters['number'] = number
+    environment.filters |= {'number': number, 'short': short}
     return environment.get_template('report.html.j2')
 
 
-def number(value: float | None, form: str = '.1f', factor: float = 1) -> str:
-    """A number as it is shown; a dash for what is none.
-
-    Args:
-        value: A number, NaN, an infinity or None.
-        form: Format specification.
-        factor: What to multiply with, 100 for points.
-
-    Returns:
-        The text, with a true minus sign.
-    """
-    if value is None or not math.isfinite(value):
-        return '\N{EN DASH}'
-    return format(factor * value, form).replace('-', '\N{MINUS SIGN}')
+def _plain(value: Any) -> str:
+    """A setting as text."""
+    if isinstance(value, Mapping):
+        return ', '.join(f'{name}: {_plain(part)}' for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ', '.join(_plain(part) for part in value)
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-def example_rows(
-    generator: Generator, datamodule: NonGeoDataModule, synthetic: PairFolder
-) -> dict[str, Tiles]:
-    """Real, reconstructed and generated tiles; what is shown is not chosen."""
-    size = min(synthetic[0]['mask'].shape[-2:])
-    real = cut_tiles(datamodule.test_dataset, size, _SHOWN)
-    decoded, _ = generator.codec.roundtrip({'image': real.images, 'mask': real.masks})
-    return {
-        'real': real,
-        'reconstructed': real._replace(
-            images=decoded['image'], masks=decoded['mask'].reshape(real.masks.shape)
-        ),
-        'generated': cut_tiles(synthetic, size, _SHOWN),
+def _charts(content: ReportContent) -> dict[str, Any]:
+    """Each chart for wide and for narrow screens."""
+    found: dict[str, Any] = {'curves': {}}
+    measures, spec = content.measures, content.spec
+    spectra, area = measures.get('spectra') or {}, measures.get('area') or {}
+    if content.runs:
+        found['dots'] = _chart(lambda w: score_dots(content.runs, content.score, w))
+    if spectra.get('curves') and spectra.get('names'):
+        found['spectra'] = _chart(lambda w: class_spectra_figure(spectra, spec, w))
+    if area.get('train') and area.get('synthetic'):
+        found['areas'] = _chart(lambda w: class_areas(area, spec, w))
+    for stage, curves in content.curves.items():
+        if curves:
+            found['curves'][stage] = _chart(partial(training_curves, curves))
+    return found
+
+
+def _chart(draw: Callable[[float], Figure]) -> dict[str, str]:
+    """A chart in both widths, as data URIs."""
+    return {'wide': as_data_uri(draw(WIDTH)), 'narrow': as_data_uri(draw(NARROW))}
+
+
+def _pictures(content: ReportContent) -> dict[str, Any]:
+    """Galleries of pairs, one for each combination of bands, and the chosen samples."""
+    spec = content.spec
+    chosen = {
+        'best': [content.best] if content.best else [],
+        'worst': [content.worst] if content.worst else [],
+        'nearest': _sides(content.nearest),
     }
+    combinations = band_combinations(spec)
+    shown = [(tiles, len(combinations)) for tiles in content.rows.values()]
+    shown += [(group.tiles, 1) for groups in chosen.values() for group in groups]
+    if not shown:
+        return {'galleries': [], 'best': [], 'worst': [], 'nearest': []}
+    side = picture_side(shown)
+    # all are stretched alike, or brightness could not be compared
+    reference = shown[0][0]
+    limits = {
+        name: stretch(reference, channels, spec)
+        for name, channels in combinations.items()
+    }
+    galleries = [
+        {
+            'name': name,
+            'bands': ', '.join(spec.bands[channel] for channel in channels),
+            'rows': {
+                title: show_pairs(tiles, spec, channels, limits[name], side)
+                for title, tiles in content.rows.items()
+            },
+        }
+        for name, channels in combinations.items()
+        if content.rows
+    ]
+    name, channels = next(iter(combinations.items()))
+    found: dict[str, list[list[Pair]]] = {
+        key: [
+            show_pairs(g.tiles, spec, channels, limits[name], side, g.captions)
+            for g in groups
+        ]
+        for key, groups in chosen.items()
+    }
+    return {'galleries': galleries, **found}
 
 
-def _arms(runs: Sequence[Run], score: str) -> list[dict[str, Any]]:
-    """One line of the table for each arm and ratio, in points."""
-    lines, found = [], differences(runs, score)
-    for key in by_arm(runs):
-        here = [run for run in runs if (run.arm, run.ratio) == key]
-        scores = [100 * run.score(score) for run in here]
-        lines.append(
-            {
-                'name': arm_label(*key),
-                'score': mean(scores),
-                'spread': stdev(scores) if len(scores) > 1 else None,
-                'means': {
-                    name: 100 * mean(run.score(name) for run in here)
-                    for name in ('miou', 'f1', 'accuracy')
-                    if name != score
-                },
-                'difference': found.get(key),
-            }
-        )
-    return lines
-
-
-def _classes(runs: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
-    """Mean IoU of each class for each arm and ratio, in points."""
-    lines = []
-    for name in runs[0].iou:
-        row: list[float | None] = []
-        for key in by_arm(runs):
-            values = [r.iou[name] for r in runs if (r.arm, r.ratio) == key]
-            known = [v for v in values if v is not None]
-            row.append(100 * mean(known) if known else None)
-        lines.append((name, row))
-    return lines
+def _sides(nearest: Neighbours | None) -> list[Captioned]:
+    """Generated tiles with their captions, and the training ones."""
+    if nearest is None:
+        return []
+    generated, training, captions = nearest
+    blank = [''] * len(captions)
+    return [Captioned(generated, captions), Captioned(training, blank)]

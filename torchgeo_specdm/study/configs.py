@@ -4,12 +4,33 @@
 """The steps of a quickstart as configurations of TorchGeo's command line."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-Config = dict[str, Any]
+from ..objects import Config
 
+#: The network that is trained where none is named, for each task.
+NETWORKS: dict[str, Config] = {
+    'segmentation': {
+        'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
+        'init_args': {
+            'model': 'segformer',
+            'backbone': 'mit_b0',
+            'lr': 1e-3,
+            'head_lr_factor': 1.0,
+        },
+    },
+    'change': {
+        'class_path': 'torchgeo_specdm.MultispectralChangeDetectionTask',
+        'init_args': {
+            'model': 'changeformer',
+            'backbone': 'mit_b0',
+            # few pixels change: without it, hundreds of steps find no change at all
+            'class_weights': [1.0, 5.0],
+            'lr': 1e-3,
+        },
+    },
+}
 #: Steps between two checkpoints that an interrupted training goes on from.
 _SAVED_EVERY = 200
 
@@ -191,40 +212,6 @@ def mixed_config(
         'model': network,
         'data': mixed,
     }
-
-
-def make_object(config: Config, **arguments: Any) -> Any:
-    """Build what a configuration describes.
-
-    Args:
-        config: ``class_path``, a dotted path, and ``init_args``, which may hold
-            further ones.
-        **arguments: Further arguments.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If there is no such class.
-    """
-    path = str(config.get('class_path'))
-    module, _, name = path.rpartition('.')
-    try:
-        made = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f'class_path={path!r} names no class ({error}). Give its module and name, '
-            'such as torchgeo_specdm.PairFolderDataModule.'
-        ) from error
-    given = {
-        key: make_object(value) if _describes_object(value) else value
-        for key, value in config.get('init_args', {}).items()
-    }
-    return made(**given, **arguments)
-
-
-def _describes_object(value: Any) -> bool:
-    return isinstance(value, dict) and 'class_path' in value
 
 
 def _object(path: str, **arguments: Any) -> Config:

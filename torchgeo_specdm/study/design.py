@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get
 import yaml
 
 from ..files import read_text
-from .configs import Config
+from ..objects import Config
 
 #: The arm that every study has and that all others are compared with.
 REAL = 'real only'

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datamodules.augmented import SyntheticAugmentedDataModule
 from ..datamodules.batch_mixing import BatchMixDataModule
 from ..datasets.pair_files import MANIFEST
 from ..files import read_json, sha256, write_text
+from ..objects import make_object
 from ..tasks.pixelwise import PixelTask
-from .configs import make_object
+from ..tasks.trainer import small_trainer
 from .design import REAL, Cell, Study
 from .runs import Run, read_run, read_scores, run_path, write_run
 from .settings import require_same_settings
@@ -265,21 +266,8 @@ class Engine:
         return SyntheticAugmentedDataModule(self.real(), folder, **given | options)
 
     def _trainer(self, title: str, updates: int) -> Trainer:
-        settings: dict[str, Any] = {
-            # one run is too small to share, and all must be trained alike
-            'devices': 1,
-            'logger': False,
-            'enable_checkpointing': False,
-            'enable_model_summary': False,
-            'num_sanity_val_steps': 0,
-            'limit_val_batches': 0,
-            **self.study.trainer,
-        }
         callbacks = self.callbacks(title)
-        if settings.get('enable_progress_bar') is False:
-            # Lightning refuses a bar then, which whoever made it could not know
-            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
-        return Trainer(**settings, callbacks=callbacks, max_steps=updates)
+        return small_trainer(updates, self.study.trainer, callbacks)
 
     def _known_updates(self, cell: Cell) -> int | None:
         """Optimiser steps of a cell; None if a pilot has to find out."""

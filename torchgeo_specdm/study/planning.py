@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ..codecs import make_codec
 from ..datasets.spec import SampleSpec
 from ..diffusion import Generator
+from ..objects import Config, make_object
 from ..presets import load_preset
-from .configs import Config, make_object
 
 #: The preset that a quickstart uses.
 _PRESET = 'tiny'
@@ -31,8 +31,8 @@ _PASSES = 16
 _LATENTS = 20_000
 #: Shares of the time: stage 1, stage 2, and all trainings of the comparison.
 _SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'network': 0.45}
-#: Trainings of the comparison's updates beside its grid: three pilots and the judge.
-_OTHER_RUNS = 4
+#: Trainings of the comparison's updates beside its grid: three pilots, two judges.
+_OTHER_RUNS = 5
 #: Fewest and most steps of each training, whatever the time.
 _LIMITS = {
     'autoencoder': (100, 20_000),

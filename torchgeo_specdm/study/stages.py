@@ -11,7 +11,8 @@ import yaml
 from torchgeo.main import main as torchgeo
 
 from ..files import CONFIG, write_text
-from .configs import Config, generation_config, latents_config, stage_config
+from ..objects import Config
+from .configs import generation_config, latents_config, stage_config
 
 
 def learn_stage(

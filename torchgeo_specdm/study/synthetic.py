@@ -9,9 +9,10 @@ from typing import Any
 
 from ..codecs import CODECS
 from ..datamodules.mixing import decimal
+from ..objects import make_object
 from ..synthesis.relabel import relabel
 from ..synthesis.writing import PairWriter
-from .configs import make_object, subset_config
+from .configs import subset_config
 from .design import Cell, Recipe, Study
 from .planning import fast_bfloat16
 from .stages import draw_pairs, learn_stage

@@ -4,23 +4,20 @@
 """Pseudo-labels: a folder of pairs with the masks that a network reads in it."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..datasets.fingerprint import read_seen_samples, write_seen_samples
-from ..datasets.pair_files import image_stems, read_manifest
+from ..datasets.pair_files import read_manifest
 from ..datasets.pairs import PairFolder
-from ..files import sha256, write_atomically
-from .rasters import write_class_raster
-from .writing import PairWriter
+from .copying import CopyWriter
 
 _CARD = """# Relabelled image patches
 
@@ -93,7 +90,7 @@ def relabel(
         'relabelled_by': by,
         'origin': origin.get('settings'),
     }
-    writer = _CopyWriter(out, source.spec, provenance, settings)
+    writer = CopyWriter(out, source.spec, provenance, settings)
     writer.clean()
     if seen := read_seen_samples(folder):
         write_seen_samples(out, sorted(seen))
@@ -105,41 +102,8 @@ def relabel(
     writer.finish(card)
 
 
-class _CopyWriter(PairWriter):
-    """Writes new masks for images that are there already."""
-
-    def copy(
-        self,
-        name: str,
-        image: NDArray[Any],
-        paths: Sequence[Path],
-        mask: NDArray[Any],
-        record: Mapping[str, Any],
-    ) -> None:
-        """Copy the images of a sample and write its mask and manifest line.
-
-        Args:
-            name: The sample's id.
-            image: What the images hold, (C, H, W) or (T, C, H, W).
-            paths: The image of each date.
-            mask: Class positions or the ignore index (H, W).
-            record: Further entries of the line, ``index`` among them.
-        """
-        codes = self._check(name, image if image.ndim == 4 else image[None], mask)
-        files = {}
-        for stem, path in zip(image_stems(name, self.spec.dates), paths, strict=True):
-            file = f'images/{stem}.tif'
-            files[file] = _copy_file(path, self.root / file)
-        file = f'masks/{name}.tif'
-        tags = {'SYNTHETIC': 'YES', 'RELABELLED': 'YES', 'SAMPLE': name}
-        files[file] = write_class_raster(
-            self.root / file, codes, self.spec, tags, self._stored_ignore_index()
-        )
-        self._append({'id': name, **record, 'accepted': True, 'files': files})
-
-
 def _write_missing(
-    writer: _CopyWriter,
+    writer: CopyWriter,
     source: PairFolder,
     read: Callable[[Tensor, Sequence[str]], Tensor],
     batch_size: int,
@@ -161,9 +125,13 @@ def _write_missing(
                 continue
             row = rows.get(name, {})
             record: dict[str, Any] = {key: row[key] for key in _KEPT if key in row}
-            paths = source.image_paths(name)
             writer.copy(
-                name, image.numpy(), paths, mask.numpy(), {'index': index} | record
+                name,
+                image.numpy(),
+                source.image_paths(name),
+                mask.numpy(),
+                {'index': index} | record,
+                {'RELABELLED': 'YES'},
             )
 
 
@@ -256,20 +224,3 @@ def _evaluating(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
     finally:
         for module, training in were:
             module.training = training
-
-
-def _copy_file(source: Path, target: Path) -> str:
-    """Copy a file whole or not at all, and return its SHA-256."""
-    data = source.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-
-    def write(part: Path) -> None:
-        part.write_bytes(data)
-        if sha256(part) != digest:
-            raise OSError(
-                f'{target} does not read back as {source}; the disk is full or broken. '
-                'Make room and run the same command again.'
-            )
-
-    write_atomically(target, write)
-    return digest

@@ -64,6 +64,17 @@ class StepProgressBar(ProgressBar):
         if self._bar is not None:
             self._bar.update()
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar over all batches of all sets."""
+        self._open(int(sum(trainer.num_test_batches)), 0)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
+        """Move the bar by one batch."""
+        if self._bar is not None:
+            self._bar.update()
+
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:

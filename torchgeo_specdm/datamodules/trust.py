@@ -1,0 +1,110 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Real and generated samples side by side, to be measured."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
+from torchgeo.datamodules import BaseDataModule
+
+from ..datasets.pairs import PairFolder
+from ..datasets.spec import SampleSpec
+from ..datasets.tiles import TileDataset
+from .adapter import describe_datamodule
+from .wrapping import WrappingDataModule
+
+#: The loaders of a test, in order.
+SETS = ('train', 'held_out', 'synthetic')
+
+
+class TrustDataModule(WrappingDataModule):
+    """Gives :class:`TrustTask` in ``torchgeo test`` what to measure.
+
+    Three loaders, of tiles as large as the generated patches and in digital numbers:
+    real training samples, real test samples, and generated ones. Each tile is seen
+    once, on whatever number of processes.
+    """
+
+    def __init__(
+        self, real: BaseDataModule, synthetic: str | Path, batch_size: int = 64
+    ) -> None:
+        """Initialize a new TrustDataModule instance.
+
+        Args:
+            real: The datamodule that the generator learned from, with ``mean`` and
+                ``std``.
+            synthetic: Folder of generated pairs, or of any others to be judged.
+            batch_size: Tiles measured at once.
+        """
+        super().__init__(real)
+        self.synthetic = synthetic
+        self.batch_size = batch_size
+        self.tiles: dict[str, TileDataset] = {}
+
+    @property
+    def spec(self) -> SampleSpec:
+        """What the samples are."""
+        return describe_datamodule(self.real)
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the generated samples."""
+        return self._folder.ids
+
+    def setup(self, stage: str) -> None:
+        """Set up the real data sets and the generated one.
+
+        Args:
+            stage: 'test'.
+
+        Raises:
+            ValueError: If the generated samples are of another kind.
+        """
+        super().setup('fit')
+        super().setup(stage)
+        self._folder = PairFolder(self.synthetic)
+        self._folder.spec.require_match(self.spec, str(self.synthetic), 'the real data')
+        height, width = self._folder[0]['mask'].shape[-2:]
+        sources: dict[str, Any] = {
+            'train': self.real.train_dataset,
+            'held_out': self.real.test_dataset,
+            'synthetic': self._folder,
+        }
+        self.tiles = {
+            name: TileDataset(source, (height, width))
+            for name, source in sources.items()
+        }
+
+    def test_dataloader(self) -> Any:
+        """One loader for each of :data:`SETS`."""
+        return [self._loader(self.tiles[name]) for name in SETS]
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Leave a batch as it is: what is measured are digital numbers.
+
+        Args:
+            batch: A batch on the device.
+            dataloader_idx: The index of its loader.
+
+        Returns:
+            The batch.
+        """
+        return batch
+
+    def _loader(self, tiles: TileDataset) -> DataLoader[dict[str, Tensor]]:
+        trainer = self.trainer
+        sampler: Any = SequentialSampler(tiles)
+        if trainer is not None and trainer.world_size > 1:
+            # Lightning's own would repeat some, and sums would count them twice
+            sampler = UnrepeatedDistributedSampler(
+                tiles, trainer.world_size, trainer.global_rank, shuffle=False
+            )
+        return DataLoader(
+            tiles, self.batch_size, sampler=sampler, num_workers=self.num_workers
+        )

@@ -1,0 +1,108 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The samples of a data set, cut into tiles one at a time."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class TileDataset(Dataset[dict[str, Tensor]]):
+    """Tiles side by side, read when they are asked for; what is left over is dropped.
+
+    Samples are dicts of tensors:
+
+    * ``image``: digital numbers (C, H, W), or (T, C, H, W) with T dates
+    * ``mask``: class positions (H, W)
+    * ``other_mask``: the mask of a tile half the data set away, as a control
+    * ``index``: number of the tile
+    * ``place``: number of the place that it shows; :attr:`places` has their names
+    """
+
+    def __init__(self, dataset: Any, size: tuple[int, int]) -> None:
+        """Initialize a new TileDataset instance.
+
+        Args:
+            dataset: A map-style data set of samples of one size, with ``image`` and
+                ``mask``; the place of each sample is read from its list ``places``,
+                else each sample is a place of its own.
+            size: Height and width of a tile in pixels.
+
+        Raises:
+            ValueError: If the data set has fewer than two samples, or they are smaller
+                than a tile.
+        """
+        if len(dataset) < 2:
+            raise ValueError(
+                f'{len(dataset)} samples cannot be measured: two or more are needed, '
+                'to compare each with others. Add samples.'
+            )
+        self.dataset = dataset
+        self.size = size
+        height, width = self._whole = tuple(dataset[0]['mask'].shape[-2:])
+        self._rows: int = height // size[0]
+        self._columns: int = width // size[1]
+        if not self._rows * self._columns:
+            raise ValueError(
+                f'Samples of {height} x {width} pixels are smaller than tiles of '
+                f'{size[0]} x {size[1]}, the size of the generated patches. Generate '
+                'smaller patches, or use larger real ones.'
+            )
+        named = getattr(dataset, 'places', None) or range(len(dataset))
+        #: Name of each place.
+        self.places = list(dict.fromkeys(named))
+        numbers = {name: number for number, name in enumerate(self.places)}
+        #: Number of the place of each sample.
+        self.place_of_sample = [numbers[name] for name in named]
+
+    def __len__(self) -> int:
+        """Number of tiles."""
+        return len(self.dataset) * self._rows * self._columns
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One tile (see the class)."""
+        image, mask = self.cut(index)
+        _, other = self.cut((index + len(self) // 2) % len(self))
+        place = self.place_of_sample[self.sample_of(index)]
+        return {
+            'image': image,
+            'mask': mask,
+            'other_mask': other,
+            'index': torch.tensor(index),
+            'place': torch.tensor(place),
+        }
+
+    def sample_of(self, index: int) -> int:
+        """Number of the sample that a tile was cut from."""
+        return index // (self._rows * self._columns)
+
+    def cut(self, index: int) -> tuple[Tensor, Tensor]:
+        """Cut one tile.
+
+        Args:
+            index: Number of the tile: sample by sample, row by row.
+
+        Returns:
+            Its image and its mask (H, W).
+
+        Raises:
+            ValueError: If the sample differs in size from the first one.
+        """
+        number, corner = divmod(index, self._rows * self._columns)
+        sample = self.dataset[number]
+        whole = tuple(sample['mask'].shape[-2:])
+        if whole != self._whole:
+            raise ValueError(
+                f'Sample {number} has {whole} pixels, but all must have {self._whole}, '
+                'the size of the first. Cut them alike.'
+            )
+        row, column = divmod(corner, self._columns)
+        height, width = self.size
+        top, left = row * height, column * width
+        window = (..., slice(top, top + height), slice(left, left + width))
+        # copies: a view would keep the whole sample in memory
+        image, mask = sample['image'][window].clone(), sample['mask'][window].clone()
+        return image, mask.reshape(height, width)

@@ -1,0 +1,193 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Pairs as small pictures of a page, in several combinations of bands."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..datasets.plotting import show_mask
+from ..datasets.spec import SampleSpec
+from ..metrics.tiles import Tiles
+
+TRUE_COLOUR = 'true colour'
+#: Names of a kind of band, and where its wavelengths are, in nanometres.
+_KINDS: Mapping[str, tuple[tuple[str, ...], float, float]] = {
+    'green': (('green', 'g'), 520, 600),
+    'red': (('red', 'r'), 620, 690),
+    'nir': (('nir', 'nir08', 'nir1', 'n'), 780, 900),
+    'swir': (('swir2', 'swir22', 'swir'), 2000, 2400),
+    'swir, shorter': (('swir1', 'swir16'), 1500, 1750),
+}
+#: What is shown as red, green and blue; where a kind is missing, the next in its list.
+_COMBINATIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    'near infrared': (('nir',), ('red',), ('green',)),
+    'shortwave infrared': (('swir', 'swir, shorter'), ('nir',), ('red',)),
+}
+#: Pixels of all images of a page together: about 10 MB if they were noise.
+_PIXELS = 2_500_000
+_MOST_SIDE = 128
+
+
+class Pair(NamedTuple):
+    """One pair of a page.
+
+    Attributes:
+        images: A data URI for each date.
+        mask: A data URI.
+        caption: A few words below it; may be empty.
+    """
+
+    images: list[str]
+    mask: str
+    caption: str = ''
+
+
+def band_combinations(spec: SampleSpec) -> dict[str, tuple[int, int, int]]:
+    """Channels to show as red, green and blue, by the name of the combination.
+
+    Args:
+        spec: Tells names and wavelengths of the bands.
+
+    Returns:
+        True colour first, then what the bands allow: near infrared (near infrared, red,
+        green) and shortwave infrared (shortwave infrared, near infrared, red).
+    """
+    found = {TRUE_COLOUR: spec.rgb}
+    for name, wanted in _COMBINATIONS.items():
+        channels = [
+            next((c for kind in kinds if (c := _channel(kind, spec)) is not None), None)
+            for kinds in wanted
+        ]
+        red, green, blue = channels
+        if red is not None and green is not None and blue is not None:
+            found[name] = red, green, blue
+    return found
+
+
+def _channel(kind: str, spec: SampleSpec) -> int | None:
+    """The band of a kind, by name, else the first by wavelength."""
+    names, low, high = _KINDS[kind]
+    lower = [band.lower() for band in spec.bands]
+    for name in names:
+        if name in lower:
+            return lower.index(name)
+    inside = [
+        i for i, wave in enumerate(spec.wavelengths) if wave and low <= wave <= high
+    ]
+    return inside[0] if inside else None
+
+
+def picture_side(tiles: Sequence[tuple[Tiles, int]]) -> int:
+    """The side in pixels of all pictures of a page, so that the page stays small.
+
+    Args:
+        tiles: All tiles of the page, and in how many combinations each is shown.
+
+    Returns:
+        At most 128.
+    """
+    count = sum(
+        times * max(1, t.images.shape[:-3].numel())
+        for t, times in tiles
+        if len(t.images)
+    )
+    return max(8, min(_MOST_SIDE, int((_PIXELS / max(count, 1)) ** 0.5)))
+
+
+def stretch(
+    tiles: Tiles, channels: tuple[int, int, int], spec: SampleSpec
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Digital numbers of black and white.
+
+    Args:
+        tiles: What is shown.
+        channels: Shown as red, green and blue.
+        spec: Tells true colours, which are stretched together to stay true, and the
+            value of missing pixels, which are left out.
+
+    Returns:
+        Two arrays (3, 1, 1): the 2nd and 98th percentile.
+    """
+    limits = []
+    together = channels == spec.rgb
+    for group in [channels] if together else [(channel,) for channel in channels]:
+        values = tiles.images[..., list(group), :, :].float().numpy()
+        seen = values[np.isfinite(values) & (values != spec.nodata)]
+        low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
+        limits += [(low, max(high, low + 1e-6))] * len(group)
+    low, high = np.array(limits, np.float32).T.reshape(2, 3, 1, 1)
+    return low, high
+
+
+def show_pairs(
+    tiles: Tiles,
+    spec: SampleSpec,
+    channels: tuple[int, int, int],
+    limits: tuple[NDArray[np.float32], NDArray[np.float32]],
+    side: int,
+    captions: Sequence[str] = (),
+) -> list[Pair]:
+    """Turn tiles into pictures.
+
+    Args:
+        tiles: What to show.
+        spec: What the samples are.
+        channels: Shown as red, green and blue.
+        limits: From :func:`stretch`.
+        side: The most pixels of a side.
+        captions: One for each tile; none if empty.
+
+    Returns:
+        A pair for each tile.
+    """
+    low, high = limits
+    pairs = []
+    for i, (image, mask) in enumerate(zip(tiles.images, tiles.masks, strict=True)):
+        dates = image.reshape(-1, *image.shape[-3:])[:, list(channels)].float()
+        colors = (_smaller(dates, side).numpy() - low) / (high - low)
+        colors = np.nan_to_num(colors).clip(0, 1).transpose(0, 2, 3, 1)
+        labels = show_mask(_smaller_mask(mask, side), spec)
+        caption = captions[i] if captions else ''
+        pairs.append(
+            Pair([_data_uri(date) for date in colors], _data_uri(labels), caption)
+        )
+    return pairs
+
+
+def _small_shape(shape: torch.Size, side: int) -> tuple[int, int]:
+    """Height and width that fit into a square."""
+    height, width = shape[-2:]
+    factor = min(1.0, side / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _smaller(images: Tensor, side: int) -> Tensor:
+    """Images (N, C, H, W), averaged where they are too large."""
+    shape = _small_shape(images.shape, side)
+    if shape == tuple(images.shape[-2:]):
+        return images
+    return nn.functional.interpolate(images, size=shape, mode='area')
+
+
+def _smaller_mask(mask: Tensor, side: int) -> Tensor:
+    """A mask (H, W), of which rows and columns are left out if it is too large."""
+    height, width = mask.shape[-2:]
+    rows, columns = _small_shape(mask.shape, side)
+    down = torch.arange(rows) * height // rows
+    return mask[down][:, torch.arange(columns) * width // columns]
+
+
+def _data_uri(colors: NDArray[np.float32]) -> str:
+    """Colours (H, W, 3) in 0..1 as a PNG inside an HTML page."""
+    buffer = io.BytesIO()
+    plt.imsave(buffer, np.rint(255 * colors).astype(np.uint8), format='png')
+    return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()

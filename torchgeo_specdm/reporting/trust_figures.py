@@ -1,0 +1,151 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Spectra, class areas and training curves."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..datasets.spec import SampleSpec
+from .figures import SMALL, TEXT, WIDTH, legend_above, panel, tidy
+
+_COLORS = {'train': '#3f6aa8', 'held_out': '#a9c1de', 'synthetic': '#d9822b'}
+_NAMES = {'train': 'real, training', 'held_out': 'real, test', 'synthetic': 'synthetic'}
+_STYLES = {'train': '-', 'synthetic': '--'}
+#: Inches that a panel needs beside others.
+_PANEL = 2.0
+#: Letters of a title that fit above it.
+_TITLE = 24
+
+
+def class_spectra_figure(
+    spectra: Mapping[str, Any], spec: SampleSpec, width: float = WIDTH
+) -> Figure:
+    """Mean spectrum of each class with its spread: real (line) and synthetic (dashes).
+
+    Args:
+        spectra: ``names`` of the classes (with several dates, of each at each date),
+            and ``curves``: for ``train`` and ``synthetic`` ``mean`` and ``std`` of
+            reflectance, a list over the bands for each name; None is not drawn.
+            ``synthetic`` may hold ``per_class``, angles in radians by name.
+        spec: What the samples are.
+        width: In inches.
+
+    Returns:
+        The figure.
+    """
+    waves = np.array(spec.wavelengths, float)
+    order = np.arange(spec.num_bands)
+    if not np.isnan(waves).any():
+        order = np.argsort(waves)
+    names = list(spectra['names'])
+    angles = (spectra.get('synthetic') or {}).get('per_class') or {}
+    # with several dates, all classes of a date are on a line where they fit
+    most = 3 if spec.dates == 1 else spec.num_classes
+    columns = max(1, min(len(names), most, int(width / _PANEL)))
+    lines = -(-len(names) // columns)
+    figure, axes = plt.subplots(
+        lines,
+        columns,
+        figsize=(width, 1.9 * lines + 0.3),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout='constrained',
+    )
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
+        for side, style in _STYLES.items():
+            mean, std = (
+                _curve(spectra, side, part, k)[order] for part in ('mean', 'std')
+            )
+            color, x = _COLORS[side], np.arange(len(order))
+            axis.plot(x, mean, style, color=color, label=_NAMES[side])
+            axis.fill_between(x, mean - std, mean + std, color=color, alpha=0.25, lw=0)
+        angle = angles.get(name)
+        said = '' if angle is None else f': {angle:.3f} rad'
+        title = textwrap.fill(f'{name}{said}', _TITLE)
+        axis.set_title(title, fontsize=SMALL, parse_math=False)
+        # hundreds of names cannot be read
+        shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
+        labels = [spec.bands[order[i]] for i in shown]
+        axis.set_xticks(shown, labels, rotation=90, parse_math=False)
+        # the lowest of each column, of which the last line may not have all
+        axis.tick_params(labelbottom=k + columns >= len(names))
+        tidy(axis)
+    legend_above(figure, width)
+    figure.supylabel('reflectance', fontsize=TEXT)
+    return figure
+
+
+def _curve(
+    spectra: Mapping[str, Any], side: str, part: str, place: int
+) -> NDArray[np.float64]:
+    """One curve over the bands; NaN where nothing was measured."""
+    return np.array(spectra['curves'][side][part][place], float)
+
+
+def class_areas(
+    area: Mapping[str, Any], spec: SampleSpec, width: float = WIDTH
+) -> Figure:
+    """Share of each class in real and in synthetic masks.
+
+    Args:
+        area: Shares in 0..1, a list over the classes for each of ``train``,
+            ``held_out`` and ``synthetic``.
+        spec: What the samples are.
+        width: In inches.
+
+    Returns:
+        The figure.
+    """
+    places = np.arange(spec.num_classes)
+    figure, axis = panel(width)
+    sides = [side for side in _COLORS if area.get(side)]
+    for shift, side in enumerate(sides):
+        heights = [100 * v for v in area[side]]
+        where = places + 0.27 * (shift - (len(sides) - 1) / 2)
+        axis.bar(where, heights, 0.26, label=_NAMES[side], color=_COLORS[side])
+    axis.set_xticks(places, spec.classes, fontsize=SMALL, parse_math=False)
+    if spec.num_classes > 6 * width / WIDTH:
+        plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
+    axis.set_ylabel('% of pixels', fontsize=TEXT)
+    tidy(axis)
+    legend_above(figure, width)
+    return figure
+
+
+def training_curves(
+    curves: Mapping[str, Sequence[tuple[float, float]]], width: float = WIDTH
+) -> Figure:
+    """Logged values of one stage over its steps.
+
+    Args:
+        curves: By name, (step, value) in order.
+        width: In inches.
+
+    Returns:
+        The figure; its scale is logarithmic if all values are above zero.
+    """
+    figure, axis = panel(width)
+    for name, points in curves.items():
+        steps, values = zip(*points, strict=True)
+        marker = 'o' if len(points) < 20 else ''
+        # an underscore would hide the name, and a dollar begin a formula
+        label = name.replace('$', r'\$')
+        axis.plot(
+            steps, values, marker=marker, markersize=3, linewidth=1.1, label=label
+        )
+    if all(value > 0 for points in curves.values() for _, value in points):
+        axis.set_yscale('log')
+    axis.set_xlabel('steps', fontsize=TEXT)
+    tidy(axis)
+    legend_above(figure, width)
+    return figure

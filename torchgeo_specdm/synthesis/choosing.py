@@ -1,0 +1,177 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Which samples are as good as real ones, by their scores."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import read_text
+
+#: What tells whether a sample is as good as a real one; low values are bad.
+_TRUST = ('agreement', 'edges', 'spectrum')
+#: What tells whether a sample is a copy of a real one; low values are bad.
+_COPIES = ('distance', 'feature_distance')
+#: Real samples that a quantile needs.
+_FEWEST = 20
+
+
+class Decision(NamedTuple):
+    """Which samples are kept, and by what."""
+
+    accepted: list[bool]  #: for each synthetic sample
+    reasons: list[list[str]]  #: why each one is left out, empty if it is not
+    thresholds: dict[str, float]  #: the least value of each score that passes
+    real: float  #: share of the real samples that pass too, in 0..1
+
+
+def choose(
+    synthetic: Sequence[Mapping[str, Any]],
+    real: Sequence[Mapping[str, Any]],
+    quantile: float | None = 0.1,
+    copies: float | None = 0.01,
+) -> Decision:
+    """Keep the samples that score as real ones do.
+
+    A score that is None says nothing, and the sample passes.
+
+    Args:
+        synthetic: Scores of each sample: ``agreement``, ``edges`` and ``spectrum``,
+            where more is better, and ``distance`` and ``feature_distance`` to the
+            nearest real training sample, where too little is a copy.
+        real: The same of real training samples, each judged by networks that did not
+            see it, with distances to training samples of other places.
+        quantile: Agreement, edges and spectrum must reach this quantile of the real
+            ones, in 0..1; None does not look at them.
+        copies: Distances must reach this quantile of the real ones; None does not
+            look at them.
+
+    Returns:
+        The decision.
+
+    Raises:
+        ValueError: If a quantile is out of range, or a score has fewer than 20 real
+            values.
+    """
+    wanted: dict[str, float] = {}
+    for name, value, keys in (
+        ('quantile', quantile, _TRUST),
+        ('copies', copies, _COPIES),
+    ):
+        if value is None:
+            continue
+        if not 0 <= value < 1:
+            raise ValueError(
+                f'{name}={value} must be 0 or more and less than 1. 0.1 leaves out what '
+                'scores below nine in ten real samples; None does not look.'
+            )
+        wanted |= dict.fromkeys(keys, value)
+    thresholds = {
+        key: _quantile(real, key, value)
+        for key, value in wanted.items()
+        if any(row[key] is not None for row in synthetic)
+    }
+    reasons = [_faults(row, thresholds) for row in synthetic]
+    passing = sum(not _faults(row, thresholds) for row in real)
+    accepted = [not faults for faults in reasons]
+    return Decision(accepted, reasons, thresholds, passing / max(len(real), 1))
+
+
+def balance(shares: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Choose samples whose classes cover areas as equal as possible together.
+
+    One sample after the other is added, always the one that brings the areas nearest
+    to equal; the first one of several that do.
+
+    Args:
+        shares: Area of each class in each sample (N, K), in any unit, 0 or more.
+        count: How many to choose, up to N.
+
+    Returns:
+        Positions of the chosen samples (count,), sorted.
+
+    Raises:
+        ValueError: If there are fewer samples.
+    """
+    if not 1 <= count <= len(shares):
+        raise ValueError(
+            f'balance={count} must be 1 or more and at most {len(shares)}, the number '
+            'of samples to choose from. Take fewer, or filter less strictly.'
+        )
+    areas = shares.astype(np.float64)
+    sizes, squares = areas.sum(1), (areas**2).sum(1)
+    total = np.zeros(areas.shape[1])
+    free = np.ones(len(areas), bool)
+    for _ in range(count):
+        # the sum of squares over the squared sum is least where areas are equal
+        spread = (total**2).sum() + 2 * (areas @ total) + squares
+        whole = (total.sum() + sizes) ** 2
+        # a sample without labels changes nothing, and teaches nothing: last
+        cost = np.divide(spread, whole, out=np.full_like(spread, 2), where=sizes > 0)
+        best = int(np.where(free, cost, np.inf).argmin())
+        free[best] = False
+        total += areas[best]
+    return np.flatnonzero(~free)
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """Read the scores of samples, one JSON object a line.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One dict a line, each with ``id`` and all scores, which are numbers or None.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If a line is something else; the message names it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} does not exist, but filtering goes by it. Measure the folder '
+            'first (TrustTask writes it), or correct the path.'
+        )
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            row = json.loads(line)
+            whole = isinstance(row['id'], str) and all(
+                row[key] is None or math.isfinite(row[key])
+                for key in (*_TRUST, *_COPIES)
+            )
+        except (json.JSONDecodeError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(
+                f'{path}, line {number}: {line[:80]!r} must be a JSON object with id '
+                f'and {", ".join((*_TRUST, *_COPIES))}, each a finite number or null. '
+                'Measure the folder again.'
+            )
+        rows.append(row)
+    return rows
+
+
+def _quantile(real: Sequence[Mapping[str, Any]], key: str, quantile: float) -> float:
+    values = [row[key] for row in real if row[key] is not None]
+    if len(values) < _FEWEST:
+        raise ValueError(
+            f'{len(values)} real samples have the score {key!r}, but a threshold needs '
+            f'{_FEWEST} or more: a quantile of a handful is a guess. Measure more real '
+            'training samples.'
+        )
+    return float(np.quantile(values, quantile))
+
+
+def _faults(row: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[str]:
+    return [
+        f'{key} below {least:.3g}'
+        for key, least in thresholds.items()
+        if row[key] is not None and row[key] < least
+    ]

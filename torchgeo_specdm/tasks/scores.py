@@ -1,0 +1,92 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Scores of single samples, written by any number of processes."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..files import write_atomically
+
+
+class ScoreFiles:
+    """Files of one JSON object a line; each process writes its own, one merges them.
+
+    Args:
+        folder: Where they are written.
+        rank: Number of the process.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        """Make the folder."""
+        self.folder = folder
+        self.rank = rank
+        self._open: dict[str, TextIO] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add a sample; what is no number becomes null.
+
+        Args:
+            name: Of the set.
+            row: Scores by name, and the ``index`` of the sample, which rises.
+        """
+        if name not in self._open:
+            path = self._part(name, self.rank)
+            self._open[name] = path.open('w', encoding='utf-8')
+        plain = {
+            key: None if isinstance(v, float) and not math.isfinite(v) else v
+            for key, v in row.items()
+        }
+        self._open[name].write(json.dumps(plain) + '\n')
+
+    def close(self) -> None:
+        """Close the files of this process."""
+        for file in self._open.values():
+            file.close()
+
+    def merge(self, name: str, processes: int) -> Path:
+        """Write ``<name>.jsonl`` in order of index, row by row.
+
+        Args:
+            name: Of the set.
+            processes: How many wrote; all have closed their files.
+
+        Returns:
+            The path of the file.
+        """
+        parts = [self._part(name, rank) for rank in range(processes)]
+        # a process without a sample of this set has written nothing
+        there = [part for part in parts if part.exists()]
+        rows = merge(*map(read_scores, there), key=lambda row: int(row['index']))
+
+        def write(path: Path) -> None:
+            with path.open('w', encoding='utf-8') as file:
+                file.writelines(json.dumps(row) + '\n' for row in rows)
+
+        path = self.folder / f'{name}.jsonl'
+        write_atomically(path, write)
+        for part in there:
+            part.unlink()
+        return path
+
+    def _part(self, name: str, rank: int) -> Path:
+        return self.folder / f'{name}.{rank}.part'
+
+
+def read_scores(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the scores of samples one by one.
+
+    Args:
+        path: Written by :class:`ScoreFiles`.
+
+    Yields:
+        Scores by name; None where there is none.
+    """
+    with path.open(encoding='utf-8') as file:
+        for line in file:
+            yield json.loads(line)
