@@ -170,6 +170,13 @@ def test_four_steps(
         main(command)
     assert len(PairFolder(runs / 'synthetic')) == 8
 
+    if name != 'segmunich':
+        few = ['--model.init_args.updates', '2', f'{real}.batch_size', '4', *crop]
+        main(['test', f'--config={folder}/trust.yaml', *quiet, *few])
+        measures = json.loads((runs / 'trust' / 'measures.json').read_text())
+        assert measures['counts']['synthetic'] == 8
+        assert math.isfinite(measures['reconstruction']['rmse'])
+
     steps = ['--trainer.max_steps', '3', f'{real}.batch_size', '4', *crop]
     few = ['--data.init_args.ratio', '1', '--data.init_args.real_limit', '6']
     for network in NETWORKS.get(name, ('segment',)):
@@ -191,7 +198,7 @@ def test_four_steps(
     ids=lambda p: f'{p.parent.name}-{p.stem}',
 )
 def test_says_how_to_run(path: Path) -> None:
-    command = 'predict' if path.stem == 'generate' else 'fit'
+    command = {'generate': 'predict', 'trust': 'test'}.get(path.stem, 'fit')
     head = path.read_text().split('\nseed_everything')[0]
     assert (
         f'torchgeo {command} --config experiments/{path.parent.name}/{path.name}'

@@ -162,6 +162,14 @@ def test_the_whole_path(
     assert 'Stage' not in said and 'Training' not in said and 'Checking 16' in said
     assert [file.stat().st_mtime_ns for file in files] == before and len(files) == 4
 
+    # the page again, from what was kept
+    page = (out / 'report.html').read_text(encoding='utf-8')
+    (out / 'report.html').unlink()
+    assert main(['report', str(out)]) == 0
+    assert tiny.take() == []
+    assert (out / 'report.html').read_text(encoding='utf-8') == page
+    capsys.readouterr()
+
     # other settings are refused before anything is done
     assert main([*command, '--seed', '1']) == 1
     assert 'seed: 0 there, 1 here' in capsys.readouterr().err

@@ -39,6 +39,22 @@ class TestRandomFeatures:
         ]
         assert found.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
+    def test_are_the_same_whatever_the_global_seed(self) -> None:
+        planes = torch.rand(3, 4, 16, 16)
+        torch.manual_seed(1)
+        first = RandomFeatures(4)(planes)
+        torch.manual_seed(2)
+        state = torch.get_rng_state()
+        assert torch.equal(first, RandomFeatures(4)(planes))
+        assert torch.equal(state, torch.get_rng_state())
+        assert first.shape == (3, 64) and first.dtype == torch.float64
+
+    def test_batches_do_not_matter(self) -> None:
+        planes, extractor = torch.rand(5, 3, 16, 16), RandomFeatures(3)
+        each = torch.cat([extractor(plane[None]) for plane in planes])
+        # they are computed in single precision
+        torch.testing.assert_close(extractor(planes), each, rtol=1e-4, atol=1e-5)
+
     def test_half_precision_outside_does_not_reach_them(self) -> None:
         planes, extractor = torch.rand(3, 4, 16, 16), RandomFeatures(4)
         plain = extractor(planes)

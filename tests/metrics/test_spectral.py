@@ -9,8 +9,6 @@ from torch import Tensor
 
 from torchgeo_specdm.datasets.spec import TEN_BANDS, SampleSpec
 from torchgeo_specdm.metrics.spectral import (
-    class_spectra,
-    class_spectral_angle,
     index_channels,
     lit_pixels,
     mean_spectral_angle,
@@ -121,41 +119,6 @@ class TestMeanSpectralAngle:
         found.backward()
         assert prediction.grad is not None
         assert not bool(prediction.grad.any())
-
-
-class TestClassSpectra:
-    def images(self) -> tuple[Tensor, Tensor]:
-        masks = torch.tensor([[[0, 0, 1], [1, 1, 255]], [[0, 1, 1], [-1, 0, 0]]])
-        spectra = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.4, 0.1], [9.0, 9, 9]])
-        images = spectra[masks.clamp(min=0).clamp(max=2)].movedim(-1, 1)
-        images[1, :, 1, 0] = 9
-        return images, masks
-
-    def test_sums_and_counts(self) -> None:
-        images, masks = self.images()
-        sums = class_spectra(images, masks, 3)
-        assert sums.shape == (3, 4) and sums.dtype == torch.float64
-        assert sums[:, -1].tolist() == [5, 5, 0]
-        wanted = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.4, 0.1]]).double()
-        torch.testing.assert_close(
-            sums[:2, :-1] / sums[:2, -1:], wanted, rtol=1e-6, atol=0
-        )
-
-    def test_batches_add_up(self) -> None:
-        images, masks = self.images()
-        parts = [class_spectra(images[i : i + 1], masks[i : i + 1], 3) for i in (0, 1)]
-        torch.testing.assert_close(parts[0] + parts[1], class_spectra(images, masks, 3))
-
-    def test_angles_and_absent_classes(self) -> None:
-        images, masks = self.images()
-        real = class_spectra(images, masks, 3)
-        turned = class_spectra(images.flip(1), masks, 3)
-        same, other = (class_spectral_angle(real, x) for x in (real, turned))
-        assert float(same[:2].max()) < 1e-5
-        spectra = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.4, 0.1]])
-        wanted = reference(spectra, spectra.flip(1)).float()
-        torch.testing.assert_close(other[:2], wanted, rtol=1e-5, atol=1e-5)
-        assert bool(same[2].isnan()) and bool(other[2].isnan())
 
 
 class TestIndices:

@@ -21,6 +21,7 @@ from .features import (
     mask_planes,
 )
 from .segmentation import SegmentationScores
+from .sharpness import Sharpness
 
 
 class Readings(NamedTuple):
@@ -98,12 +99,14 @@ class SideSummary(NamedTuple):
         spectra: Of each class.
         features: Of the images of each date and of the masks, by name.
         change: See :class:`ChangeEvidence`; None with one date.
+        sharpness: See :class:`Sharpness`, (T, C).
     """
 
     alignment: dict[str, Any]
     spectra: SpectraSummary
     features: dict[str, Features]
     change: dict[str, float] | None
+    sharpness: Tensor
 
 
 class Side(nn.Module):
@@ -129,6 +132,7 @@ class Side(nn.Module):
         self.register_buffer('std', std.float())
         self.alignment = Alignment(spec)
         self.spectra = ClassSpectra(spec)
+        self.sharpness = Sharpness(spec)
         self.change = ChangeEvidence(spec.scale) if spec.dates > 1 else None
         self.image_extractor = extractor
         self.mask_extractor = RandomFeatures(spec.num_classes)
@@ -153,6 +157,7 @@ class Side(nn.Module):
         images, masks = batch['image'], batch['mask']
         self.alignment.update(images, masks if truth is None else truth, readings)
         self.spectra.update(images, masks)
+        self.sharpness.update(images)
         if self.change is not None:
             self.change.update(images, masks)
         dates = images.unbind(1) if self.spec.dates > 1 else (images,)
@@ -170,6 +175,7 @@ class Side(nn.Module):
             self.spectra.compute(),
             {name: sample.compute() for name, sample in self.features.items()},
             None if self.change is None else self.change.compute(),
+            self.sharpness.compute(),
         )
 
 

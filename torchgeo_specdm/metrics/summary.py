@@ -13,6 +13,7 @@ from ..datasets.spec import SampleSpec
 from .class_spectra import SpectraSummary, class_areas, compare_spectra
 from .fidelity import compare_features
 from .memorisation import memorisation
+from .sharpness import compare_sharpness
 from .sides import SideSummary
 
 #: Alignments of these sides are shown beside each other.
@@ -31,11 +32,12 @@ def summarise(
         spec: What the samples are.
 
     Returns:
-        ``fidelity``, ``spectra``, ``area``, ``alignment`` and, with several dates,
-        ``change``: plain numbers, NaN where there is none.
+        ``fidelity``, ``sharpness``, ``spectra``, ``area``, ``alignment`` and, with
+        several dates, ``change``: plain numbers, NaN where there is none.
     """
     found = {
         'fidelity': _fidelity(sides),
+        'sharpness': _sharpness(sides, spec),
         'spectra': _spectra(sides, spec),
         'area': _areas(sides, spec),
         'alignment': _alignment(sides, shuffled, spec),
@@ -82,6 +84,28 @@ def _fidelity(sides: Mapping[str, SideSummary]) -> dict[str, Any]:
         )
         for name, real in sides['train'].features.items()
     }
+
+
+def _sharpness(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:
+    """Sharpness of each side over that of training images, median over bands."""
+    real = sides['train'].sharpness
+    ratios = {
+        name: compare_sharpness(real, side.sharpness)
+        for name, side in sides.items()
+        if name != 'train'
+    }
+    names = list(spec.bands)
+    if spec.dates > 1:
+        dates = range(1, spec.dates + 1)
+        names = [f'{band}, date {date}' for date in dates for band in spec.bands]
+    found: dict[str, Any] = {
+        name: float(ratio.nanquantile(0.5)) for name, ratio in ratios.items()
+    }
+    found['per_band'] = {
+        band: {name: float(ratio[i]) for name, ratio in ratios.items()}
+        for i, band in enumerate(names)
+    }
+    return found
 
 
 def _spectra(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:

@@ -1,0 +1,313 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Plant faults into real pairs, and show which measure reacts to which.
+
+python experiments/faults.py data/hls_worldcover --out runs/faults/hls
+python experiments/faults.py --out runs/faults/scenes
+
+A third of the places that are not for test is kept from judges and references. Their
+pairs of one date, with a fault planted, are measured as if they had been generated;
+without one they are real, and must raise no alarm. Writes faults.md and faults.json. A
+second start goes on where the first one stopped.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchvision.transforms.functional import gaussian_blur
+
+from torchgeo_specdm.datasets.spec import SampleSpec
+from torchgeo_specdm.datasets.tiles import TileDataset
+from torchgeo_specdm.files import read_json, write_text
+from torchgeo_specdm.objects import Config, make_object
+from torchgeo_specdm.reporting.lights import lights
+from torchgeo_specdm.synthesis.demo import write_scenes
+from torchgeo_specdm.synthesis.writing import PairWriter
+from torchgeo_specdm.tasks.trust import MEASURES
+from torchgeo_specdm.trust import measure_pairs
+
+Pair = tuple[Tensor, Tensor]
+#: Training, validation and test scenes where no data are given.
+SCENES = (200, 100, 100)
+#: Least share of the pixels of a class that is left out.
+_LEAST_AREA = 0.005
+
+
+class Column(NamedTuple):
+    """A number of the table.
+
+    Attributes:
+        meaning: For the legend.
+        noticed: A change by so much against real pairs is printed bold.
+    """
+
+    meaning: str
+    noticed: float
+
+
+_RATIO = 'over the larger of floor and held-out'
+COLUMNS = {
+    'FD': Column(f'Frechet distance of images, {_RATIO}', 0.4),
+    'FD mask': Column(f'Frechet distance of masks, {_RATIO}', 0.4),
+    'prec': Column('precision of images', 0.15),
+    'rec': Column('recall of images', 0.15),
+    'cov': Column('coverage of images', 0.15),
+    'sharp': Column('sharpness over that of training images', 0.15),
+    'mSAD': Column('angle between mean spectra of classes, radians', 0.03),
+    'gain': Column('brightness over that of training images', 0.05),
+    'spread': Column('standard deviation within classes, likewise', 0.1),
+    'NDVI': Column('shift of the NDVI of classes, in standard deviations', 0.1),
+    'area': Column('total variation of class areas', 0.05),
+    'gone': Column('missing classes', 1),
+    'judge': Column('alignment by judges, 0 is shuffled and 1 is real', 0.1),
+    'edges': Column('alignment by edges, likewise', 0.1),
+    'LDA': Column('alignment by spectra, likewise', 0.1),
+    'near': Column('share of samples suspiciously near a training sample', 0.05),
+    'alarm': Column('alarms of memorisation, by pixels and by features', 1),
+}
+
+
+def read_columns(measures: Any) -> dict[str, float | None]:
+    """Find the numbers of the table in measures.json; None where there is none."""
+    image, mask = (measures['fidelity'][name] for name in ('image', 'mask'))
+    spectra, alignment = measures['spectra']['synthetic'], measures['alignment']
+    nearness = measures['memorisation']
+    return {
+        'FD': _over_real(image['frechet']),
+        'FD mask': _over_real(mask['frechet']),
+        'prec': image['precision']['value'],
+        'rec': image['recall']['value'],
+        'cov': image['coverage']['value'],
+        'sharp': measures['sharpness']['synthetic'],
+        'mSAD': spectra['msad'],
+        'gain': spectra['gain'],
+        'spread': spectra['spread'],
+        'NDVI': spectra['index_shift'].get('ndvi'),
+        'area': measures['area']['total_variation'],
+        'gone': len(measures['area']['missing']),
+        'judge': alignment['calibrated'],
+        'edges': alignment['edges']['calibrated'],
+        'LDA': alignment['spectrum']['calibrated'],
+        'near': nearness['pixels']['share'],
+        'alarm': sum(nearness[name]['alarm'] for name in ('pixels', 'features')),
+    }
+
+
+def _over_real(distance: Mapping[str, float]) -> float:
+    return distance['value'] / max(distance['floor'], distance['held_out'])
+
+
+def plant(
+    pairs: list[Pair], training: TileDataset, spec: SampleSpec
+) -> dict[str, list[Pair]]:
+    """Each fault, as many pairs as without."""
+    random = torch.Generator().manual_seed(0)
+    count = len(pairs)
+    images, masks = [list(side) for side in zip(*pairs, strict=True)]
+    others = masks[count // 2 :] + masks[: count // 2]
+    swapped = list(range(spec.num_bands))
+    red, _, blue = spec.rgb
+    swapped[red], swapped[blue] = blue, red
+    copies = [cut_training(training, random) for _ in range(count // 5)]
+
+    def moved(pixels: int) -> list[Pair]:
+        return [(image, move(mask, pixels)) for image, mask in pairs]
+
+    def changed(change: Callable[[Tensor], Tensor]) -> list[Pair]:
+        return [(change(image), mask) for image, mask in pairs]
+
+    return {
+        'none (real pairs)': pairs,
+        'a fifth copied from training': copies + pairs[count // 5 :],
+        'masks shuffled': list(zip(images, others, strict=True)),
+        'masks moved by 2 pixels': moved(2),
+        'masks moved by 8 pixels': moved(8),
+        'red and blue swapped': changed(lambda image: image[swapped]),
+        'gain of 10 %': changed(lambda image: image * 1.1),
+        'blurred (sigma 1 pixel)': changed(lambda image: gaussian_blur(image, 7, 1.0)),
+        'one class missing': leave_out(pairs, spec.num_classes),
+        'collapsed to a twentieth': [
+            pairs[i % max(count // 20, 2)] for i in range(count)
+        ],
+    }
+
+
+def move(mask: Tensor, pixels: int) -> Tensor:
+    """Move a mask (H, W) to the right; what enters mirrors its border."""
+    wide = pad(mask[None].float(), (pixels, 0), mode='reflect')[0]
+    return wide[:, : mask.shape[1]].long()
+
+
+def turn(pair: Pair, number: int) -> Pair:
+    """One of eight flips and quarter turns."""
+    image, mask = (part.rot90(number % 4, (-2, -1)) for part in pair)
+    return (image.flip(-1), mask.flip(-1)) if number >= 4 else (image, mask)
+
+
+def cut_training(tiles: TileDataset, random: torch.Generator) -> Pair:
+    """Copy a window of a training sample from anywhere, turned."""
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (), generator=random))
+
+    sample = tiles.dataset[draw(len(tiles.dataset))]
+    height, width = tiles.size
+    top, left = (
+        draw(whole - side + 1)
+        for whole, side in zip(sample['mask'].shape, tiles.size, strict=True)
+    )
+    window = (..., slice(top, top + height), slice(left, left + width))
+    return turn((sample['image'][window], sample['mask'][window]), draw(8))
+
+
+def leave_out(pairs: list[Pair], classes: int) -> list[Pair]:
+    """Put turned pairs in the place of those that show one class.
+
+    It is the one with the largest area among those that fewest pairs show.
+    """
+    shares = torch.stack(
+        [
+            torch.stack([(mask == k).float().mean() for k in range(classes)])
+            for _, mask in pairs
+        ]
+    )
+    shown = (shares > 0).sum(0).where(shares.mean(0) >= _LEAST_AREA, len(pairs))
+    left = [
+        pair
+        for pair, share in zip(pairs, shares[:, shown.argmin()], strict=True)
+        if not share
+    ]
+    if not left:
+        raise ValueError('All pairs show all classes: none can be left out.')
+    return [turn(left[i % len(left)], i // len(left) % 8) for i in range(len(pairs))]
+
+
+def measure_faults(
+    real: Config,
+    out: Path,
+    size: int,
+    count: int,
+    updates: int,
+    judge: Config | None = None,
+) -> dict[str, Any]:
+    """Measure real pairs with each fault.
+
+    Args:
+        real: The real datamodule, with a validation set that is not for training.
+        out: Folder to write to.
+        size: Side of the pairs in pixels.
+        count: Most pairs to measure.
+        updates: Optimiser steps of each judge.
+        judge: The task that judges are.
+
+    Returns:
+        Of each fault ``values``, ``reaction`` (the difference to real pairs) and
+        ``lights``.
+    """
+    data = make_object(real)
+    data.setup('fit')
+    training, kept = (
+        TileDataset(source, (size, size))
+        for source in (data.train_dataset, data.val_dataset)
+    )
+    count = min(count, len(kept))
+    pairs = [kept.cut(i * len(kept) // count) for i in range(count)]
+    judges = out / 'judges'
+    judges.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for number, (fault, faulty) in enumerate(plant(pairs, training, data.spec).items()):
+        folder = write(faulty, out / f'{number:02d}', data.spec, fault)
+        trust = out / f'{number:02d}-trust'
+        trust.mkdir(exist_ok=True)
+        # the same judges for all
+        if not (trust / 'judges').exists():
+            (trust / 'judges').symlink_to(judges.absolute())
+        measure_pairs(folder, real, trust, judge=judge, updates=updates)
+        measures = read_json(trust / MEASURES)
+        values = read_columns(measures)
+        first = next(iter(found.values()))['values'] if found else values
+        found[fault] = {
+            'values': values,
+            'reaction': {
+                name: None if None in (value, first[name]) else value - first[name]
+                for name, value in values.items()
+            },
+            'lights': {light.name: light[1:] for light in lights(measures)},
+        }
+    return found
+
+
+def write(pairs: list[Pair], root: Path, spec: SampleSpec, fault: str) -> Path:
+    """Write pairs as a generator would."""
+    settings = {'fault': fault, 'count': len(pairs)}
+    writer = PairWriter(root, spec, {'synthetic': False}, settings)
+    writer.clean()
+    done = writer.done()
+    for index, (image, mask) in enumerate(pairs):
+        if index not in done:
+            name = f'{index:04d}'
+            writer.write(name, image.numpy(), mask.numpy(), {'index': index})
+    writer.finish(f'Real pairs with a fault: {fault}.\n')
+    return root
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Show all values as Markdown, bold what reacts."""
+    names = list(next(iter(found.values()))['lights'])
+    head = ['fault', *COLUMNS, *names]
+    rows = [head, ['---'] * len(head)]
+    for fault, row in found.items():
+        cells = [fault]
+        for name, column in COLUMNS.items():
+            value, change = row['values'][name], row['reaction'][name]
+            text = '-' if value is None else f'{value:.3g}'
+            bold = change is not None and abs(change) >= column.noticed
+            cells.append(f'**{text}**' if bold else text)
+        rows.append([*cells, *(row['lights'][name][0] for name in names)])
+    legend = '; '.join(
+        f'*{name}*: {column.meaning} ({column.noticed:g})'
+        for name, column in COLUMNS.items()
+    )
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    note = 'Bold: off the first row by the number in brackets or more'
+    return '\n'.join([*lines, '', f'{note}. {legend}.', ''])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('data', nargs='?', type=Path, help='folder of pairs; or scenes')
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--size', type=int, default=64, help='side of a pair, pixels')
+    parser.add_argument('--count', type=int, default=200, help='most pairs to measure')
+    parser.add_argument('--updates', type=int, default=300, help='of each judge')
+    options = parser.parse_args()
+    out, root = options.out, options.data
+    if root is None:
+        root = out / 'scenes'
+        write_scenes(root, SCENES, options.size)
+    arguments = {
+        'root': str(root.absolute()),
+        'batch_size': 16,
+        'patch_size': options.size,
+        # the validation split of a small data set has too few pairs
+        'fold': [0, 3],
+    }
+    real = {
+        'class_path': 'torchgeo_specdm.PairFolderDataModule',
+        'init_args': arguments,
+    }
+    found = measure_faults(real, out, options.size, options.count, options.updates)
+    write_text(out / 'faults.json', json.dumps(found, indent=2) + '\n')
+    write_text(out / 'faults.md', table(found))
+    print(f'Written to {out}.')
+
+
+if __name__ == '__main__':
+    main()
