@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.functional import gaussian_blur
@@ -36,7 +37,7 @@ from torchgeo_specdm.trust import measure_pairs
 Pair = tuple[Tensor, Tensor]
 #: Training, validation and test scenes where no data are given.
 SCENES = (200, 100, 100)
-#: Least share of the pixels of a class that is left out.
+#: A class with a smaller share of the pixels is not worth leaving out.
 _LEAST_AREA = 0.005
 
 
@@ -111,11 +112,13 @@ def plant(
     random = torch.Generator().manual_seed(0)
     count = len(pairs)
     images, masks = [list(side) for side in zip(*pairs, strict=True)]
-    others = masks[count // 2 :] + masks[: count // 2]
+    # not by half of them: that is the control, which would undo it
+    others = masks[count // 3 :] + masks[: count // 3]
     swapped = list(range(spec.num_bands))
     red, _, blue = spec.rgb
     swapped[red], swapped[blue] = blue, red
     copies = [cut_training(training, random) for _ in range(count // 5)]
+    drawn = torch.randint(max(count // 20, 2), (count,), generator=random)
 
     def moved(pixels: int) -> list[Pair]:
         return [(image, move(mask, pixels)) for image, mask in pairs]
@@ -133,9 +136,7 @@ def plant(
         'gain of 10 %': changed(lambda image: image * 1.1),
         'blurred (sigma 1 pixel)': changed(lambda image: gaussian_blur(image, 7, 1.0)),
         'one class missing': leave_out(pairs, spec.num_classes),
-        'collapsed to a twentieth': [
-            pairs[i % max(count // 20, 2)] for i in range(count)
-        ],
+        'collapsed to a twentieth': [pairs[i] for i in drawn.tolist()],
     }
 
 
@@ -168,25 +169,23 @@ def cut_training(tiles: TileDataset, random: torch.Generator) -> Pair:
 
 
 def leave_out(pairs: list[Pair], classes: int) -> list[Pair]:
-    """Put turned pairs in the place of those that show one class.
+    """Let the rarest class be overgrown by what is nearest, in image and mask.
 
-    It is the one with the largest area among those that fewest pairs show.
+    Pairs of nothing else give way to others, turned.
     """
-    shares = torch.stack(
-        [
-            torch.stack([(mask == k).float().mean() for k in range(classes)])
-            for _, mask in pairs
-        ]
-    )
-    shown = (shares > 0).sum(0).where(shares.mean(0) >= _LEAST_AREA, len(pairs))
-    left = [
-        pair
-        for pair, share in zip(pairs, shares[:, shown.argmin()], strict=True)
-        if not share
-    ]
-    if not left:
-        raise ValueError('All pairs show all classes: none can be left out.')
-    return [turn(left[i % len(left)], i // len(left) % 8) for i in range(len(pairs))]
+    masks = torch.stack([mask for _, mask in pairs])
+    areas = torch.stack([(masks == k).float().mean() for k in range(classes)])
+    rarest = areas.where(areas >= _LEAST_AREA, 1).argmin()
+    left = []
+    for image, mask in pairs:
+        lost = (mask == rarest).numpy()
+        if not lost.all():
+            nearest = distance_transform_edt(
+                lost, return_distances=False, return_indices=True
+            )
+            rows, columns = torch.from_numpy(nearest).long()
+            left.append((image[:, rows, columns], mask[rows, columns]))
+    return [turn(left[i % len(left)], i // len(left)) for i in range(len(pairs))]
 
 
 def measure_faults(

@@ -3,21 +3,24 @@
 
 """Each measure reacts to the fault that it is for, and to real pairs with no alarm."""
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from experiments.faults import COLUMNS, measure_faults, table
+from torchgeo_specdm.datasets import pair_files, pairs
 from torchgeo_specdm.datasets.scenes import scene_spec
 from torchgeo_specdm.synthesis.demo import write_scenes
+from torchgeo_specdm.tasks import trust
 
 SIZE = 32
-COUNT = 60
-UPDATES = 150
+COUNT = 50
+UPDATES = 120
 
 
 class Judge(LightningModule):
@@ -45,17 +48,119 @@ class Judge(LightningModule):
 
 
 @pytest.fixture(scope='module')
-def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     out = tmp_path_factory.mktemp('faults')
-    write_scenes(out / 'scenes', (120, 60, 60), SIZE)
+    write_scenes(out / 'scenes', (2 * COUNT, COUNT, COUNT), SIZE)
     given = {'root': str(out / 'scenes'), 'batch_size': 16, 'fold': [0, 3]}
-    real = {
-        'class_path': 'torchgeo_specdm.PairFolderDataModule',
-        'init_args': given,
-    }
+    real = {'class_path': 'torchgeo_specdm.PairFolderDataModule', 'init_args': given}
     judge = {'class_path': 'tests.test_faults.Judge'}
-    return measure_faults(real, out, SIZE, COUNT, UPDATES, judge)
+    with pytest.MonkeyPatch.context() as patch:
+        # ten runs over the same files: read each of them once
+        once = functools.cache(pair_files.read_raster)
+        patch.setattr(pair_files, 'read_raster', once)
+        patch.setattr(pairs, 'read_raster', once)
+        # the splits share nothing
+        patch.setattr(trust, '_MOST_PAIRS', 0)
+        yield measure_faults(real, out, SIZE, COUNT, UPDATES, judge)
 
 
-def test_print(found: Any) -> None:
-    print(table(found))
+@pytest.fixture
+def values(found: Any) -> Callable[[str], dict[str, float]]:
+    """Numbers of the one fault whose name begins so."""
+
+    def pick(fault: str) -> dict[str, float]:
+        (name,) = (name for name in found if name.startswith(fault))
+        return found[name]['values']
+
+    return pick
+
+
+def lights_of(found: Any, fault: str) -> list[str]:
+    (name,) = (name for name in found if name.startswith(fault))
+    return [state for state, _ in found[name]['lights'].values()]
+
+
+def test_real_pairs_raise_no_alarm(found: Any, values: Any) -> None:
+    assert lights_of(found, 'none') == ['good', 'good', 'good']
+    real = values('none')
+    assert real['FD'] < 1.5 and real['FD mask'] < 1.5
+    assert min(real[name] for name in ('prec', 'rec', 'cov')) > 0.8
+    assert real['mSAD'] < 0.03
+    for name in ('sharp', 'gain', 'spread', 'judge', 'edges', 'LDA'):
+        assert real[name] == pytest.approx(1, abs=0.1), name
+    assert real['gone'] == real['alarm'] == 0
+    assert not any(found['none (real pairs)']['reaction'].values())
+
+
+def test_copies(found: Any, values: Any) -> None:
+    copied = values('a fifth copied')
+    assert copied['near'] >= 0.19 and copied['alarm'] == 2
+    assert lights_of(found, 'a fifth copied') == ['good', 'good', 'bad']
+
+
+def test_shuffled_masks(found: Any, values: Any) -> None:
+    shuffled = values('masks shuffled')
+    for name in ('judge', 'edges', 'LDA'):
+        assert abs(shuffled[name]) < 0.25, name
+    assert shuffled['mSAD'] > 0.1
+    # each side alone is as good as real
+    assert shuffled['FD'] == values('none')['FD']
+    assert lights_of(found, 'masks shuffled')[1] == 'bad'
+
+
+def test_moved_masks(found: Any, values: Any) -> None:
+    real, near, far = (
+        values(f) for f in ('none', 'masks moved by 2', 'masks moved by 8')
+    )
+    for name in ('judge', 'edges', 'LDA'):
+        assert real[name] - 0.1 > near[name] > far[name] + 0.1, name
+    # two pixels are most of an edge
+    assert near['edges'] < 0.6 and far['edges'] < 0.3
+    assert lights_of(found, 'masks moved by 2')[1] == 'doubtful'
+    assert lights_of(found, 'masks moved by 8')[1] == 'bad'
+
+
+def test_swapped_bands(found: Any, values: Any) -> None:
+    swapped, real = values('red and blue'), values('none')
+    assert swapped['mSAD'] > real['mSAD'] + 0.05
+    assert swapped['LDA'] < 0.7 and swapped['judge'] < 0.7
+    assert swapped['FD'] > 3 and swapped['cov'] < real['cov'] - 0.3
+    assert swapped['gain'] == pytest.approx(real['gain'])
+    assert lights_of(found, 'red and blue')[:2] == ['bad', 'bad']
+
+
+def test_gain(found: Any, values: Any) -> None:
+    gained, real = values('gain'), values('none')
+    assert gained['gain'] == pytest.approx(1.1 * real['gain'], rel=1e-3)
+    # no angle, no edge and no sharpness sees it
+    assert gained['mSAD'] == pytest.approx(real['mSAD'], abs=1e-3)
+    assert gained['sharp'] == pytest.approx(real['sharp'], abs=0.01)
+    assert lights_of(found, 'gain')[0] != 'good'
+
+
+def test_blur(values: Any) -> None:
+    blurred, real = values('blurred'), values('none')
+    assert blurred['sharp'] < 0.75 * real['sharp']
+    # why it has a measure of its own: features of images hardly see it
+    assert blurred['FD'] < 1.5
+    assert blurred['cov'] > real['cov'] - 0.1
+
+
+def test_missing_class(values: Any) -> None:
+    lost = values('one class missing')
+    assert lost['gone'] == 1 and lost['area'] > values('none')['area']
+    assert lost['alarm'] == 0
+
+
+def test_collapse(found: Any, values: Any) -> None:
+    collapsed, real = values('collapsed'), values('none')
+    assert collapsed['rec'] < 0.2 and collapsed['cov'] < real['cov'] / 2
+    assert collapsed['alarm'] == 0
+    assert lights_of(found, 'collapsed')[0] == 'bad'
+
+
+def test_table(found: Any) -> None:
+    lines = table(found).splitlines()
+    assert lines[0].count('|') == lines[5].count('|') == 2 + len(COLUMNS) + 3
+    assert len([line for line in lines if line.startswith('|')]) == 2 + len(found)
+    assert '**' not in lines[2] and all('**' in line for line in lines[3:12])

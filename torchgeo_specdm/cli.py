@@ -189,6 +189,13 @@ def _add_filter(verbs: Any) -> None:
         help='share of real samples that each score may leave out',
     )
     chosen.add_argument(
+        '--by',
+        nargs='+',
+        default=['agreement', 'edges', 'spectrum'],
+        choices=('agreement', 'edges', 'spectrum'),
+        help='scores to go by; copies are left out anyway',
+    )
+    chosen.add_argument(
         '--balance', type=int, help='keep so many, of classes as equal as possible'
     )
     chosen.add_argument(
@@ -349,6 +356,7 @@ def _filter(options: argparse.Namespace) -> None:
         options.pixels,
         quantile=options.quantile,
         balance=options.balance,
+        by=options.by,
     )
     print(summary_text(found))
 

@@ -18,6 +18,7 @@ from .reporting.collect import collect_measures
 from .reporting.figures import pair_grid, save
 from .reporting.report import ReportContent, read_curves, write_report
 from .study.configs import NETWORKS
+from .study.design import REAL
 from .study.planning import fast_bfloat16
 from .study.runs import Run, read_run
 from .study.settings import content_hash, require_same_settings
@@ -223,6 +224,6 @@ def _runs(study: Path) -> list[Run]:
     if not runs:
         raise ValueError(f'{study} has 0 finished runs. Run the study first.')
     first = (runs[0].model, runs[0].size)
-    # real only first, as everywhere, then by ratio
-    runs.sort(key=lambda run: (run.ratio, run.arm, run.seed))
+    # real only first, as everywhere
+    runs.sort(key=lambda run: (run.arm != REAL, run.arm, run.ratio, run.seed))
     return [run for run in runs if (run.model, run.size) == first]

@@ -1,12 +1,17 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 from torchgeo_specdm.codecs import ReconstructionScores
+from torchgeo_specdm.codecs.scores import mask_fidelity
+from torchgeo_specdm.metrics.tiles import Tiles
 
 from .fakes import CLASSES, batch_of, make
 
@@ -45,7 +50,7 @@ class TestReconstructionScores:
         scores = ReconstructionScores(len(CLASSES))
 
         def roundtrip(sample: Any) -> Any:
-            logits = torch.nn.functional.one_hot(batch['mask'], 3).movedim(-1, 1)
+            logits = one_hot(batch['mask'], 3).movedim(-1, 1)
             return brighter, logits.float() * 9
 
         codec.roundtrip = roundtrip  # type: ignore[method-assign]
@@ -68,3 +73,66 @@ class TestReconstructionScores:
         scores.reset()
         scores.update(codec, batch_of(1))
         assert bool(scores.compute()['miou'].isfinite())
+
+    @pytest.mark.parametrize('dates', [1, 2])
+    def test_missing_pixels_are_no_error(self, dates: int) -> None:
+        codec, real = make('pixels', dates), batch_of(dates)
+        codec.spec = replace(codec.spec, dtype='int16', nodata=-9999)
+        decoded = real | {'image': real['image'] + 100}
+        # of one date only, where there are two
+        missing = real['image'].view(4, -1, 4, 16, 16)[:, -1]
+        missing[..., :8, :] = -9999
+        # missing in one band alone is a number like others
+        missing[0, 0, 15, 15] = -9999
+        labels = one_hot(real['mask'].view(4, 16, 16), 3).movedim(-1, 1).float()
+        codec.roundtrip = lambda sample: (decoded, labels)  # type: ignore[method-assign]
+        scores = ReconstructionScores(len(CLASSES))
+        scores.update(codec, real)
+        found = scores.compute()
+        seen = 4 * 4 * 16 * (8 if dates == 1 else 24)
+        last = 9999 + float(decoded['image'].view(4, -1, 4, 16, 16)[0, -1, 0, 15, 15])
+        expected = 1e-4 * math.sqrt(((seen - 1) * 100**2 + last**2) / seen)
+        assert float(found['rmse']) == pytest.approx(expected, rel=1e-4)
+        codec.spec = replace(codec.spec, nodata=None)
+        scores.reset()
+        scores.update(codec, real)
+        assert float(scores.compute()['rmse']) > 0.5
+
+
+def tiles_of(dates: int, count: int = 70) -> Tiles:
+    batch = batch_of(dates, count)
+    masks = batch['mask'].view(count, 16, 16)
+    return Tiles(batch['image'], masks, list(range(count)))
+
+
+class TestMaskFidelity:
+    def test_nothing_lost(self) -> None:
+        tiles = tiles_of(1)
+        tiles.masks[:, :2] = 255
+        assert mask_fidelity(make('pixels'), tiles) == 1
+        nothing = tiles._replace(masks=torch.full_like(tiles.masks, 255))
+        assert math.isnan(mask_fidelity(make('pixels'), nothing))
+
+    def test_is_the_share_of_right_labelled_pixels(self) -> None:
+        # more than a batch
+        tiles, codec = tiles_of(1), make('two_stream')
+        tiles.masks[:, 3:5] = 255
+        decoded, _ = codec.roundtrip({'image': tiles.images, 'mask': tiles.masks})
+        right = (decoded['mask'] == tiles.masks)[tiles.masks != 255].float().mean()
+        assert 0 < right < 1
+        assert mask_fidelity(codec, tiles) == pytest.approx(float(right))
+
+    def test_with_dates_is_f1_of_change(self) -> None:
+        tiles, codec = tiles_of(2, 8), make('pixels', 2)
+        # little has changed, and none of it comes through
+        masks = torch.zeros_like(tiles.masks)
+        masks[:, :4, :4] = 1
+        blank = one_hot(torch.zeros_like(masks), 3).movedim(-1, 1).float()
+        found = {'image': tiles.images, 'mask': torch.zeros_like(masks)}
+        codec.roundtrip = lambda sample: (found, blank)  # type: ignore[method-assign]
+        assert mask_fidelity(codec, tiles._replace(masks=masks)) == 0
+        half = torch.zeros_like(masks)
+        half[:, :4, :2] = 1
+        found['mask'] = half
+        changed = mask_fidelity(codec, tiles._replace(masks=masks))
+        assert changed == pytest.approx(2 / 3)

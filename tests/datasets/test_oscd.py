@@ -300,3 +300,15 @@ class TestSplits:
 def test_arguments(whole: Path, arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         OSCD(whole, **arguments)
+
+
+def test_tiles_that_share_ground(root: Path) -> None:
+    bands = ('B02', 'B03', 'B04')
+    dataset = OSCD(root, 'train', bands, val_cities=(), **SMALL)
+    # bordeaux has one tile at the corner of 20 pixels, paris two, 8 pixels apart
+    assert dataset.places == ['bordeaux', 'paris', 'paris']
+    shared = [dataset.sharing_ground(i) for i in range(len(dataset))]
+    assert shared == [[True, False, False], [False, True, True], [False, True, True]]
+    apart = OSCD(root, 'train', bands, patch_size=8, overlap=0)
+    for index in range(len(apart)):
+        assert apart.sharing_ground(index) == [i == index for i in range(len(apart))]

@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -25,17 +24,9 @@ def images(seed: int, count: int, size: int) -> Tensor:
     return torch.from_numpy(np.stack(scenes).astype(np.float32))
 
 
-def search(
-    samples: Tensor,
-    size: tuple[int, int] = (SIDE, SIDE),
-    places: Sequence[int] | None = None,
-) -> NearestSamples:
-    places = range(len(samples)) if places is None else places
+def search(samples: Tensor, size: tuple[int, int] = (SIDE, SIDE)) -> NearestSamples:
     axes = [axis for axis in range(samples.ndim) if axis != samples.ndim - 3]
-    rows = [
-        TrainingSample(image, f'scene {i}', place)
-        for i, (image, place) in enumerate(zip(samples, places, strict=True))
-    ]
+    rows = [TrainingSample(image, f'scene {i}') for i, image in enumerate(samples)]
     return NearestSamples(rows, size, samples.mean(axes), samples.std(axes))
 
 
@@ -52,7 +43,7 @@ def nearest(training: Tensor) -> NearestSamples:
 @pytest.fixture(scope='module')
 def reference(training: Tensor, nearest: NearestSamples) -> dict[str, Tensor]:
     """How near real samples come: training ones of other places, and unseen ones."""
-    own = nearest.find(training[..., 8:40, 8:40], torch.arange(len(training)))
+    own = nearest.find(training[..., 8:40, 8:40], torch.eye(len(training)).bool())
     unseen = nearest.find(images(1, 140, SIDE))
     return {
         kind: torch.cat([own[kind].distance, unseen[kind].distance]) for kind in KINDS
@@ -157,18 +148,19 @@ class TestCopies:
                 assert alone[kind].sample == together[kind].sample[i]
 
 
-class TestPlaces:
-    def test_own_place_is_left_out(self, training: Tensor) -> None:
-        paired = search(training[:8], places=[0, 0, 1, 1, 2, 2, 3, 3])
+class TestLeftOut:
+    def test_own_ground(self, training: Tensor) -> None:
         places = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-        found = paired.find(crops(training, 0, 0), places)
+        own = places[:, None] == places
+        found = search(training[:8]).find(crops(training, 0, 0), own)
         for kind in KINDS:
             assert (places[found[kind].sample] != places).all()
             assert found[kind].distance.min() > 0.01
 
-    def test_no_other_place_is_infinitely_far(self, training: Tensor) -> None:
-        single = search(training[:2], places=[4, 4])
-        found = single.find(crops(training, 0, 0), torch.tensor([4] * 7 + [5]))
+    def test_without_other_ground_all_is_infinitely_far(self, training: Tensor) -> None:
+        skip = torch.ones(8, 2).bool()
+        skip[7] = False
+        found = search(training[:2]).find(crops(training, 0, 0), skip)
         assert found['pixels'].distance.isinf().tolist() == [True] * 7 + [False]
 
 
@@ -183,8 +175,8 @@ class TestRefusals:
 
     def test_training_samples_of_two_sizes(self, training: Tensor) -> None:
         rows = [
-            TrainingSample(training[0], 'a', 0),
-            TrainingSample(training[0, :, 1:], 'b', 1),
+            TrainingSample(training[0], 'a'),
+            TrainingSample(training[0, :, 1:], 'b'),
         ]
         with pytest.raises(ValueError, match=r'b .*\(10, 47, 48\).*Cut all alike'):
             NearestSamples(rows, (32, 32), torch.zeros(10), torch.ones(10))

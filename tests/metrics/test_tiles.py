@@ -5,37 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from torchgeo_specdm.metrics.tiles import cut_tiles
 
-
-class Coordinates(Dataset[dict[str, Tensor]]):
-    """Samples that hold their number, row and column, in image and mask alike."""
-
-    def __init__(self, count: int, height: int, width: int) -> None:
-        self.size = (count, height, width)
-        self.read: list[int] = []
-
-    def __len__(self) -> int:
-        return self.size[0]
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        self.read.append(index)
-        rows, columns = torch.meshgrid(
-            *(torch.arange(side) for side in self.size[1:]), indexing='ij'
-        )
-        number = torch.full_like(rows, index)
-        mask = 10_000 * index + 100 * rows + columns
-        image = torch.stack([number, rows, columns]).float()
-        return {'image': image, 'mask': mask}
+from ..datasets.test_tiles import Coordinates, coordinate
 
 
 def check(tiles: Any) -> None:
     """Image, mask and group speak of the same pixels."""
     number, rows, columns = tiles.images.long().unbind(1)
-    assert torch.equal(tiles.masks, 10_000 * number + 100 * rows + columns)
+    assert torch.equal(tiles.masks, coordinate(number, rows, columns))
     assert number.flatten(1)[:, 0].tolist() == tiles.groups
 
 

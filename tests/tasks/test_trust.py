@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from torchgeo_specdm import PairFolderDataModule, TrustDataModule, TrustTask
 from torchgeo_specdm.files import read_json
+from torchgeo_specdm.reporting.lights import codec_sentences, paints_labels
 from torchgeo_specdm.tasks.scores import read_scores
 
 from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer
@@ -128,6 +129,36 @@ class TestMeasures:
         assert found['spectra']['curves']['synthetic']['mean'][3] == [None] * 6
         lost = found['area']['train'][3]
         assert found['area']['total_variation'] == pytest.approx(lost)
+
+
+def paint(sample: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """What a codec of one stream may do: the image comes from the mask alone."""
+    mask = sample['mask'].where(sample['mask'] < 4, 0)
+    image = torch.from_numpy(PAIR_SPECTRA).float()[mask].movedim(-1, 1)
+    logits = torch.nn.functional.one_hot(mask, 4).movedim(-1, 1).float()
+    return {'image': image, 'mask': mask}, logits
+
+
+def test_a_codec_that_paints_labels_is_named(
+    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    class Painted(TrustTask):
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            assert self.codec is not None
+            self.codec.roundtrip = paint  # type: ignore[method-assign]
+
+    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
+    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
+    task = Painted(str(tmp_path / 'out'), ORACLE, str(generator), updates=1)
+    data = TrustDataModule(open_data(real.root), synthetic)
+    quiet_trainer(tmp_path).test(task, data, verbose=False)
+    found = read_json(tmp_path / 'out' / 'measures.json')
+    swapped = found['alignment']['swapped']
+    assert swapped['other'] > 0.95 and swapped['own'] < 0.05
+    assert swapped['original_other'] < 0.05
+    assert paints_labels(found)
+    assert 'paints labels into images' in codec_sentences(found)[-1]
 
 
 def test_judges_are_used_again(real: PairFolderDataModule, tmp_path: Path) -> None:

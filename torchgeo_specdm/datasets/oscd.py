@@ -164,6 +164,23 @@ class OSCD(NonGeoDataset):
         """The city of each tile: tiles of one city are alike."""
         return [self.scenes[number].name for number, _, _ in self._tiles]
 
+    def sharing_ground(self, index: int) -> list[bool]:
+        """Whether each tile shows ground that a tile shows too.
+
+        Args:
+            index: Of that tile.
+
+        Returns:
+            One truth value for each tile; its own is True.
+        """
+        number, row, column = self._tiles[index]
+        return [
+            number == n
+            and abs(row - r) < self.patch_size
+            and abs(column - c) < self.patch_size
+            for n, r, c in self._tiles
+        ]
+
     def plot(
         self,
         sample: dict[str, Tensor],

@@ -106,3 +106,19 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         # copies: a view would keep the whole sample in memory
         image, mask = sample['image'][window].clone(), sample['mask'][window].clone()
         return image, mask.reshape(height, width)
+
+    def sharing_ground(self, number: int) -> Tensor:
+        """Which samples may show ground that a sample shows too.
+
+        Args:
+            number: Of the sample.
+
+        Returns:
+            Boolean, one for each sample; its own is True. Those of its place, unless
+            the data set has a method of this name that knows better.
+        """
+        known = getattr(self.dataset, 'sharing_ground', None)
+        if known is not None:
+            return torch.tensor(known(number))
+        places = torch.tensor(self.place_of_sample)
+        return places == places[number]

@@ -25,7 +25,7 @@ def compare_features(
     synthetic: Features,
     held_out: Features | None = None,
     reconstructed: Features | None = None,
-    repeats: int = 10,
+    repeats: int = 30,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Compare with half of the real training samples what should be like them.

@@ -38,12 +38,10 @@ class TrainingSample(NamedTuple):
     Attributes:
         image: Digital numbers (C, H, W), or (T, C, H, W) with T dates.
         name: What a person can find it by.
-        place: Number of the place that it was cut from.
     """
 
     image: Tensor
     name: str
-    place: int
 
 
 class Nearest(NamedTuple):
@@ -93,7 +91,6 @@ class NearestSamples(nn.Module):
 
     mean: Tensor
     std: Tensor
-    places: Tensor
 
     def __init__(
         self,
@@ -111,11 +108,10 @@ class NearestSamples(nn.Module):
         self.register_buffer('std', std.view(-1, 1, 1), persistent=False)
         #: Name of each training sample.
         self.names: list[str] = []
-        places: list[int] = []
         grids: list[Tensor] = []
         features: list[Tensor] = []
         shape = torch.Size()
-        for image, name, place in samples:
+        for image, name in samples:
             shape = shape or image.shape
             _require_fit(name, image, shape, size)
             planes = self._standardise(image[None])
@@ -123,7 +119,6 @@ class NearestSamples(nn.Module):
                 self.pixels = _Pixels(size, image.shape[-2:])
                 self.features = _Features(planes.shape[1], size, image.shape[-2:])
             self.names.append(name)
-            places.append(place)
             grids.append(self.pixels.pool(planes))
             features.append(self.features.cut(planes))
         if not grids:
@@ -131,20 +126,17 @@ class NearestSamples(nn.Module):
                 '0 training samples: one or more are needed to look for copies of '
                 'them. Give the samples that the generator was trained on.'
             )
-        self.register_buffer('places', torch.tensor(places), persistent=False)
         self.pixels.keep(torch.cat(grids))
         self.features.keep(torch.stack(features))
 
     @torch.no_grad()
-    def find(
-        self, images: Tensor, skip_place: Tensor | None = None
-    ) -> dict[str, Nearest]:
+    def find(self, images: Tensor, skip: Tensor | None = None) -> dict[str, Nearest]:
         """Find the nearest training sample to each image.
 
         Args:
             images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
-            skip_place: For each image, the place whose training samples are left out
-                (B,): that of a real image which is a training sample itself.
+            skip: Training samples to leave out for each image, boolean (B, samples):
+                for a real image, those that show its ground too.
 
         Returns:
             The nearest in ``pixels`` and in ``features``.
@@ -161,9 +153,9 @@ class NearestSamples(nn.Module):
         planes = self._standardise(images)
         turns = [k for k in range(8) if k % 2 == 0 or self.size[0] == self.size[1]]
         turned = [_turn(planes, k) for k in turns]
-        skip = self.places.new_zeros(len(images), len(self.places), dtype=torch.bool)
-        if skip_place is not None:
-            skip = skip_place[:, None] == self.places
+        if skip is None:
+            skip = torch.zeros(len(images), len(self.names), dtype=torch.bool)
+        skip = skip.to(images.device)
         # near 0, half precision would see copies everywhere or nowhere
         with torch.autocast(planes.device.type, enabled=False):
             return {
@@ -354,9 +346,9 @@ def memorisation(synthetic: ArrayLike, reference: ArrayLike) -> dict[str, float]
 
     Args:
         synthetic: Distances of synthetic samples to the nearest training sample.
-        reference: Distances of real samples to the nearest training sample of another
-            place: held-out ones and, each without its own place, training ones.
-            Infinite ones (no other place) are left out.
+        reference: Distances of real samples to the nearest training sample that shows
+            other ground: of held-out ones, and of training ones. Infinite ones (no
+            other ground) are left out.
 
     Returns:
         ``share`` of synthetic samples at ``threshold`` or nearer; ``expected``, the

@@ -73,7 +73,8 @@ def rank_samples(scores: Sequence[Mapping[str, Any]]) -> list[int]:
             below = np.searchsorted(np.sort(values), values)
             through = np.searchsorted(np.sort(values), values, side='right')
             total += below + through
-    return np.argsort(-total, kind='stable').tolist()
+    order: list[int] = np.argsort(-total, kind='stable').tolist()
+    return order
 
 
 def _rows(data: TrustDataModule, generator: Path | None) -> dict[str, Tiles]:

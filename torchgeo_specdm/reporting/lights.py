@@ -115,8 +115,8 @@ def _transparency_sentence(ratio: float) -> str:
     if ratio > _TRANSPARENT:
         return (
             f'Reconstructions fit their masks better than the originals do ({times}): '
-            'the codec paints the label into the image, and the agreement of generated '
-            'pairs is not to be believed.'
+            'the codec paints the label into the image, or smooths away what misleads '
+            'the judge.'
         )
     if ratio < 1 / _TRANSPARENT:
         return (
@@ -205,13 +205,15 @@ def paints_labels(measures: Mapping[str, Any]) -> bool:
         measures: Content of ``measures.json``.
 
     Returns:
-        True if either test says so; False if neither does or was done.
+        What the direct test says, a foreign mask; without it, whether reconstructions
+        agree better than originals.
     """
-    ratio = _number(measures, 'alignment', 'transparency')
-    if ratio is not None and ratio > _TRANSPARENT:
-        return True
     read, before = _swapped(measures)
-    return read is not None and before is not None and read - before > _PAINTED
+    if read is not None and before is not None:
+        return read - before > _PAINTED
+    # without the direct test, better than the originals is reason enough
+    ratio = _number(measures, 'alignment', 'transparency')
+    return ratio is not None and ratio > _TRANSPARENT
 
 
 def _not_copied(measures: Mapping[str, Any]) -> Light:
@@ -230,7 +232,9 @@ def _not_copied(measures: Mapping[str, Any]) -> Light:
         states.append('bad' if alarm else 'doubtful' if near else 'good')
         parts = []
         if share is not None:
-            real_text = '' if real is None else f' (real ones of other places {real:.1%})'
+            real_text = (
+                '' if real is None else f' (real ones of other places {real:.1%})'
+            )
             parts.append(
                 f'{share:.1%} of the samples lie suspiciously near a training sample'
                 + real_text

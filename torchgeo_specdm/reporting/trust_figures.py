@@ -44,7 +44,14 @@ def class_spectra_figure(
     order = np.arange(spec.num_bands)
     if not np.isnan(waves).any():
         order = np.argsort(waves)
-    names = list(spectra['names'])
+    # a class that neither side has would be an empty panel
+    classes = range(len(spectra['names']))
+    chosen = [
+        k
+        for k in classes
+        if any(np.isfinite(_curve(spectra, s, 'mean', k)).any() for s in _STYLES)
+    ] or list(classes)
+    names = [spectra['names'][k] for k in chosen]
     angles = (spectra.get('synthetic') or {}).get('per_class') or {}
     # with several dates, all classes of a date are on a line where they fit
     most = 3 if spec.dates == 1 else spec.num_classes
@@ -64,7 +71,8 @@ def class_spectra_figure(
     for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
         for side, style in _STYLES.items():
             mean, std = (
-                _curve(spectra, side, part, k)[order] for part in ('mean', 'std')
+                _curve(spectra, side, part, chosen[k])[order]
+                for part in ('mean', 'std')
             )
             color, x = _COLORS[side], np.arange(len(order))
             axis.plot(x, mean, style, color=color, label=_NAMES[side])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..files import read_text
 
 #: What tells whether a sample is as good as a real one; low values are bad.
-_TRUST = ('agreement', 'edges', 'spectrum')
+TRUST = ('agreement', 'edges', 'spectrum')
 #: What tells whether a sample is a copy of a real one; low values are bad.
 _COPIES = ('distance', 'feature_distance')
 #: Real samples that a quantile needs.
@@ -36,6 +36,7 @@ def choose(
     real: Sequence[Mapping[str, Any]],
     quantile: float | None = 0.1,
     copies: float | None = 0.01,
+    by: Sequence[str] = TRUST,
 ) -> Decision:
     """Keep the samples that score as real ones do.
 
@@ -47,23 +48,23 @@ def choose(
             nearest real training sample, where too little is a copy.
         real: The same of real training samples, each judged by networks that did not
             see it, with distances to training samples of other places.
-        quantile: Agreement, edges and spectrum must reach this quantile of the real
-            ones, in 0..1; None does not look at them.
+        quantile: Scores in *by* must reach this quantile of the real ones, in 0..1;
+            None does not look at them.
         copies: Distances must reach this quantile of the real ones; None does not
             look at them.
+        by: Which of agreement, edges and spectrum to go by.
 
     Returns:
         The decision.
 
     Raises:
-        ValueError: If a quantile is out of range, or a score has fewer than 20 real
+        ValueError: If a quantile is out of range, there is no such score, or a score has fewer than 20 real
             values.
     """
+    if unknown := sorted({*by} - {*TRUST}):
+        raise ValueError(f'by={list(by)} has {unknown}; use any of {list(TRUST)}.')
     wanted: dict[str, float] = {}
-    for name, value, keys in (
-        ('quantile', quantile, _TRUST),
-        ('copies', copies, _COPIES),
-    ):
+    for name, value, keys in (('quantile', quantile, by), ('copies', copies, _COPIES)):
         if value is None:
             continue
         if not 0 <= value < 1:
@@ -144,14 +145,14 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             whole = isinstance(row['id'], str) and all(
                 row[key] is None or math.isfinite(row[key])
-                for key in (*_TRUST, *_COPIES)
+                for key in (*TRUST, *_COPIES)
             )
         except (json.JSONDecodeError, KeyError, TypeError):
             whole = False
         if not whole:
             raise ValueError(
                 f'{path}, line {number}: {line[:80]!r} must be a JSON object with id '
-                f'and {", ".join((*_TRUST, *_COPIES))}, each a finite number or null. '
+                f'and {", ".join((*TRUST, *_COPIES))}, each a finite number or null. '
                 'Measure the folder again.'
             )
         rows.append(row)

@@ -17,7 +17,7 @@ from ..datasets.fingerprint import read_seen_samples, write_seen_samples
 from ..datasets.pair_files import read_manifest
 from ..datasets.pairs import PairFolder
 from ..files import sha256
-from .choosing import Decision, choose, read_scores
+from .choosing import TRUST, Decision, choose, read_scores
 from .choosing import balance as balanced
 from .copying import CopyWriter
 
@@ -69,6 +69,7 @@ def filter_pairs(
     readings: str | Path | None = None,
     balance: int | None = None,
     seed: int = 0,
+    by: Sequence[str] = TRUST,
 ) -> FilterSummary:
     """Write a copy of a folder of pairs with its trustworthy samples only.
 
@@ -81,8 +82,7 @@ def filter_pairs(
     Args:
         folder: The folder of pairs.
         out: The folder to write to.
-        scores: The folder of ``synthetic.jsonl`` and ``real.jsonl`` (see
-            :func:`choose` for what a line holds, besides ``id``).
+        scores: The folder of ``synthetic.jsonl`` and ``real.jsonl`` (see :func:`choose`).
         quantile: As in :func:`choose`; not used with *readings*.
         copies: As in :func:`choose`.
         readings: A folder that :func:`.relabel` wrote from *folder*. Pixels whose mask
@@ -92,13 +92,13 @@ def filter_pairs(
         balance: Keep this many of the accepted samples, those whose classes cover
             areas as equal as possible; None keeps all.
         seed: Of the random choices.
+        by: As in :func:`choose`.
 
     Returns:
         What is left.
 
     Raises:
-        FileExistsError: If a folder to write to holds something else, or was begun
-            with other settings or scores.
+        FileExistsError: If a folder to write to holds something else or other settings.
         FileNotFoundError: If a folder or the scores are missing.
         ValueError: If an option, the scores or the readings do not fit, or no sample
             is left.
@@ -108,7 +108,7 @@ def filter_pairs(
     quantile = quantile if readings is None else None
     judged, real = (Path(scores) / name for name in _SCORES)
     samples = _Samples(Path(folder), judged, readings)
-    decision = choose(samples.scores, read_scores(real), quantile, copies)
+    decision = choose(samples.scores, read_scores(real), quantile, copies, by)
     before, after = samples.areas()
     reasons = _leave_out(decision, after, balance, samples.pairs.root)
     at_random = _leave_out_at_random(reasons, seed)
@@ -121,6 +121,7 @@ def filter_pairs(
         'scores': _digest(map(sha256, (judged, real))),
         'quantile': quantile,
         'copies': copies,
+        'by': list(by),
         'readings': samples.read_from,
         'balance': balance,
         'seed': seed,

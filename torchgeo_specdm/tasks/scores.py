@@ -27,6 +27,9 @@ class ScoreFiles:
         self.rank = rank
         self._open: dict[str, TextIO] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        # what a killed run has left would get into this one
+        for part in folder.glob(f'*.{rank}.part'):
+            part.unlink()
 
     def write(self, name: str, row: Mapping[str, Any]) -> None:
         """Add a sample; what is no number becomes null.

@@ -282,7 +282,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         if folds is None:
             return Readings(judges, self.classifiers[-1].predict(images))
         spectrum = torch.zeros_like(judges[0])
-        for fold in folds.unique().tolist():
+        for fold in set(folds.tolist()):
             chosen = folds == fold
             spectrum[chosen] = self.classifiers[fold].predict(images[chosen])
         return Readings(judges, spectrum)
@@ -290,8 +290,12 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
     def _score(self, name: str, batch: dict[str, Tensor], readings: Readings) -> None:
         """Write down the scores of each sample of a batch."""
         images, masks = batch['image'], batch['mask']
-        # a real sample is its own nearest training sample
-        skip = batch['place'] if name == 'train' else None
+        skip = None
+        if name == 'train':
+            # a real sample is its own nearest training sample
+            tiles = self._data.tiles['train']
+            samples = map(tiles.sample_of, batch['index'].tolist())
+            skip = torch.stack([tiles.sharing_ground(n) for n in samples])
         found = self.nearest.find(images, skip)
         agreement = sample_agreement(readings.judges, masks, self.spec)
         spectrum = sample_agreement(readings.spectrum[None], masks, self.spec)
@@ -319,9 +323,9 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         """All training samples, whole."""
         tiles = self._data.tiles['train']
         names = getattr(tiles.dataset, 'ids', range(len(tiles.dataset)))
-        for number, place in enumerate(tiles.place_of_sample):
+        for number in range(len(tiles.dataset)):
             image = tiles.dataset[number]['image']
-            yield TrainingSample(image, str(names[number]), place)
+            yield TrainingSample(image, str(names[number]))
 
     def _fold(self, index: Tensor) -> Tensor:
         return torch.tensor([self.fold_of[i] for i in index.tolist()])
