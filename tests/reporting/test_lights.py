@@ -110,6 +110,35 @@ def test_labels_fit(found: dict[str, Any], expected: str) -> None:
     assert states(found)[FIT] == expected
 
 
+@pytest.mark.parametrize(
+    'synthetic, expected',
+    [(1.0, 'good'), (0.75, 'good'), (0.7, 'doubtful'), (0.5, 'bad'), (1.2, 'doubtful')],
+)
+def test_sharpness(synthetic: float, expected: str) -> None:
+    # real test images are a little less sharp than training ones
+    found = {'sharpness': {'synthetic': synthetic, 'held_out': 0.9}}
+    assert states(found)[LOOKS] == expected
+
+
+def test_a_class_that_only_synthetic_masks_lack() -> None:
+    found = {'area': {'missing': ['water', 'ice'], 'missing_held_out': ['ice']}}
+    light = lights(found)[0]
+    assert light.state == 'doubtful' and light.sentence == 'No mask has water.'
+
+
+def test_too_clean_spectra() -> None:
+    spectrum = {'synthetic': 0.9, 'shuffled': 0.1, 'real': 0.5, 'held_out': 0.3}
+    assert states(aligned(1.0, spectrum=spectrum))[FIT] == 'doubtful'
+    spectrum['synthetic'] = 0.6
+    assert states(aligned(1.0, spectrum=spectrum))[FIT] == 'good'
+
+
+def test_the_lower_of_two_real_sides_is_enough() -> None:
+    found = edges(0.6) | {'held_out': 0.62}
+    assert states(aligned(1.0, edges=found))[FIT] == 'good'
+    assert states(aligned(1.0, edges=edges(0.6)))[FIT] == 'doubtful'
+
+
 def test_a_painting_codec_is_named() -> None:
     swapped = {'own': 0.2, 'other': 0.7, 'original_other': 0.3}
     measures = aligned(0.99, transparency=1.08, swapped=swapped)

@@ -140,6 +140,7 @@ def _areas(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]
         'total_variation': synthetic['total_variation'],
         'total_variation_held_out': held_out['total_variation'],
         'missing': [spec.classes[k] for k in synthetic['missing']],
+        'missing_held_out': [spec.classes[k] for k in held_out['missing']],
     }
 
 
@@ -157,17 +158,15 @@ def _alignment(
     found: dict[str, Any] = {
         'score': score,
         'judge': judged,
-        'calibrated': calibrated(value['synthetic'], value['shuffled'], value['real']),
+        'calibrated': _between(value),
         'per_class': {
             name: {side: judged[side]['iou'][k] for side in ('real', 'synthetic')}
             for k, name in enumerate(spec.classes)
         },
     }
     for name in ('edges', 'spectrum'):
-        found[name] = {side: part[name] for side, part in parts.items()}
-        found[name]['calibrated'] = calibrated(
-            *(found[name][side] for side in ('synthetic', 'shuffled', 'real'))
-        )
+        sides_of = {side: part[name] for side, part in parts.items()}
+        found[name] = sides_of | {'calibrated': _between(sides_of)}
     if 'reconstructed' in value:
         real = value['held_out']
         found['transparency'] = value['reconstructed'] / real if real > 0 else math.nan
@@ -186,6 +185,16 @@ def calibrated(value: float, shuffled: float, real: float) -> float:
         0 for shuffled pairs, 1 for real ones; NaN if those do not differ.
     """
     return (value - shuffled) / (real - shuffled) if real > shuffled else float('nan')
+
+
+def _between(value: Mapping[str, float]) -> float:
+    """Where the synthetic side lies between shuffled (0) and real (1).
+
+    Real pairs of other places agree less with judges than those of the training
+    places; either are as real as can be, so the lower of both is the 1.
+    """
+    real = min(value['real'], value['held_out'])
+    return calibrated(value['synthetic'], value['shuffled'], real)
 
 
 def plain(value: Any) -> Any:

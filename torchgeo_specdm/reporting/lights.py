@@ -19,10 +19,12 @@ _REAL, _UNREAL = 1.5, 3.0
 _COLLAPSED = 0.5
 #: Ratio of brightness, synthetic to real.
 _GAIN = (0.9, 1.1)
+#: Sharpness over that of real test images: good and doubtful from here on.
+_SHARP, _BLURRED = 0.8, 0.6
 #: Of the way from shuffled (0) to real pairs (1).
 _ALIGNED, _HALF_ALIGNED, _EDGES = 0.9, 0.6, 0.8
-#: The same, from where on pairs are cleaner than real ones.
-_TOO_CLEAN = {'judge': 1.2, 'spectrum': 1.5}
+#: The same of single spectra, from where on images are cleaner than real ones.
+_TOO_CLEAN = 1.5
 #: A score that tells real from shuffled pairs by less tells nothing.
 _TELLS = 0.02
 #: Agreement of reconstructions over that of originals, above which labels are painted.
@@ -54,14 +56,15 @@ def lights(measures: Mapping[str, Any]) -> list[Light]:
     *Looks real*: the Frechet distance of its images (with several dates, of the worst)
     against the larger of real against real and real test against training: good up to
     1.5 times, doubtful up to 3, else bad. Bad too if its coverage is below half of that
-    of real images; at most doubtful if its brightness is outside 0.9 to 1.1 of the real
-    one.
+    of real images, or if it is less than 0.6 or more than 1.67 times as sharp as real
+    test images. At most doubtful if this is outside 0.8 to 1.25, if its brightness is
+    outside 0.9 to 1.1 of the real one, or if it lacks a class that test masks have.
 
     *Labels fit*: what a judge reads in the images agrees with their masks; 0 is as
     shuffled pairs, 1 as real ones. Good from 0.9 on, with edges and spectra from 0.8
     on where measured, doubtful from 0.6 on, else bad. At most doubtful if the codec
     paints labels into images (see :func:`codec_sentences`), which fakes agreement, or
-    if pairs agree better than real ones, 1.2 and more (spectra 1.5): images cleaner
+    if single spectra agree far better than in real pairs, from 1.5 on: images cleaner
     than real ones teach little.
 
     *Not copied*: bad if more generated samples than chance explains lie as near to a
@@ -162,11 +165,31 @@ def _looks_real(measures: Mapping[str, Any]) -> Light:
                 f'{_called(name).lower()} have collapsed: they cover {share:.0%} of the '
                 f'variety of the real ones, other real images {floor:.0%}'
             )
+    _add_findings(measures, states, said)
+    return _light('looks real', states, said)
+
+
+def _add_findings(
+    measures: Mapping[str, Any], states: list[State], said: list[str]
+) -> None:
+    """Sharpness, missing classes and brightness."""
+    sharp, real = (
+        _number(measures, 'sharpness', side) for side in ('synthetic', 'held_out')
+    )
+    if sharp and real:
+        ratio = sharp / real
+        states.append(_graded(min(ratio, 1 / ratio), _SHARP, _BLURRED))
+        said.append(f'they are {ratio:.2f} times as sharp as other real images')
+    area = measures.get('area') or {}
+    rare = area.get('missing_held_out') or []
+    lost = [name for name in area.get('missing') or [] if name not in rare]
+    if lost:
+        states.append('doubtful')
+        said.append(f'no mask has {", ".join(lost)}')
     gain = _number(measures, 'spectra', 'synthetic', 'gain')
     if gain is not None and not _GAIN[0] <= gain <= _GAIN[1]:
         states.append('doubtful')
         said.append(f'they are {gain:.2f} times as bright as the real ones')
-    return _light('looks real', states, said)
 
 
 def _labels_fit(measures: Mapping[str, Any]) -> Light:
@@ -185,11 +208,10 @@ def _labels_fit(measures: Mapping[str, Any]) -> Light:
             states.append('doubtful')
             what = {'edges': 'edges', 'spectrum': 'spectra'}[name]
             said.append(f'{what} are only at {way:.2f} of it')
-    ways = {'judge': share, 'spectrum': _way(measures, 'spectrum')}
-    clean = [n for n, way in ways.items() if way is not None and way > _TOO_CLEAN[n]]
-    if clean:
+    way = _way(measures, 'spectrum', best=True)
+    if way is not None and way > _TOO_CLEAN:
         states.append('doubtful')
-        said.append('pairs agree better than real ones: they are too clean')
+        said.append('spectra agree better than real ones: the images are too clean')
     if paints_labels(measures):
         states.append('doubtful')
         said.append(
@@ -263,15 +285,21 @@ def _graded(value: float, good: float, doubtful: float) -> State:
     return 'good' if value >= good else 'doubtful' if value >= doubtful else 'bad'
 
 
-def _way(measures: Mapping[str, Any], name: str) -> float | None:
-    """How far a score has come from shuffled (0) to real pairs (1)."""
-    value, low, high = (
+def _way(measures: Mapping[str, Any], name: str, best: bool = False) -> float | None:
+    """How far a score has come from shuffled (0) to real pairs (1).
+
+    Those of the training places and of others are real alike: 1 is the lower of both,
+    or the *best*.
+    """
+    value, low, *reals = (
         _number(measures, 'alignment', name, side)
-        for side in ('synthetic', 'shuffled', 'real')
+        for side in ('synthetic', 'shuffled', 'real', 'held_out')
     )
-    if value is None or low is None or high is None or high - low < _TELLS:
+    known = [real for real in reals if real is not None]
+    if value is None or low is None or not known:
         return None
-    return (value - low) / (high - low)
+    high = max(known) if best else min(known)
+    return None if high - low < _TELLS else (value - low) / (high - low)
 
 
 def _swapped(measures: Mapping[str, Any]) -> tuple[float | None, float | None]:

@@ -123,7 +123,7 @@ def measure_tables(measures: Mapping[str, Any]) -> list[Table]:
         The tables.
     """
     tables = [
-        _fidelity(measures.get('fidelity') or {}),
+        _fidelity(measures.get('fidelity') or {}, measures.get('sharpness') or {}),
         *_agreement(measures.get('alignment') or {}),
         *_spectra(measures.get('spectra') or {}),
         _copies(measures.get('memorisation') or {}),
@@ -132,8 +132,12 @@ def measure_tables(measures: Mapping[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _fidelity(fidelity: Mapping[str, Any]) -> Table:
+def _fidelity(fidelity: Mapping[str, Any], sharpness: Mapping[str, Any]) -> Table:
     rows = []
+    if sharpness:
+        sides = ('synthetic', 'reconstructed', 'held_out')
+        cells = [number(sharpness.get(side), '.2f') for side in sides]
+        rows.append(('Sharpness, to that of real training images', [*cells, '1']))
     for part, found in fidelity.items():
         called = part.replace('image_', 'date ').replace('image', 'images')
         called = called.replace('mask', 'masks')
