@@ -78,6 +78,7 @@ def _measures() -> dict[str, Any]:
             'total_variation': 0.12,
             'total_variation_held_out': 0.05,
             'missing': [NAMES[3]],
+            'missing_held_out': [NAMES[3]],
         },
         'alignment': {'judge': sides(0.8), 'calibrated': 0.95, 'transparency': 1.08},
         'memorisation': {'pixels': {'median_ratio': 0.6, 'alarm': False}},
