@@ -120,10 +120,13 @@ def test_sharpness(synthetic: float, expected: str) -> None:
     assert states(found)[LOOKS] == expected
 
 
-def test_a_class_that_only_synthetic_masks_lack() -> None:
-    found = {'area': {'missing': ['water', 'ice'], 'missing_held_out': ['ice']}}
-    light = lights(found)[0]
-    assert light.state == 'doubtful' and light.sentence == 'No mask has water.'
+@pytest.mark.parametrize('share, expected', [(0.05, 'doubtful'), (0.04, 'good')])
+def test_a_class_that_only_synthetic_masks_lack(share: float, expected: str) -> None:
+    area = {'missing': ['water', 'ice'], 'missing_held_out': ['ice']}
+    found = {'sharpness': {'synthetic': 1.0, 'held_out': 1.0}}
+    light = lights(found | {'area': area | {'missing_share': share}})[0]
+    assert light.state == expected
+    assert f'no mask has water ({share:.1%} of real pixels)' in light.sentence
 
 
 def test_too_clean_spectra() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchgeo_specdm import PairFolderDataModule, TrustDataModule, TrustTask
 from torchgeo_specdm.files import read_json
 from torchgeo_specdm.reporting.lights import codec_sentences, paints_labels
+from torchgeo_specdm.tasks import trust
 from torchgeo_specdm.tasks.scores import read_scores
 
 from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer
@@ -124,7 +125,9 @@ class TestMeasures:
 
         found = measured(without_town)
         spectra = found['spectra']['synthetic']
-        assert 'town' in found['area']['missing']
+        assert found['area']['missing'] == ['town']
+        assert found['area']['missing_held_out'] == []
+        assert found['area']['missing_share'] == found['area']['train'][3]
         assert spectra['classes'] == 3 and spectra['msad'] is not None
         assert found['spectra']['curves']['synthetic']['mean'][3] == [None] * 6
         lost = found['area']['train'][3]
@@ -178,6 +181,19 @@ def test_judges_are_used_again(real: PairFolderDataModule, tmp_path: Path) -> No
     # without a generator there is no codec to measure
     found = read_json(task.out / 'measures.json')
     assert 'reconstruction' not in found and 'transparency' not in found['alignment']
+
+
+def test_too_many_pairs_for_overlap_are_said(
+    real: PairFolderDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, '_MOST_PAIRS', 63)
+    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
+    task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=1)
+    data = TrustDataModule(open_data(real.root), synthetic)
+    # 16 training and 4 test samples
+    with pytest.warns(UserWarning, match=r'64 pairs .* torchgeo-specdm overlap'):
+        quiet_trainer(tmp_path).test(task, data, verbose=False)
+    assert read_json(tmp_path / 'out' / 'measures.json')['overlap'] == {}
 
 
 def test_two_processes_find_what_one_finds(

@@ -136,6 +136,8 @@ def _areas(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]
     real = sides['train'].spectra
     synthetic = class_areas(real, sides['synthetic'].spectra)
     held_out = class_areas(real, sides['held_out'].spectra)
+    # what other real places lack too is no fault
+    lost = [k for k in synthetic['missing'] if k not in held_out['missing']]
     return {
         'train': synthetic['real'],
         'synthetic': synthetic['other'],
@@ -144,6 +146,7 @@ def _areas(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]
         'total_variation_held_out': held_out['total_variation'],
         'missing': [spec.classes[k] for k in synthetic['missing']],
         'missing_held_out': [spec.classes[k] for k in held_out['missing']],
+        'missing_share': sum(synthetic['real'][k] for k in lost),
     }
 
 

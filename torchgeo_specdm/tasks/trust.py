@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..codecs import Codec, ReconstructionScores
@@ -243,7 +244,12 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
     def _overlap(self) -> dict[str, Any]:
         """How many samples of each split show ground that another split shows too."""
         sets = split_datasets(self._data.real)
-        if math.prod(sorted(map(len, sets.values()))[-2:]) > _MOST_PAIRS:
+        pairs = math.prod(sorted(map(len, sets.values()))[-2:])
+        if pairs > _MOST_PAIRS:
+            rank_zero_warn(
+                f'Splits were not searched for common ground: {pairs} pairs of samples '
+                f'are more than {_MOST_PAIRS}. torchgeo-specdm overlap takes its time.'
+            )
             return {}
         return {
             name: {
