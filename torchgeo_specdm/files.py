@@ -42,6 +42,33 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
 
+def write_verified(path: Path, data: bytes) -> str:
+    """Write bytes in one step, and read them back before they get their name.
+
+    Args:
+        path: The final path.
+        data: What to write.
+
+    Returns:
+        The hexadecimal SHA-256 of the file.
+
+    Raises:
+        OSError: If the file does not hold what was written.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+
+    def write(part: Path) -> None:
+        part.write_bytes(data)
+        if sha256(part) != digest:
+            raise OSError(
+                f'{path} does not read back as it was written; the disk is full or '
+                'broken. Make room and run the same command again.'
+            )
+
+    write_atomically(path, write)
+    return digest
+
+
 def read_text(path: Path) -> str:
     """Read a text file that any editor may have written.
 

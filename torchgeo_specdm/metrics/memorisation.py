@@ -8,6 +8,7 @@ bands) and in features (what the whole patch is made of). How near is too near i
 matter of taste: real samples of other places are as near as chance brings them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -169,7 +170,7 @@ class NearestSamples(nn.Module):
         return planes.flatten(1, -3)
 
 
-class _Windows(nn.Module):
+class _Windows(nn.Module, ABC):
     """All windows of the training samples, described by D numbers each."""
 
     #: First rows and first columns of the windows of a training sample.
@@ -182,13 +183,13 @@ class _Windows(nn.Module):
         """Keep what the windows are read from."""
         self.register_buffer('references', references, persistent=False)
 
+    @abstractmethod
     def describe(self, planes: Tensor) -> Tensor:
         """Describe images (B, C, h, w) as (B, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def windows(self, first: int, last: int) -> Tensor:
         """Windows of some training samples, (last - first, windows, D)."""
-        raise NotImplementedError
 
 
 class _Pixels(_Windows):

@@ -3,7 +3,6 @@
 
 """Folders of pairs whose images are copies, byte for byte, of another folder's."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..datasets.pair_files import image_stems
-from ..files import sha256, write_atomically
+from ..files import write_verified
 from .rasters import write_class_raster
 from .writing import PairWriter
 
@@ -46,7 +45,7 @@ class CopyWriter(PairWriter):
         files = {}
         for stem, path in zip(image_stems(name, self.spec.dates), paths, strict=True):
             file = f'images/{stem}.tif'
-            files[file] = _copy_file(path, self.root / file)
+            files[file] = write_verified(self.root / file, path.read_bytes())
         file = f'masks/{name}.tif'
         tags = {'SYNTHETIC': 'YES', 'SAMPLE': name, **tags}
         files[file] = write_class_raster(
@@ -68,20 +67,3 @@ class CopyWriter(PairWriter):
         self._append(
             {'id': name, **record, 'accepted': False, 'reason': reason, 'files': {}}
         )
-
-
-def _copy_file(source: Path, target: Path) -> str:
-    """Copy a file whole or not at all, and return its SHA-256."""
-    data = source.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-
-    def write(part: Path) -> None:
-        part.write_bytes(data)
-        if sha256(part) != digest:
-            raise OSError(
-                f'{target} does not read back as {source}; the disk is full or broken. '
-                'Make room and run the same command again.'
-            )
-
-    write_atomically(target, write)
-    return digest

@@ -3,7 +3,6 @@
 
 """GeoTIFFs of images and of class maps, whole or not at all."""
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
 from ..datasets.spec import SampleSpec
-from ..files import sha256, write_atomically
+from ..files import write_verified
 
 
 def write_image_raster(
@@ -129,15 +128,4 @@ def _write_raster(
             target.update_tags(**tags)
             describe(target)
         data = memory.read()
-    digest = hashlib.sha256(data).hexdigest()
-
-    def write(part: Path) -> None:
-        part.write_bytes(data)
-        if sha256(part) != digest:
-            raise OSError(
-                f'{path} does not read back as it was written; the disk is full or '
-                'broken. Make room and run the same command again.'
-            )
-
-    write_atomically(path, write)
-    return digest
+    return write_verified(path, data)
