@@ -164,6 +164,18 @@ def test_a_codec_that_paints_labels_is_named(
     assert 'paints labels into images' in codec_sentences(found)[-1]
 
 
+def test_a_judge_that_took_no_step_is_refused(
+    real: PairFolderDataModule, tmp_path: Path
+) -> None:
+    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
+    nothing = {'limit_train_batches': 0}
+    task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=3, trainer=nothing)
+    data = TrustDataModule(open_data(real.root), synthetic)
+    with pytest.raises(RuntimeError, match='Judge 1 took 0 of 3 optimiser steps'):
+        quiet_trainer(tmp_path).test(task, data, verbose=False)
+    assert not (tmp_path / 'out' / 'judges').exists()
+
+
 def test_judges_are_used_again(real: PairFolderDataModule, tmp_path: Path) -> None:
     synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
     task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=1)

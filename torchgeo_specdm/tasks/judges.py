@@ -132,6 +132,9 @@ def train_judges(
         out: Folder to write them to.
         strategy: Of the trainer that the judges are for.
         settings: Arguments of the trainer of the judges.
+
+    Raises:
+        RuntimeError: If a judge took fewer steps.
     """
     count = max(folds) + 1
     config = {'network': network, 'updates': updates, 'folds': list(folds)}
@@ -153,6 +156,13 @@ def train_judges(
             bars = [bar] if strategy.is_global_zero else []
             run = small_trainer(updates, given, bars)
             run.fit(task, datamodule=SubsetDataModule(real, seen))
+        # Lightning passes over an empty loader, and any task may be a judge
+        if run.global_step < updates:
+            raise RuntimeError(
+                f'Judge {number + 1} took {run.global_step} of {updates} optimiser '
+                'steps: one that has not learned tells nothing. Remove limits of its '
+                'trainer, or add training samples.'
+            )
         if strategy.is_global_zero:
             save_module(out / str(number), config, task)
     strategy.barrier()
