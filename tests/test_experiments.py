@@ -172,9 +172,11 @@ def test_four_steps(
 
     if name != 'segmunich':
         few = ['--model.init_args.updates', '2', f'{real}.batch_size', '4', *crop]
+        # two more than there are
+        few += ['--data.init_args.synthetic.init_args.count', '10']
         main(['test', f'--config={folder}/trust.yaml', *quiet, *few])
         measures = json.loads((runs / 'trust' / 'measures.json').read_text())
-        assert measures['counts']['synthetic'] == 8
+        assert measures['counts']['synthetic'] == 10
         assert math.isfinite(measures['reconstruction']['rmse'])
 
     steps = ['--trainer.max_steps', '3', f'{real}.batch_size', '4', *crop]

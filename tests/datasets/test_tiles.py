@@ -94,6 +94,16 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
     assert dataset.read == [0, 7]
 
 
+@pytest.mark.parametrize('count', [4, 5])
+def test_samples_are_not_read_for_each_tile(count: int) -> None:
+    dataset = Coordinates(count, 16, 16)
+    tiles = TileDataset(dataset, (8, 8))
+    for i in range(len(tiles)):
+        _ = tiles[i]
+    # each sample for its own tiles and as a control, which may begin in its middle
+    assert len(dataset.read) <= 4 * count < 2 * len(tiles)
+
+
 def test_refuses_what_cannot_be_cut() -> None:
     with pytest.raises(ValueError, match=r'1 samples.*two or more.*Add samples'):
         TileDataset(Coordinates(1, 16, 16), (8, 8))

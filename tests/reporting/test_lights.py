@@ -126,7 +126,7 @@ def test_a_class_that_only_synthetic_masks_lack(share: float, expected: str) -> 
     found = {'sharpness': {'synthetic': 1.0, 'held_out': 1.0}}
     light = lights(found | {'area': area | {'missing_share': share}})[0]
     assert light.state == expected
-    assert f'no mask has water ({share:.1%} of real pixels)' in light.sentence
+    assert f'no mask has water (at least {share:.1%} of real pixels)' in light.sentence
 
 
 def test_too_clean_spectra() -> None:

@@ -14,7 +14,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from torchgeo_specdm import PairFolderDataModule, TrustDataModule, TrustTask
+from torchgeo_specdm import (
+    GenerationDataModule,
+    Generator,
+    PairFolder,
+    PairFolderDataModule,
+    TrustDataModule,
+    TrustTask,
+)
 from torchgeo_specdm.files import read_json
 from torchgeo_specdm.reporting.lights import codec_sentences, paints_labels
 from torchgeo_specdm.tasks import trust
@@ -127,7 +134,8 @@ class TestMeasures:
         spectra = found['spectra']['synthetic']
         assert found['area']['missing'] == ['town']
         assert found['area']['missing_held_out'] == []
-        assert found['area']['missing_share'] == found['area']['train'][3]
+        shares = [found['area'][side][3] for side in ('train', 'held_out')]
+        assert shares[0] != shares[1] and found['area']['missing_share'] == min(shares)
         assert spectra['classes'] == 3 and spectra['msad'] is not None
         assert found['spectra']['curves']['synthetic']['mean'][3] == [None] * 6
         lost = found['area']['train'][3]
@@ -208,57 +216,63 @@ def test_too_many_pairs_for_overlap_are_said(
     assert read_json(tmp_path / 'out' / 'measures.json')['overlap'] == {}
 
 
+def run_test(
+    out: Path, devices: int, generator: Path, root: Any, synthetic: Any
+) -> subprocess.CompletedProcess[str]:
+    """``torchgeo test`` as users run it."""
+    config = {
+        'trainer': {
+            'accelerator': 'cpu',
+            'devices': devices,
+            'strategy': 'auto' if devices == 1 else 'ddp',
+            'logger': False,
+            'enable_progress_bar': False,
+            'default_root_dir': str(out),
+        },
+        'model': {
+            'class_path': 'torchgeo_specdm.TrustTask',
+            'init_args': {
+                'out': str(out),
+                'judge': ORACLE,
+                'generator': str(generator),
+                'updates': 1,
+            },
+        },
+        'data': {
+            'class_path': 'torchgeo_specdm.TrustDataModule',
+            'init_args': {
+                'real': {
+                    'class_path': 'torchgeo_specdm.PairFolderDataModule',
+                    'init_args': {'root': str(root), 'batch_size': 8},
+                },
+                'synthetic': synthetic,
+                # the last batch of two processes is of another size
+                'batch_size': 3,
+            },
+        },
+    }
+    path = out.with_suffix('.yaml')
+    path.write_text(yaml.safe_dump(config))
+    return subprocess.run(
+        [Path(sys.executable).with_name('torchgeo'), 'test', '--config', path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        # for the judge, which is one of the tests
+        env=os.environ | {'PYTHONPATH': str(Path(__file__).parents[2])},
+    )
+
+
 def test_two_processes_find_what_one_finds(
     real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (0.9 * i + 30, m))
     generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
-    torchgeo = Path(sys.executable).with_name('torchgeo')
     found = []
     for devices in (1, 2):
         out = tmp_path / str(devices)
-        config = {
-            'trainer': {
-                'accelerator': 'cpu',
-                'devices': devices,
-                'strategy': 'auto' if devices == 1 else 'ddp',
-                'logger': False,
-                'enable_progress_bar': False,
-                'default_root_dir': str(tmp_path),
-            },
-            'model': {
-                'class_path': 'torchgeo_specdm.TrustTask',
-                'init_args': {
-                    'out': str(out),
-                    'judge': ORACLE,
-                    'generator': str(generator),
-                    'updates': 1,
-                },
-            },
-            'data': {
-                'class_path': 'torchgeo_specdm.TrustDataModule',
-                'init_args': {
-                    'real': {
-                        'class_path': 'torchgeo_specdm.PairFolderDataModule',
-                        'init_args': {'root': real.root, 'batch_size': 8},
-                    },
-                    'synthetic': str(synthetic),
-                    # the last batch of two processes is of another size
-                    'batch_size': 3,
-                },
-            },
-        }
-        path = tmp_path / f'{devices}.yaml'
-        path.write_text(yaml.safe_dump(config))
-        done = subprocess.run(
-            [torchgeo, 'test', '--config', path],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            # for the judge, which is one of the tests
-            env=os.environ | {'PYTHONPATH': str(Path(__file__).parents[2])},
-        )
+        done = run_test(out, devices, generator, real.root, str(synthetic))
         assert done.returncode == 0, done.stderr
         assert devices == 1 or 'MEMBER: 2/2' in done.stderr
         scores = out / 'scores' / 'synthetic.jsonl'
@@ -267,6 +281,44 @@ def test_two_processes_find_what_one_finds(
     rows = [json.loads(line) for line in found[1][1].splitlines()]
     assert [row['index'] for row in rows] == list(range(16))
     assert len(found[0][1].splitlines()) == 16
+
+
+def test_a_generator_is_measured_without_a_folder(
+    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
+    one, two = (tmp_path / name for name in ('one', 'two'))
+    drawing = GenerationDataModule(str(one / 'set'), 10, batch_size=4)
+    task = TrustTask(str(one), ORACLE, str(generator), updates=1)
+    data = TrustDataModule(open_data(real.root), drawing, batch_size=3)
+    quiet_trainer(tmp_path).test(task, data, verbose=False)
+    init = {'out': str(two / 'set'), 'count': 10, 'batch_size': 4}
+    path = 'torchgeo_specdm.GenerationDataModule'
+    config = {'class_path': path, 'init_args': init}
+    done = run_test(two, 2, generator, real.root, config)
+    assert done.returncode == 0, done.stderr
+    drawn = []
+    for out in (one, two):
+        assert read_json(out / 'measures.json')['counts']['synthetic'] == 10
+        folder = PairFolder(out / 'set')
+        drawn.append(torch.stack([folder[i]['image'] for i in range(10)]))
+        rows = read_scores(out / 'scores' / 'synthetic.jsonl')
+        assert [row['id'] for row in rows] == folder.ids
+        assert (out / 'set' / 'README.md').exists()
+    assert torch.equal(*drawn)
+    # the generator's own, not those of another
+    made = Generator.load(generator)
+    expected = made.sample(range(4), 0, **made.config['sampling'])['image']
+    assert torch.equal(drawn[0][:4], expected.round().clamp(0, 65535))
+
+
+def test_drawing_needs_a_generator(real: PairFolderDataModule, tmp_path: Path) -> None:
+    task = TrustTask(str(tmp_path / 'out'), ORACLE)
+    drawing = GenerationDataModule(str(tmp_path / 'set'), 4)
+    data = TrustDataModule(open_data(real.root), drawing)
+    with pytest.raises(ValueError, match=r'TrustTask\(generator=FOLDER\)'):
+        quiet_trainer(tmp_path).test(task, data, verbose=False)
+    assert not (tmp_path / 'set').exists()
 
 
 def flat(value: Any, name: str = '') -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule
+from tqdm import tqdm
 
 from ..datasets.fingerprint import read_seen_samples, write_seen_samples
 from ..datasets.pairs import PairFolder
@@ -95,6 +96,8 @@ class BatchDataset(Dataset[dict[str, Tensor]]):
 
 class GenerationDataModule(BaseDataModule):
     """Tells :class:`SpecDMTask` in ``torchgeo predict`` what to draw.
+
+    A :class:`TrustDataModule` takes one too, to measure what a generator draws.
 
     Writes a folder of pairs (:class:`PairFolder`). A killed run is finished by the
     same command; a folder of other settings is refused. The samples do not depend on
@@ -223,6 +226,19 @@ class GenerationDataModule(BaseDataModule):
             mask = masks[i].reshape(masks.shape[-2:])
             self.writer.write(f'{index:06d}', images[i], mask, record)
 
+    def draw_all(self) -> None:
+        """Draw what is left without a loop of Lightning's, all processes together."""
+        trainer, batches = self.trainer, self.predict_dataset
+        assert trainer is not None and isinstance(batches, BatchDataset)
+        self._task().generator.to(trainer.strategy.root_device)
+        own = range(trainer.global_rank, len(batches), trainer.world_size)
+        for position in tqdm(own, 'generating', disable=not trainer.is_global_zero):
+            self.draw(batches[position])
+        trainer.strategy.barrier()
+        if trainer.is_global_zero and batches:
+            self.finish()
+        trainer.strategy.barrier()
+
     def finish(self) -> None:
         """Sort the manifest and write the data card."""
         task = self._task()
@@ -234,7 +250,8 @@ class GenerationDataModule(BaseDataModule):
         if getattr(task, 'generator', None) is None:
             raise ValueError(
                 'GenerationDataModule needs a SpecDMTask(stage="diffusion", '
-                'generator=FOLDER) in torchgeo predict. Set model.init_args.generator.'
+                'generator=FOLDER) in torchgeo predict, or a TrustTask(generator='
+                'FOLDER) in torchgeo test. Set model.init_args.generator.'
             )
         return task
 

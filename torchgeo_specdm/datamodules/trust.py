@@ -15,6 +15,7 @@ from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
 from ..datasets.tiles import TileDataset
 from .adapter import describe_datamodule
+from .generation import GenerationDataModule
 from .wrapping import WrappingDataModule
 
 #: The loaders of a test, in order.
@@ -30,18 +31,27 @@ class TrustDataModule(WrappingDataModule):
     """
 
     def __init__(
-        self, real: BaseDataModule, synthetic: str | Path, batch_size: int = 64
+        self,
+        real: BaseDataModule,
+        synthetic: str | Path | GenerationDataModule,
+        batch_size: int = 64,
     ) -> None:
         """Initialize a new TrustDataModule instance.
 
         Args:
             real: The datamodule that the generator learned from, with ``mean`` and
                 ``std``.
-            synthetic: Folder of generated pairs, or of any others to be judged.
+            synthetic: Folder of generated pairs, or of any others to be judged; or
+                what the generator of the task shall draw first, as far as it is not
+                there.
             batch_size: Tiles measured at once.
         """
         super().__init__(real)
-        self.synthetic = synthetic
+        #: What is drawn first, if anything.
+        self.drawing: GenerationDataModule | None = None
+        if isinstance(synthetic, GenerationDataModule):
+            self.drawing, synthetic = synthetic, synthetic.out
+        self.synthetic = Path(synthetic)
         self.batch_size = batch_size
         self.tiles: dict[str, TileDataset] = {}
 
@@ -55,8 +65,15 @@ class TrustDataModule(WrappingDataModule):
         """Names of the generated samples."""
         return self._folder.ids
 
+    def prepare_data(self) -> None:
+        """Prepare the real data, and the folder to draw to."""
+        super().prepare_data()
+        if self.drawing is not None:
+            self.drawing.trainer = self.trainer
+            self.drawing.prepare_data()
+
     def setup(self, stage: str) -> None:
-        """Set up the real data sets and the generated one.
+        """Set up the real data sets and the generated one, drawn where it is not there.
 
         Args:
             stage: 'test'.
@@ -66,6 +83,10 @@ class TrustDataModule(WrappingDataModule):
         """
         super().setup('fit')
         super().setup(stage)
+        if self.drawing is not None:
+            self.drawing.trainer = self.trainer
+            self.drawing.setup('predict')
+            self.drawing.draw_all()
         self._folder = PairFolder(self.synthetic)
         self._folder.spec.require_match(self.spec, str(self.synthetic), 'the real data')
         height, width = self._folder[0]['mask'].shape[-2:]

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+#: Samples that are kept: one of a tile, and one of its control.
+_KEPT = 2
+
 
 class TileDataset(Dataset[dict[str, Tensor]]):
     """Tiles side by side, read when they are asked for; what is left over is dropped.
@@ -42,6 +45,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
             )
         self.dataset = dataset
         self.size = size
+        self._kept: dict[int, dict[str, Tensor]] = {}
         height, width = self._whole = tuple(dataset[0]['mask'].shape[-2:])
         self._rows: int = height // size[0]
         self._columns: int = width // size[1]
@@ -92,7 +96,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
             ValueError: If the sample differs in size from the first one.
         """
         number, corner = divmod(index, self._rows * self._columns)
-        sample = self.dataset[number]
+        sample = self._read(number)
         whole = tuple(sample['mask'].shape[-2:])
         if whole != self._whole:
             raise ValueError(
@@ -122,3 +126,11 @@ class TileDataset(Dataset[dict[str, Tensor]]):
             return torch.tensor(known(number))
         places = torch.tensor(self.place_of_sample)
         return places == places[number]
+
+    def _read(self, number: int) -> dict[str, Tensor]:
+        """A sample, from memory if it was among the last read: tiles follow tiles."""
+        sample = self._kept.pop(number, None)
+        self._kept[number] = self.dataset[number] if sample is None else sample
+        if len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return self._kept[number]

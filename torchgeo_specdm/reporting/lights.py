@@ -21,7 +21,7 @@ _COLLAPSED = 0.5
 _GAIN = (0.9, 1.1)
 #: Sharpness over that of real test images: good and doubtful from here on.
 _SHARP, _BLURRED = 0.8, 0.6
-#: Share of real training pixels of classes that are missing: rare ones may be.
+#: Share of real pixels of classes that are missing: rare ones may be.
 _COMMON = 0.05
 #: Of the way from shuffled (0) to real pairs (1).
 _ALIGNED, _HALF_ALIGNED, _EDGES = 0.9, 0.6, 0.8
@@ -60,8 +60,8 @@ def lights(measures: Mapping[str, Any]) -> list[Light]:
     1.5 times, doubtful up to 3, else bad. Bad too if its coverage is below half of that
     of real images, or if it is less than 0.6 or more than 1.67 times as sharp as real
     test images. At most doubtful if this is outside 0.8 to 1.25, if its brightness is
-    outside 0.9 to 1.1 of the real one, or if it lacks classes that test masks have and
-    that cover 5 % of the training pixels.
+    outside 0.9 to 1.1 of the real one, or if it lacks classes that cover 5 % of the
+    training pixels and of the test pixels.
 
     *Labels fit*: what a judge reads in the images agrees with their masks; 0 is as
     shuffled pairs, 1 as real ones. Good from 0.9 on, with edges and spectra from 0.8
@@ -189,7 +189,9 @@ def _add_findings(
     if lost:
         share = _number(area, 'missing_share') or 0
         states += ['doubtful'] if share >= _COMMON else []
-        said.append(f'no mask has {", ".join(lost)} ({share:.1%} of real pixels)')
+        said.append(
+            f'no mask has {", ".join(lost)} (at least {share:.1%} of real pixels)'
+        )
     gain = _number(measures, 'spectra', 'synthetic', 'gain')
     if gain is not None and not _GAIN[0] <= gain <= _GAIN[1]:
         states.append('doubtful')

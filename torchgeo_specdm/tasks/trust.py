@@ -74,7 +74,8 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
             out: Folder to write to.
             judge: The task that judges are, ``class_path`` and ``init_args``; gives
                 class scores (B, K, H, W) for normalised images.
-            generator: Folder that stage 2 wrote; None measures without its codec.
+            generator: Folder that stage 2 wrote: its codec is measured, and it draws
+                the pairs if the datamodule says so; None measures without a codec.
             updates: Optimiser steps of each judge.
             folds: Number of judges, 2 or more.
             features: Of images: ``random``, or with a download ``inception`` (red,
@@ -83,10 +84,12 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         """
         super().__init__()
         self.out = Path(out)
-        self.codec: Codec | None = None
+        self.generator_folder = generator
 
     def configure_models(self) -> None:
-        """Nothing to learn here: judges train on their own."""
+        """Read the generator if there is one; judges train on their own."""
+        folder = self.hparams['generator']
+        self.generator = None if folder is None else Generator.load(folder)
 
     def prepare_data(self) -> None:
         """Refuse data of one side only, or an unwritable *out*, before any work."""
@@ -117,8 +120,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         self.judges: Judges = load_judges(self.out / 'judges', count, spec, *shared)
         extractor = make_extractor(self.hparams['features'], spec)
         names = list(SETS)
-        if self.hparams['generator'] is not None:
-            self.codec = Generator.load(self.hparams['generator']).codec
+        if self.codec is not None:
             self.codec.spec.require_match(spec, 'the generator', 'the real data')
             self.reconstruction = ReconstructionScores(spec.num_classes)
             kinds = ('own', 'other', 'original_other')
@@ -341,6 +343,18 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         places = getattr(dataset, 'places', None) or range(len(dataset))
         numbers = {name: i for i, name in enumerate(dict.fromkeys(places))}
         return share_places([numbers[name] for name in places], self.hparams['folds'])
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec of the generator."""
+        return None if self.generator is None else self.generator.codec
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Sampler, steps and clip of the generator, for :class:`GenerationDataModule`."""
+        assert self.generator is not None
+        sampling: dict[str, Any] = self.generator.config['sampling']
+        return sampling
 
     @property
     def _data(self) -> TrustDataModule:
