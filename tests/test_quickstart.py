@@ -18,6 +18,8 @@ from torchgeo_specdm.quickstart import Quickstart
 from torchgeo_specdm.study import stages
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
+from .datasets.test_tiles import Coordinates
+
 
 @pytest.mark.parametrize(
     'codec, accuracy, chosen, said',
@@ -47,7 +49,7 @@ def test_choice_of_the_codec(
     said: str,
 ) -> None:
     class Real:
-        val_dataset = None
+        val_dataset = Coordinates(2, 32, 32)
 
         def setup(self, stage: str) -> None:
             assert stage == 'validate'
@@ -55,7 +57,6 @@ def test_choice_of_the_codec(
     commands: list[list[str]] = []
     monkeypatch.setattr(stages, 'torchgeo', commands.append)
     monkeypatch.setattr(quickstart, 'load_codec', lambda folder: None)
-    monkeypatch.setattr(quickstart, 'cut_tiles', lambda dataset, size: None)
     monkeypatch.setattr(quickstart, 'mask_fidelity', lambda codec, tiles: accuracy)
     plan = {
         'steps': {'autoencoder': 7},

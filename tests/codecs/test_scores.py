@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from torchgeo_specdm.codecs import ReconstructionScores
 from torchgeo_specdm.codecs.scores import mask_fidelity
-from torchgeo_specdm.metrics.tiles import Tiles
+from torchgeo_specdm.datasets.tiles import Tiles
 
 from .fakes import CLASSES, batch_of, make
 
@@ -102,7 +102,7 @@ class TestReconstructionScores:
 def tiles_of(dates: int, count: int = 70) -> Tiles:
     batch = batch_of(dates, count)
     masks = batch['mask'].view(count, 16, 16)
-    return Tiles(batch['image'], masks, list(range(count)))
+    return Tiles(batch['image'], masks)
 
 
 class TestMaskFidelity:

@@ -80,6 +80,26 @@ def test_places_are_numbered() -> None:
     assert found == [0, 0, 1, 1, 0, 0, 2, 2]
 
 
+def test_some_tiles_from_all_over() -> None:
+    dataset = Coordinates(40, 16, 16)
+    tiles = TileDataset(dataset, (8, 8)).spread(8)
+    number, rows, columns = tiles.images.long().unbind(1)
+    assert torch.equal(tiles.masks, coordinate(number, rows, columns))
+    assert tiles.images.shape == (8, 3, 8, 8)
+    assert number[:, 0, 0].tolist() == [0, 5, 10, 15, 20, 25, 30, 35]
+    # what is not used is not read either
+    assert dataset.read == number[:, 0, 0].tolist()
+
+
+def test_spread_over_each_sample_too() -> None:
+    tiles = TileDataset(Coordinates(5, 32, 32), (8, 8)).spread(24)
+    number, rows, _ = tiles.images[:, :, 0, 0].long().unbind(1)
+    assert number.bincount().tolist() == [5, 5, 5, 5, 4]
+    assert rows[:5].tolist() == [0, 0, 8, 16, 24]
+    # no more than there are
+    assert len(TileDataset(Coordinates(2, 8, 8), (8, 8)).spread(5).masks) == 2
+
+
 def test_a_tile_does_not_keep_its_sample_in_memory() -> None:
     image, mask = TileDataset(Coordinates(2, 64, 64), (8, 8)).cut(0)
     assert image.untyped_storage().nbytes() == 3 * 8 * 8 * 4

@@ -3,7 +3,6 @@
 
 import json
 import math
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.metrics import class_spectra
@@ -23,6 +22,8 @@ from torchgeo_specdm.metrics.class_spectra import (
     compare_spectra,
 )
 from torchgeo_specdm.metrics.segmentation import SegmentationScores
+
+from ..processes import on_two_processes
 
 SPEC = SampleSpec(
     bands=('B03', 'B04', 'B08', 'B11'),
@@ -164,34 +165,19 @@ class TestClassSpectra:
                 ClassSpectra(spec).update(images, masks)
 
 
-def gather(rank: int, meeting: str, results: Any) -> None:
+def test_processes_count_together(tmp_path: Path) -> None:
     images, masks = pairs()
     whole = summarise(images, masks)
-    distributed.init_process_group('gloo', f'file://{meeting}', rank=rank, world_size=2)
-    metric = ClassSpectra(SPEC)
-    metric.update(images[rank::2], masks[rank::2])
-    found = metric.compute()
-    same = torch.equal(found.pixels, whole.pixels)
-    same &= torch.equal(found.covariance[0, :3], whole.covariance[0, :3])
-    close(found.index_mean['ndvi'], whole.index_mean['ndvi'])
-    results.put(same)
-    distributed.destroy_process_group()
 
+    def find(rank: int) -> bool:
+        metric = ClassSpectra(SPEC)
+        metric.update(images[rank::2], masks[rank::2])
+        found = metric.compute()
+        close(found.index_mean['ndvi'], whole.index_mean['ndvi'])
+        same = torch.equal(found.pixels, whole.pixels)
+        return same and torch.equal(found.covariance[0, :3], whole.covariance[0, :3])
 
-def test_processes_count_together(tmp_path: Path) -> None:
-    # fork, because importing everything again would take most of a test's time
-    context = multiprocessing.get_context('fork')
-    results = context.SimpleQueue()
-    workers = [
-        context.Process(target=gather, args=(rank, str(tmp_path / 'meeting'), results))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert results.get() and results.get()
+    assert on_two_processes(find, tmp_path / 'meeting') == [True, True]
 
 
 class TestCompareSpectra:

@@ -1,13 +1,12 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torchgeo.models import ResNet50_Weights, resnet50
 
 from torchgeo_specdm.datasets.spec import TEN_BANDS, SampleSpec
@@ -22,6 +21,8 @@ from torchgeo_specdm.metrics.features import (
     make_extractor,
     mask_planes,
 )
+
+from ..processes import on_two_processes
 
 SPEC = SampleSpec(TEN_BANDS, ('land', 'water'))
 
@@ -179,16 +180,6 @@ def same(first: Features, second: Features) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def gather(rank: int, meeting: str, results: Any) -> None:
-    distributed.init_process_group('gloo', f'file://{meeting}', rank=rank, world_size=2)
-    sample = FeatureSample(3, size=40)
-    # as a distributed sampler does: every other one, and the first again at the end
-    parts = tuple(torch.cat([x, x[:1]])[rank::2] for x in stream(501))
-    found = fill(sample, parts, 30)
-    results.put((rank, found.values.tolist(), found.places.tolist()))
-    distributed.destroy_process_group()
-
-
 class TestFeatureSample:
     def test_order_and_batches_do_not_matter(self) -> None:
         parts = stream(500)
@@ -257,22 +248,16 @@ class TestFeatureSample:
         assert len(first.compute().values) == 0
 
     def test_two_processes_give_the_same(self, tmp_path: Path) -> None:
-        # fork, because importing everything again would take most of a test's time
-        context = multiprocessing.get_context('fork')
-        results = context.SimpleQueue()
-        workers = [
-            context.Process(target=gather, args=(rank, str(tmp_path / 'm'), results))
-            for rank in range(2)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-            assert worker.exitcode == 0
+        def find(rank: int) -> Any:
+            sample = FeatureSample(3, size=40)
+            # as a distributed sampler does: every other one, the first again at the end
+            parts = tuple(torch.cat([x, x[:1]])[rank::2] for x in stream(501))
+            found = fill(sample, parts, 30)
+            return found.values.tolist(), found.places.tolist()
+
         whole = fill(FeatureSample(3, size=40), stream(501), 64)
         expected = (whole.values.tolist(), whole.places.tolist())
-        found = {rank: tuple(rest) for rank, *rest in (results.get(), results.get())}
-        assert found == {0: expected, 1: expected}
+        assert on_two_processes(find, tmp_path / 'meeting') == [expected, expected]
 
     def test_refuses_numbers_that_are_not_exact(self) -> None:
         values, index, place = stream(3)

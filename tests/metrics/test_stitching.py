@@ -1,16 +1,16 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import multiprocessing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from torchgeo_specdm.metrics.stitching import UNSEEN, Stitcher
+
+from ..processes import on_two_processes
 
 #: Row and column of overlapping tiles of 4 pixels that cover 6 x 7 pixels.
 CORNERS = [(0, 0), (0, 3), (2, 0), (2, 3)]
@@ -79,34 +79,18 @@ def test_a_tile_counts_less_towards_its_edge() -> None:
     assert prediction.tolist() == [[0, 0, 0, 1, 1, 1]] * 3
 
 
-def gather(rank: int, meeting: str, results: Any) -> None:
-    distributed.init_process_group('gloo', f'file://{meeting}', rank=rank, world_size=2)
-    stitcher = Stitcher()
-    # each process sees tiles of both scenes
-    for number in (0, 1):
-        probabilities, places, masks = (part[rank::2] for part in tiles(number))
-        stitcher.add(probabilities, places, masks)
-    found = stitcher.scenes()
-    whole = all(
-        torch.equal(found[number].prediction, scene(number))
-        and torch.equal(found[number].mask, scene(number))
-        for number in (0, 1)
-    )
-    results.put(whole)
-    distributed.destroy_process_group()
-
-
 def test_processes_put_their_tiles_together(tmp_path: Path) -> None:
-    # fork, because importing everything again would take most of a test's time
-    context = multiprocessing.get_context('fork')
-    results = context.SimpleQueue()
-    workers = [
-        context.Process(target=gather, args=(rank, str(tmp_path / 'meeting'), results))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert results.get() and results.get()
+    def find(rank: int) -> bool:
+        stitcher = Stitcher()
+        # each process sees tiles of both scenes
+        for number in (0, 1):
+            probabilities, places, masks = (part[rank::2] for part in tiles(number))
+            stitcher.add(probabilities, places, masks)
+        found = stitcher.scenes()
+        return all(
+            torch.equal(found[number].prediction, scene(number))
+            and torch.equal(found[number].mask, scene(number))
+            for number in (0, 1)
+        )
+
+    assert on_two_processes(find, tmp_path / 'meeting') == [True, True]

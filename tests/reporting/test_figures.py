@@ -13,7 +13,7 @@ import torch
 
 from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.datasets.plotting import show_image, show_mask
-from torchgeo_specdm.metrics.tiles import Tiles
+from torchgeo_specdm.datasets.tiles import Tiles
 from torchgeo_specdm.reporting.figures import (
     NARROW,
     as_data_uri,
@@ -66,7 +66,7 @@ def tiles(count: int, seed: int = 0) -> Tiles:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(100, 3000, (count, 4, 16, 16), generator=generator).float()
     masks = torch.randint(3, (count, 16, 16), generator=generator)
-    return Tiles(images, masks, list(range(count)))
+    return Tiles(images, masks)
 
 
 class TestPairGrid:
@@ -112,7 +112,6 @@ class TestPairGrid:
         row = Tiles(
             torch.cat([row.images[:1]] * 3 + [row.images[1:]]),
             row.masks[:1].repeat(4, 1, 1),
-            [0],
         )
         figure = pair_grid({'real': row}, SPEC, columns=2)
         after = np.asarray(figure.axes[0].get_images()[0].get_array())
@@ -122,7 +121,7 @@ class TestPairGrid:
     def test_every_class_is_in_the_legend_and_on_the_page(self, count: int) -> None:
         names = [f'Herbaceous wetland number {i}' for i in range(count)]
         spec = SampleSpec(('R', 'G', 'B'), tuple(names))
-        row = Tiles(torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long), [0])
+        row = Tiles(torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long))
         figure = pair_grid({'real': row}, spec)
         figure.draw_without_rendering()
         (legend,) = figure.legends

@@ -12,7 +12,7 @@ import torch
 from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.datasets.plotting import show_mask
 from torchgeo_specdm.datasets.spec import TEN_BANDS
-from torchgeo_specdm.metrics.tiles import Tiles
+from torchgeo_specdm.datasets.tiles import Tiles
 from torchgeo_specdm.reporting.pictures import (
     TRUE_COLOUR,
     band_combinations,
@@ -28,7 +28,7 @@ def tiles(*shape: int, count: int = 2) -> Tiles:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(1, 3000, (count, *shape), generator=generator).float()
     masks = torch.randint(3, (count, *shape[-2:]), generator=generator)
-    return Tiles(images, masks, list(range(count)))
+    return Tiles(images, masks)
 
 
 def pixels(uri: str) -> np.ndarray:

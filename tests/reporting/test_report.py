@@ -15,7 +15,7 @@ import torch
 
 from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.datasets.spec import TEN_BANDS
-from torchgeo_specdm.metrics.tiles import Tiles
+from torchgeo_specdm.datasets.tiles import Tiles
 from torchgeo_specdm.reporting import report
 from torchgeo_specdm.reporting.report import (
     Captioned,
@@ -43,7 +43,7 @@ def tiles(count: int = 8, size: int = 16) -> Tiles:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(1, 3000, (count, 10, size, size), generator=generator)
     masks = torch.randint(4, (count, size, size), generator=generator)
-    return Tiles(images.float(), masks, list(range(count)))
+    return Tiles(images.float(), masks)
 
 
 def sides(value: float) -> dict[str, Any]:

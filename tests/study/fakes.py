@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchgeo_specdm import Generator, PairFolderDataModule, SampleSpec
 from torchgeo_specdm.codecs import Codec, make_codec
-from torchgeo_specdm.metrics.tiles import cut_tiles
+from torchgeo_specdm.datasets.tiles import TileDataset
 from torchgeo_specdm.presets import generator_settings, load_preset
 from torchgeo_specdm.synthesis.writing import PairWriter
 
@@ -29,7 +29,7 @@ def open_data(folder: Path) -> PairFolderDataModule:
 def pixel_codec(real: PairFolderDataModule, spec: SampleSpec | None = None) -> Codec:
     """A codec that loses nothing."""
     codec = make_codec('pixels', spec or real.spec, {'fold': 4})
-    tiles = cut_tiles(real.train_dataset, 32)
+    tiles = TileDataset(real.train_dataset, (32, 32)).spread(512)
     codec.fit_scaling(tiles.images)
     # nothing is clipped
     codec.half_range *= 2

@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -21,7 +20,8 @@ from tests.datamodules.torchgeo_fakes import (
     write_coded_pairs,
     write_coded_splits,
 )
-from torchgeo_specdm import PairFolder, SampleSpec, SyntheticAugmentedDataModule, files
+from tests.processes import die_at_rename, in_child
+from torchgeo_specdm import PairFolder, SampleSpec, SyntheticAugmentedDataModule
 from torchgeo_specdm.datasets.fingerprint import write_seen_samples
 from torchgeo_specdm.synthesis.choosing import balance, choose, read_scores
 from torchgeo_specdm.synthesis.filtering import filter_pairs, summary_text
@@ -461,15 +461,6 @@ class TestPixels:
         assert not out.exists()
 
 
-def in_child(action: Callable[[], None]) -> int:
-    """Run in a forked process; its exit code, negative for a signal."""
-    pid = os.fork()
-    if pid == 0:
-        action()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 class TestInterruption:
     # in the first folder, between both, in the second one, and in the cards
     @pytest.mark.parametrize('renames', [2, 3, 7, 22, 23, 41, 44])
@@ -486,16 +477,7 @@ class TestInterruption:
             (source.parent / root).rename(source.parent / f'whole-{root}')
 
         def die() -> None:
-            replace, count = os.replace, 0
-
-            def replace_or_die(part: Path, path: Path) -> None:
-                nonlocal count
-                count += 1
-                if count == renames:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                replace(part, path)
-
-            files.os.replace = replace_or_die  # type: ignore[attr-defined]
+            die_at_rename(renames)
             run()
 
         assert in_child(die) == -signal.SIGKILL

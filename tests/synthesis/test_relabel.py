@@ -3,9 +3,7 @@
 
 import hashlib
 import json
-import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,13 @@ from torch import Tensor, nn
 
 from tests.conftest import PAIR_CLASSES, PAIR_SPECTRA, write_pair_folder
 from tests.data.pairs import make_pairs
+from tests.processes import die_at_rename, in_child
 from torchgeo_specdm import (
     MultispectralSegmentationTask,
     PairFolder,
     PairFolderDataModule,
     SampleSpec,
     SyntheticAugmentedDataModule,
-    files,
 )
 from torchgeo_specdm.datasets.fingerprint import fingerprints, write_seen_samples
 from torchgeo_specdm.synthesis.relabel import relabel
@@ -260,15 +258,6 @@ class TestLeaks:
             mixed.setup('fit')
 
 
-def in_child(action: Callable[[], None]) -> int:
-    """Run in a forked process; its exit code, negative for a signal."""
-    pid = os.fork()
-    if pid == 0:
-        action()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 class TestInterruption:
     @pytest.mark.parametrize('renames', range(1, 2 * COUNT + 5))
     def test_killed_run_is_finished_by_the_same_call(
@@ -278,16 +267,7 @@ class TestInterruption:
         out = tmp_path / 'out'
 
         def die() -> None:
-            replace, count = os.replace, 0
-
-            def replace_or_die(part: Path, path: Path) -> None:
-                nonlocal count
-                count += 1
-                if count == renames:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                replace(part, path)
-
-            files.os.replace = replace_or_die  # type: ignore[attr-defined]
+            die_at_rename(renames)
             run(source, out)
 
         assert in_child(die) == -signal.SIGKILL

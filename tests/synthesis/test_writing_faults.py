@@ -8,26 +8,15 @@ import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import die_at_rename, in_child
 from tests.synthesis.test_writing import COUNT, SPEC, digests, make, run, sample
-from torchgeo_specdm import files
 from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.synthesis.writing import PairWriter
-
-
-def in_child(function: Callable[[], None]) -> int:
-    """Run in a process of its own; its exit code, negative for a signal."""
-    # fork, because importing everything again would take most of a test's time
-    child = multiprocessing.get_context('fork').Process(target=function)
-    child.start()
-    child.join(30)
-    assert child.exitcode is not None
-    return child.exitcode
 
 
 class TestFullDisk:
@@ -101,18 +90,7 @@ class TestKill:
         root = tmp_path / 'killed'
 
         def die() -> None:
-            replace, count = os.replace, 0
-
-            def replace_and_die(part: Path, path: Path) -> None:
-                nonlocal count
-                count += 1
-                if count == renames and not after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                replace(part, path)
-                if count == renames:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-            files.os.replace = replace_and_die  # type: ignore[attr-defined]
+            die_at_rename(renames, after)
             run(root)
 
         assert in_child(die) == -signal.SIGKILL

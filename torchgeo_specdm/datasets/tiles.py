@@ -3,7 +3,7 @@
 
 """The samples of a data set, cut into tiles one at a time."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,18 @@ from torch.utils.data import Dataset
 
 #: Samples that are kept: one of a tile, and one of its control.
 _KEPT = 2
+
+
+class Tiles(NamedTuple):
+    """Tiles in memory.
+
+    Attributes:
+        images: Digital numbers (N, C, H, W), or (N, T, C, H, W) with T dates.
+        masks: Class positions (N, H, W).
+    """
+
+    images: Tensor
+    masks: Tensor
 
 
 class TileDataset(Dataset[dict[str, Tensor]]):
@@ -46,7 +58,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         self.dataset = dataset
         self.size = size
         self._kept: dict[int, dict[str, Tensor]] = {}
-        height, width = self._whole = tuple(dataset[0]['mask'].shape[-2:])
+        height, width = self._whole = tuple(self._read(0)['mask'].shape[-2:])
         self._rows: int = height // size[0]
         self._columns: int = width // size[1]
         if not self._rows * self._columns:
@@ -110,6 +122,21 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         # copies: a view would keep the whole sample in memory
         image, mask = sample['image'][window].clone(), sample['mask'][window].clone()
         return image, mask.reshape(height, width)
+
+    def spread(self, limit: int) -> Tiles:
+        """Some tiles, evenly spread since neighbours are alike.
+
+        Args:
+            limit: At most this many, 1 or more.
+
+        Returns:
+            The tiles.
+        """
+        count = min(limit, len(self))
+        images, masks = zip(
+            *(self.cut(i * len(self) // count) for i in range(count)), strict=True
+        )
+        return Tiles(torch.stack(images), torch.stack(masks))
 
     def sharing_ground(self, number: int) -> Tensor:
         """Which samples may show ground that a sample shows too.

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ..datamodules.trust import TrustDataModule
-from ..datasets.tiles import TileDataset
+from ..datasets.tiles import TileDataset, Tiles
 from ..diffusion import Generator
 from ..files import read_json
-from ..metrics.tiles import Tiles
 from ..tasks.scores import read_scores
 from ..tasks.trust import MEASURES
 from .report import Captioned, Neighbours
@@ -79,26 +78,21 @@ def rank_samples(scores: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _rows(data: TrustDataModule, generator: Path | None) -> dict[str, Tiles]:
     """Real, reconstructed and generated pairs, evenly spread and not chosen."""
-    real = _spread(data.tiles['held_out'])
+    real = data.tiles['held_out'].spread(_SHOWN)
     rows = {'real': real}
     if generator is not None:
         codec = Generator.load(generator).codec
         decoded, _ = codec.roundtrip({'image': real.images, 'mask': real.masks})
         masks = decoded['mask'].reshape(real.masks.shape)
-        rows['reconstructed'] = Tiles(decoded['image'], masks, real.groups)
-    return rows | {'generated': _spread(data.tiles['synthetic'])}
-
-
-def _spread(tiles: TileDataset) -> Tiles:
-    count = min(_SHOWN, len(tiles))
-    return _stack([tiles[i * len(tiles) // count] for i in range(count)])
+        rows['reconstructed'] = Tiles(decoded['image'], masks)
+    return rows | {'generated': data.tiles['synthetic'].spread(_SHOWN)}
 
 
 def _stack(samples: Sequence[Mapping[str, Tensor]]) -> Tiles:
     images, masks = (
         torch.stack([s[key] for s in samples]) for key in ('image', 'mask')
     )
-    return Tiles(images, masks, list(range(len(samples))))
+    return Tiles(images, masks)
 
 
 def _captioned(tiles: TileDataset, rows: Sequence[Mapping[str, Any]]) -> Captioned:

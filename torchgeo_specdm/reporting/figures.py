@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from ..datasets.plotting import show_image, show_mask
 from ..datasets.spec import SampleSpec
-from ..metrics.tiles import Tiles
+from ..datasets.tiles import Tiles
 from ..study.design import REAL, arm_label
 from ..study.runs import Run, by_arm, differences
 from ..study.verdicts import NAMES

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..datasets.plotting import show_mask
 from ..datasets.spec import SampleSpec
-from ..metrics.tiles import Tiles
+from ..datasets.tiles import Tiles
 
 TRUE_COLOUR = 'true colour'
 #: Names of a kind of band, and where its wavelengths are, in nanometres.

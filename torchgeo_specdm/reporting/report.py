@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, Template
 from matplotlib.figure import Figure
 
 from ..datasets.spec import SampleSpec
+from ..datasets.tiles import Tiles
 from ..files import write_text
-from ..metrics.tiles import Tiles
 from ..study.runs import Run
 from ..study.verdicts import NAMES, verdicts
 from .figures import NARROW, WIDTH, as_data_uri, score_dots
