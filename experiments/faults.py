@@ -112,7 +112,6 @@ def plant(
     random = torch.Generator().manual_seed(0)
     count = len(pairs)
     images, masks = [list(side) for side in zip(*pairs, strict=True)]
-    # not by half of them: that is the control, which would undo it
     others = masks[count // 3 :] + masks[: count // 3]
     swapped = list(range(spec.num_bands))
     red, _, blue = spec.rgb

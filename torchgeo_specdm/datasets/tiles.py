@@ -32,7 +32,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
 
     * ``image``: digital numbers (C, H, W), or (T, C, H, W) with T dates
     * ``mask``: class positions (H, W)
-    * ``other_mask``: the mask of a tile half the data set away, as a control
+    * ``other_mask``: the mask of a tile of another sample, as a control
     * ``index``: number of the tile
     * ``place``: number of the place that it shows; :attr:`places` has their names
     """
@@ -59,6 +59,11 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         self.size = size
         self._kept: dict[int, dict[str, Tensor]] = {}
         height, width = self._whole = tuple(self._read(0)['mask'].shape[-2:])
+        # at random, as sets may repeat themselves with any period; in a ring, so that
+        # no sample gets its own mask and each mask is used once
+        random = torch.Generator().manual_seed(0)
+        ring: list[int] = torch.randperm(len(dataset), generator=random).tolist()
+        self._other = dict(zip(ring, ring[1:] + ring[:1], strict=True))
         self._rows: int = height // size[0]
         self._columns: int = width // size[1]
         if not self._rows * self._columns:
@@ -81,8 +86,9 @@ class TileDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One tile (see the class)."""
         image, mask = self.cut(index)
-        _, other = self.cut((index + len(self) // 2) % len(self))
-        place = self.place_of_sample[self.sample_of(index)]
+        sample, corner = divmod(index, self._rows * self._columns)
+        _, other = self.cut(self._other[sample] * self._rows * self._columns + corner)
+        place = self.place_of_sample[sample]
         return {
             'image': image,
             'mask': mask,
