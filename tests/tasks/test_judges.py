@@ -92,7 +92,7 @@ def real(pair_folder: Path) -> PairFolderDataModule:
 def train(real: PairFolderDataModule, out: Path, updates: int = 3) -> None:
     settings = {'enable_progress_bar': False, 'accelerator': 'cpu'}
     strategy = SingleDeviceStrategy(torch.device('cpu'))
-    train_judges(real, FOLDS, WITNESS, updates, out, strategy, settings)
+    train_judges(real, FOLDS, WITNESS, updates, out, strategy, settings, real.spec)
 
 
 def witnesses(real: PairFolderDataModule, out: Path) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor
 
 from torchgeo_specdm import (
@@ -28,6 +29,7 @@ from torchgeo_specdm.tasks import trust
 from torchgeo_specdm.tasks.scores import read_scores
 
 from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer
+from ..datamodules.torchgeo_fakes import deepglobe, landcoverai, sen12ms
 from ..study.fakes import Change, open_data, pixel_codec, write_changed, write_generator
 from .oracle import ORACLE
 
@@ -182,6 +184,31 @@ def test_a_judge_that_took_no_step_is_refused(
     with pytest.raises(RuntimeError, match='Judge 1 took 0 of 3 optimiser steps'):
         quiet_trainer(tmp_path).test(task, data, verbose=False)
     assert not (tmp_path / 'out' / 'judges').exists()
+
+
+@pytest.mark.parametrize('make', [landcoverai, deepglobe, sen12ms])
+def test_any_datamodule_of_torchgeo(make: Any, tmp_path: Path) -> None:
+    datamodule, synthetic, _ = make(tmp_path)
+    datamodule.num_workers = 1
+    # it says neither bands nor classes, and the judge is not told how many there are
+    judge = {
+        'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
+        'init_args': {'model': 'unet', 'backbone': 'resnet18'},
+    }
+    task = TrustTask(str(tmp_path / 'out'), judge, updates=2, folds=3)
+    data = TrustDataModule(datamodule, synthetic)
+    quiet_trainer(tmp_path).test(task, data, verbose=False)
+    found = read_json(tmp_path / 'out' / 'measures.json')
+    assert data.spec.classes == PairFolder(synthetic).spec.classes
+    assert len(found['area']['train']) == data.spec.num_classes
+    assert found['counts']['synthetic'] == len(PairFolder(synthetic))
+    # noise in images and masks: nothing can be read
+    assert found['alignment']['judge']['real']['accuracy'] < 0.5
+    assert found['fidelity']['image']['frechet']['value'] is not None
+    weights = [
+        load_file(tmp_path / 'out' / 'judges' / n / 'model.safetensors') for n in '012'
+    ]
+    assert all(v.isfinite().all() for judge in weights for v in judge.values())
 
 
 def test_judges_are_used_again(real: PairFolderDataModule, tmp_path: Path) -> None:

@@ -164,10 +164,8 @@ def require_same_kind(
     Raises:
         ValueError: With the values of both sides.
     """
-    ours, top = _survey(dataset)
-    theirs, _ = _survey(folder)
-    spec = _real_spec(real, dataset, folder.spec, len(ours), top)
-    spec.require_match(folder.spec, type(real).__name__, str(folder.root))
+    require_same_names(real, dataset, folder)
+    (ours, _), (theirs, _) = _survey(dataset), _survey(folder)
     low, high = torch.minimum(ours, theirs), torch.maximum(ours, theirs)
     differ = (high > UNIT_FACTOR * low).nonzero().flatten().tolist()
     text = '; '.join(
@@ -184,6 +182,25 @@ def require_same_kind(
             f'Mean absolute values of {type(real).__name__} and {folder.root} differ '
             f'by more than a factor of {UNIT_FACTOR:g} in some bands: {text}.'
         )
+
+
+def require_same_names(
+    real: NonGeoDataModule, dataset: Dataset[dict[str, Tensor]], folder: PairFolder
+) -> None:
+    """Refuse synthetic samples with other bands, classes, dates or scale.
+
+    Args:
+        real: The real datamodule.
+        dataset: Its training set.
+        folder: The synthetic samples.
+
+    Raises:
+        ValueError: With both values of what differs, as far as the real datamodule or
+            its data set says it.
+    """
+    means, top = _survey(dataset)
+    spec = _real_spec(real, dataset, folder.spec, len(means), top)
+    spec.require_match(folder.spec, type(real).__name__, str(folder.root))
 
 
 def require_no_leak(real: NonGeoDataModule, folder: Path) -> None:

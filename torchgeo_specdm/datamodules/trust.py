@@ -14,8 +14,8 @@ from torchgeo.datamodules import BaseDataModule
 from ..datasets.pairs import PairFolder
 from ..datasets.spec import SampleSpec
 from ..datasets.tiles import TileDataset
-from .adapter import describe_datamodule
 from .generation import GenerationDataModule
+from .mixing_checks import require_same_names
 from .wrapping import WrappingDataModule
 
 #: The loaders of a test, in order.
@@ -57,8 +57,9 @@ class TrustDataModule(WrappingDataModule):
 
     @property
     def spec(self) -> SampleSpec:
-        """What the samples are."""
-        return describe_datamodule(self.real)
+        """What the samples are; of what the real datamodule does not say, the folder."""
+        spec = getattr(self.real, 'spec', None)
+        return spec if isinstance(spec, SampleSpec) else self._folder.spec
 
     @property
     def ids(self) -> list[str]:
@@ -88,10 +89,11 @@ class TrustDataModule(WrappingDataModule):
             self.drawing.setup('predict')
             self.drawing.draw_all()
         self._folder = PairFolder(self.synthetic)
-        self._folder.spec.require_match(self.spec, str(self.synthetic), 'the real data')
+        training: Any = self.real.train_dataset
+        require_same_names(self.real, training, self._folder)
         height, width = self._folder[0]['mask'].shape[-2:]
         sources: dict[str, Any] = {
-            'train': self.real.train_dataset,
+            'train': training,
             'held_out': self.real.test_dataset,
             'synthetic': self._folder,
         }

@@ -118,6 +118,7 @@ def train_judges(
     out: Path,
     strategy: Strategy,
     settings: Mapping[str, Any],
+    spec: SampleSpec,
 ) -> None:
     """Train what is missing of the judges, one for each fold.
 
@@ -132,6 +133,7 @@ def train_judges(
         out: Folder to write them to.
         strategy: Of the trainer that the judges are for.
         settings: Arguments of the trainer of the judges.
+        spec: What the samples are.
 
     Raises:
         RuntimeError: If a judge took fewer steps.
@@ -151,7 +153,7 @@ def train_judges(
         seen = [i for i, fold in enumerate(folds) if fold != number]
         with isolate_rng():
             seed_everything(number, workers=True, verbose=False)
-            task = make_object(network)
+            task = _make_judge(network, spec)
             bar = StepProgressBar(f'judge {number + 1} of {count}')
             bars = [bar] if strategy.is_global_zero else []
             run = small_trainer(updates, given, bars)
@@ -173,6 +175,13 @@ def _is_trained(folder: Path, config: Mapping[str, Any]) -> bool:
     return path.exists() and read_json(path) == config
 
 
+def _make_judge(network: Config, spec: SampleSpec) -> Any:
+    """A task, which has to be told its sizes: most datamodules have no spec."""
+    sizes = {'in_channels': spec.num_bands, 'num_classes': spec.num_classes}
+    given = network.get('init_args', {})
+    return make_object(network, **{k: v for k, v in sizes.items() if k not in given})
+
+
 def load_judges(
     out: Path, count: int, spec: SampleSpec, mean: Tensor, std: Tensor
 ) -> Judges:
@@ -190,12 +199,7 @@ def load_judges(
     """
     networks = []
     for folder in (out / str(number) for number in range(count)):
-        config: Config = read_json(folder / CONFIG)['network']
-        sizes = {'in_channels': spec.num_bands, 'num_classes': spec.num_classes}
-        given = config.get('init_args', {})
-        task = make_object(
-            config, **{name: v for name, v in sizes.items() if name not in given}
-        )
+        task = _make_judge(read_json(folder / CONFIG)['network'], spec)
         load_state(task, folder)
         networks.append(task)
     return Judges(networks, mean, std)

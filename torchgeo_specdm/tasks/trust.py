@@ -113,6 +113,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
             self.out / 'judges',
             self.trainer.strategy,
             self.hparams['trainer'] or {},
+            spec,
         )
         data.real.trainer = self.trainer
         count = self.hparams['folds']
