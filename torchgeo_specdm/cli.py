@@ -343,7 +343,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _filter(options: argparse.Namespace) -> None:
-    from .synthesis.filtering import summary_text
+    from .synthesis.filter_summary import summary_text
     from .trust import filter_folder
 
     folder = Path(options.folder)

@@ -22,7 +22,8 @@ from .study.design import REAL
 from .study.planning import fast_bfloat16
 from .study.runs import Run, read_run
 from .study.settings import content_hash, require_same_settings
-from .synthesis.filtering import FilterSummary, filter_pairs
+from .synthesis.filter_summary import FilterSummary
+from .synthesis.filtering import filter_pairs
 from .synthesis.relabel import relabel
 from .tasks.judges import load_judges
 from .tasks.progress import StepProgressBar

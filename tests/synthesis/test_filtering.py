@@ -5,7 +5,7 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from tests.datamodules.torchgeo_fakes import (
 from tests.processes import die_at_rename, in_child
 from torchgeo_specdm import PairFolder, SampleSpec, SyntheticAugmentedDataModule
 from torchgeo_specdm.datasets.fingerprint import write_seen_samples
-from torchgeo_specdm.synthesis.choosing import balance, choose, read_scores
-from torchgeo_specdm.synthesis.filtering import filter_pairs, summary_text
+from torchgeo_specdm.synthesis.choosing import TRUST, balance, choose, read_scores
+from torchgeo_specdm.synthesis.filter_summary import summary_text
+from torchgeo_specdm.synthesis.filtering import filter_pairs
 from torchgeo_specdm.synthesis.relabel import relabel
 from torchgeo_specdm.synthesis.writing import PairWriter
 
@@ -286,6 +287,30 @@ class TestFolder:
         assert 'distance below 1.02: 1' in text
         assert text in (out / 'README.md').read_text()
         assert '9 of the 12' in (summary.control / 'README.md').read_text()
+
+    @pytest.mark.parametrize(
+        'by, remedy',
+        [
+            (TRUST, '--by agreement spectrum leaves it out'),
+            (['edges'], 'a lower --quantile asks less'),
+        ],
+    )
+    def test_hint_where_hardly_anything_passes(
+        self, source: Path, tmp_path: Path, by: Sequence[str], remedy: str
+    ) -> None:
+        # softer than real ones, as generators of little training are
+        blurred = [score(i, edges=0.1 if i else 0.9) for i in range(COUNT)]
+        scores = write_scores(tmp_path / 'scores', blurred, real_rows())
+        summary = filter_pairs(source, tmp_path / 'out', scores, by=by)
+        assert summary.accepted == 1
+        text = summary_text(summary)
+        assert '11 of 12 fail by edges, in which real samples are better' in text
+        assert text.endswith(remedy)
+        # few for another reason
+        good = [score(i) for i in range(COUNT)]
+        scores = write_scores(tmp_path / 'all', good, real_rows())
+        few = filter_pairs(source, tmp_path / 'few', scores, balance=1)
+        assert few.accepted == 1 and 'fail by' not in summary_text(few)
 
     def test_class_that_is_not_there(self, tmp_path: Path, scores: Path) -> None:
         spec = SampleSpec(SPEC.bands, (*SPEC.classes, 'd'), ignore_index=IGNORED)

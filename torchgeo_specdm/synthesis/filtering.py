@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,44 +20,13 @@ from ..files import sha256
 from .choosing import TRUST, Decision, choose, read_scores
 from .choosing import balance as balanced
 from .copying import CopyWriter
+from .filter_summary import FilterSummary, write_cards
 
 _SCORES = ('synthetic.jsonl', 'real.jsonl')
 #: What a manifest line says that is not true of a copy.
 _REPLACED = ('id', 'index', 'scores', 'accepted', 'reason', 'files')
 #: Streams of random numbers: the samples of the control, and its pixels.
 _SAMPLES, _PIXELS = 0, 1
-
-_CARD = """# Filtered image patches
-
-{summary}
-
-The samples are those of `{source}`, image files byte for byte; `manifest.jsonl` holds
-scores and reasons, also of those that were left out. The thresholds were chosen on
-real samples, each judged by networks that did not see it. What `README.md` of the
-source says holds here too.
-
-Train with `{control}` as well: only what this folder gains over that one comes from
-filtering, the rest from having fewer {fewer}.
-"""
-_CONTROL_CARD = """# Image patches taken at random
-
-A control: {count} of the {total} samples of `{source}`, image files byte for byte,
-taken at random whatever their scores, as many as filtering left in `{filtered}`.{fewer}
-What `README.md` of the source says holds here too.
-"""
-_FEWER_PIXELS = ' In each, as many pixels as were read otherwise have no label.'
-
-
-class FilterSummary(NamedTuple):
-    """What filtering left of a folder."""
-
-    accepted: int  #: samples that were kept
-    total: int  #: samples that there were
-    classes: dict[str, float | None]  #: share of its pixels kept, None for no pixels
-    reasons: dict[str, int]  #: samples that each reason left out, most first
-    thresholds: dict[str, float]  #: the least value of each score that passes
-    real: float  #: share of the real samples that pass too, in 0..1
-    control: Path  #: the folder with as many samples taken at random
 
 
 def filter_pairs(
@@ -131,34 +100,8 @@ def filter_pairs(
     other = samples.open(control, at_random, settings | {'kept': 'random'})
     samples.write(writer, reasons)
     samples.write(other, at_random, seed)
-    _write_cards(writer, other, summary, folder, readings is not None)
+    write_cards(writer, other, summary, folder, readings is not None)
     return summary
-
-
-def summary_text(summary: FilterSummary) -> str:
-    """Say in a few lines what filtering left.
-
-    Args:
-        summary: From :func:`filter_pairs`.
-
-    Returns:
-        Lines of text, without a newline at the end.
-    """
-    share = summary.accepted / summary.total
-    classes = ', '.join(
-        f'{name} {"none there" if part is None else f"{part:.1%}"}'
-        for name, part in summary.classes.items()
-    )
-    least = ', '.join(f'{key} {value:.3g}' for key, value in summary.thresholds.items())
-    lines = [
-        f'{summary.accepted} of {summary.total} samples kept ({share:.1%})',
-        f'real samples that would pass: {summary.real:.1%}',
-        f'least values, from real samples: {least or "none"}',
-        f'pixels kept: {classes}',
-        *(f'{reason}: {count}' for reason, count in summary.reasons.items()),
-        f'control, as many taken at random: {summary.control}',
-    ]
-    return '\n'.join(lines)
 
 
 class _Samples:
@@ -285,7 +228,8 @@ def _leave_out(
         counts = ', '.join(f'{reason}: {number}' for reason, number in found.items())
         raise ValueError(
             f'0 of the {len(reasons)} samples of {root} pass ({counts}), and a folder '
-            'needs 1 or more. Use a lower quantile, or train the generator further.'
+            'needs 1 or more. Use a lower quantile, go by fewer scores, or train the '
+            'generator further.'
         )
     if count is not None:
         chosen = accepted[balanced(areas[accepted], count)]
@@ -320,31 +264,6 @@ def _summarise(
         real=decision.real,
         control=control,
     )
-
-
-def _write_cards(
-    writer: CopyWriter,
-    control: CopyWriter,
-    summary: FilterSummary,
-    source: str | Path,
-    pixels: bool,
-) -> None:
-    """Sort the manifests and say what both folders are."""
-    card = _CARD.format(
-        summary=summary_text(summary),
-        source=source,
-        control=control.root,
-        fewer='samples and pixels' if pixels else 'samples',
-    )
-    writer.finish(card)
-    card = _CONTROL_CARD.format(
-        count=summary.accepted,
-        total=summary.total,
-        source=source,
-        filtered=writer.root,
-        fewer=_FEWER_PIXELS if pixels else '',
-    )
-    control.finish(card)
 
 
 def _count(decision: Decision, reasons: Sequence[str]) -> dict[str, int]:
