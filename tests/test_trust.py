@@ -42,7 +42,7 @@ def test_filter_and_report(
 ) -> None:
     real, drawn = folders
     trust = tmp_path / 'trust'
-    measuring = ['--real', str(real), '--trust', str(trust), '--updates', '2']
+    measuring = ['--real', str(real), '--trust', str(trust), '--updates', '25']
     out = tmp_path / 'kept'
     command = ['filter', str(drawn), '--out', str(out), *measuring, '--quantile', '0']
     assert main(command) == 0
@@ -64,15 +64,15 @@ def test_filter_and_report(
     assert nearest == copies
 
     # the same folder with other settings is refused
-    assert main([*command, '--updates', '3']) == 1
-    assert 'updates: 2 there, 3 here' in capsys.readouterr().err
+    assert main([*command, '--updates', '26']) == 1
+    assert 'updates: 25 there, 26 here' in capsys.readouterr().err
 
 
 def test_doubtful_pixels(folders: tuple[Path, Path], tmp_path: Path) -> None:
     real, drawn = folders
     trust, out = tmp_path / 'trust', tmp_path / 'kept'
     command = ['filter', str(drawn), '--real', str(real), '--trust', str(trust)]
-    assert main([*command, '--out', str(out), '--updates', '2', '--pixels']) == 0
+    assert main([*command, '--out', str(out), '--updates', '25', '--pixels']) == 0
     kept = PairFolder(out)
     ignored = kept.spec.ignore_index
     before = PairFolder(drawn).select(kept.ids)
@@ -81,6 +81,20 @@ def test_doubtful_pixels(folders: tuple[Path, Path], tmp_path: Path) -> None:
         doubtful = was['mask'] != said['mask']
         assert (now['mask'][doubtful] == ignored).all()
         assert (now['mask'] == was['mask'])[~doubtful].all()
+
+
+def test_judges_that_read_nothing_are_not_asked(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, drawn = folders
+    command = ['filter', str(drawn), '--real', str(real), '--updates', '1']
+    command += ['--trust', str(tmp_path / 'trust'), '--out', str(tmp_path / 'kept')]
+    for options in ([], ['--pixels', '--by', 'edges']):
+        assert main([*command, *options]) == 1
+        said = capsys.readouterr().err
+        assert 'they tell nothing: train the judges longer (--updates above 1)' in said
+        assert not (tmp_path / 'kept').exists()
+    assert main([*command, '--by', 'edges', 'spectrum']) == 0
 
 
 def test_a_report_needs_real_pairs_once(

@@ -16,12 +16,14 @@ from .files import CONFIG, read_json, read_text, write_text
 from .objects import Config, make_object
 from .reporting.collect import collect_measures
 from .reporting.figures import pair_grid, save
+from .reporting.lights import blind_judges
 from .reporting.report import ReportContent, read_curves, write_report
 from .study.configs import NETWORKS
 from .study.design import REAL
 from .study.planning import fast_bfloat16
 from .study.runs import Run, read_run
 from .study.settings import content_hash, require_same_settings
+from .synthesis.choosing import TRUST
 from .synthesis.filter_summary import FilterSummary
 from .synthesis.filtering import filter_pairs
 from .synthesis.relabel import relabel
@@ -140,8 +142,17 @@ def filter_folder(
 
     Returns:
         What is left.
+
+    Raises:
+        ValueError: If it is to go by judges that cannot read real pairs.
     """
     data = measure_pairs(folder, real, trust, updates=updates)
+    blind = blind_judges(read_json(trust / MEASURES))
+    if blind and (pixels or 'agreement' in options.get('by', TRUST)):
+        raise ValueError(
+            f'{trust}: {blind} (--updates above {updates}), or go by other scores (--by '
+            'edges spectrum).'
+        )
     readings = None
     if pixels:
         count = len([*(trust / 'judges').glob(f'*/{CONFIG}')])

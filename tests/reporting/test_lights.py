@@ -129,6 +129,26 @@ def test_a_class_that_only_synthetic_masks_lack(share: float, expected: str) -> 
     assert f'no mask has water (at least {share:.1%} of real pixels)' in light.sentence
 
 
+@pytest.mark.parametrize('score', ['accuracy', 'change_f1'])
+def test_judges_that_read_nothing_tell_nothing(score: str) -> None:
+    def judged(real: float, held_out: float) -> dict[str, Any]:
+        values = {'shuffled': 0.2, 'real': real, 'held_out': held_out}
+        return {
+            'score': score,
+            'judge': {side: {score: value} for side, value in values.items()},
+        }
+
+    assert states(aligned(1.0, **judged(0.6, 0.25)))[FIT] == 'good'
+    for share in (1.0, -3.0, None):
+        light = lights(aligned(share, **judged(0.6, 0.21)))[1]
+        assert light.state == 'not measured'
+        assert '(21.0%) hardly better than those of shuffled ones (20.0%)' in light[2]
+    # what needs no judge still tells
+    both = aligned(1.0, **judged(0.1, 0.2), edges=edges(0.55))
+    light = lights(both)[1]
+    assert light.state == 'doubtful' and 'edges are only' in light.sentence
+
+
 def test_too_clean_spectra() -> None:
     spectrum = {'synthetic': 0.9, 'shuffled': 0.1, 'real': 0.5, 'held_out': 0.3}
     assert states(aligned(1.0, spectrum=spectrum))[FIT] == 'doubtful'

@@ -68,7 +68,8 @@ def lights(measures: Mapping[str, Any]) -> list[Light]:
     on where measured, doubtful from 0.6 on, else bad. At most doubtful if the codec
     paints labels into images (see :func:`codec_sentences`), which fakes agreement, or
     if single spectra agree far better than in real pairs, from 1.5 on: images cleaner
-    than real ones teach little.
+    than real ones teach little. Judges that read real pairs hardly better than shuffled
+    ones tell nothing.
 
     *Not copied*: bad if more generated samples than chance explains lie as near to a
     training sample as hardly any real sample of another place does; doubtful if their
@@ -200,20 +201,23 @@ def _add_findings(
 
 def _labels_fit(measures: Mapping[str, Any]) -> Light:
     """Agreement with a judge, with edges and with spectra."""
-    share = _number(measures, 'alignment', 'calibrated')
-    if share is None:
+    share, blind = _number(measures, 'alignment', 'calibrated'), blind_judges(measures)
+    if share is None and not blind:
         return _light('labels fit', [], [])
-    states = [_graded(share, _ALIGNED, _HALF_ALIGNED)]
-    start = 'A network trained on real pairs finds the generated labels'
-    said = [
-        f'{start} at {share:.2f} of the way from shuffled pairs (0) to real ones (1)'
-    ]
+    states: list[State] = []
+    said = [blind]
+    if share is not None and not blind:
+        states = [_graded(share, _ALIGNED, _HALF_ALIGNED)]
+        start = 'A network trained on real pairs finds the generated labels'
+        said = [
+            f'{start} at {share:.2f} of the way from shuffled pairs (0) to real ones (1)'
+        ]
     for name in ('edges', 'spectrum'):
         way = _way(measures, name)
         if way is not None and way < _EDGES:
             states.append('doubtful')
             what = {'edges': 'edges', 'spectrum': 'spectra'}[name]
-            said.append(f'{what} are only at {way:.2f} of it')
+            said.append(f'{what} are only at {way:.2f} of the way')
     way = _way(measures, 'spectrum', best=True)
     if way is not None and way > _TOO_CLEAN:
         states.append('doubtful')
@@ -224,6 +228,31 @@ def _labels_fit(measures: Mapping[str, Any]) -> Light:
             'but the codec paints labels into images, so that this agreement is false'
         )
     return _light('labels fit', states, said)
+
+
+def blind_judges(measures: Mapping[str, Any]) -> str:
+    """Say that the judges cannot even read real pairs, if so.
+
+    Args:
+        measures: Content of ``measures.json``.
+
+    Returns:
+        A sentence without its end; empty if they read real pairs better than shuffled
+        ones, or nothing was measured.
+    """
+    alignment = measures.get('alignment') or {}
+    low, *reals = (
+        _number(alignment, 'judge', side, str(alignment.get('score')))
+        for side in ('shuffled', 'real', 'held_out')
+    )
+    known = [real for real in reals if real is not None]
+    if low is None or not known or min(known) - low >= _TELLS:
+        return ''
+    return (
+        'networks trained on real pairs read the labels of other real pairs '
+        f'({min(known):.1%}) hardly better than those of shuffled ones ({low:.1%}), so '
+        'they tell nothing: train the judges longer'
+    )
 
 
 def paints_labels(measures: Mapping[str, Any]) -> bool:
@@ -279,10 +308,8 @@ def _not_copied(measures: Mapping[str, Any]) -> Light:
 
 def _light(name: str, states: list[State], said: list[str]) -> Light:
     """The worst of several findings, in one sentence."""
-    if not states:
-        return Light(name, 'not measured', 'There is no number that tells.')
-    sentence = '; '.join(said)
-    state = min(states, key=_ORDER.index)
+    sentence = '; '.join(said) or 'there is no number that tells'
+    state = min(states, key=_ORDER.index) if states else 'not measured'
     return Light(name, state, f'{sentence[0].upper()}{sentence[1:]}.')
 
 
