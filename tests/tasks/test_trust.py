@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +347,20 @@ def test_drawing_needs_a_generator(real: PairFolderDataModule, tmp_path: Path) -
     with pytest.raises(ValueError, match=r'TrustTask\(generator=FOLDER\)'):
         quiet_trainer(tmp_path).test(task, data, verbose=False)
     assert not (tmp_path / 'set').exists()
+
+
+def test_a_generator_of_another_kind_does_not_draw(
+    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = replace(real.spec, classes=('water', 'forest', 'crops', 'city'))
+    codec = pixel_codec(real, spec)
+    generator = write_generator(codec, tiny_settings, tmp_path / 'stage2')
+    task = TrustTask(str(tmp_path / 'out'), ORACLE, str(generator))
+    drawing = GenerationDataModule(str(tmp_path / 'set'), 4)
+    data = TrustDataModule(open_data(real.root), drawing)
+    with pytest.raises(ValueError, match=r"'town'.*'city'"):
+        quiet_trainer(tmp_path).test(task, data, verbose=False)
+    assert not [*(tmp_path / 'set').rglob('*.tif')]
 
 
 def flat(value: Any, name: str = '') -> dict[str, Any]:

@@ -164,7 +164,7 @@ def require_same_kind(
     Raises:
         ValueError: With the values of both sides.
     """
-    require_same_names(real, dataset, folder)
+    require_same_names(real, dataset, folder.spec, str(folder.root))
     (ours, _), (theirs, _) = _survey(dataset), _survey(folder)
     low, high = torch.minimum(ours, theirs), torch.maximum(ours, theirs)
     differ = (high > UNIT_FACTOR * low).nonzero().flatten().tolist()
@@ -185,22 +185,26 @@ def require_same_kind(
 
 
 def require_same_names(
-    real: NonGeoDataModule, dataset: Dataset[dict[str, Tensor]], folder: PairFolder
+    real: NonGeoDataModule,
+    dataset: Dataset[dict[str, Tensor]],
+    synthetic: SampleSpec,
+    name: str,
 ) -> None:
     """Refuse synthetic samples with other bands, classes, dates or scale.
 
     Args:
         real: The real datamodule.
         dataset: Its training set.
-        folder: The synthetic samples.
+        synthetic: What the synthetic samples are, or will be.
+        name: Of these, for the message.
 
     Raises:
         ValueError: With both values of what differs, as far as the real datamodule or
             its data set says it.
     """
     means, top = _survey(dataset)
-    spec = _real_spec(real, dataset, folder.spec, len(means), top)
-    spec.require_match(folder.spec, type(real).__name__, str(folder.root))
+    spec = _real_spec(real, dataset, synthetic, len(means), top)
+    spec.require_match(synthetic, type(real).__name__, name)
 
 
 def require_no_leak(real: NonGeoDataModule, folder: Path) -> None:

@@ -80,21 +80,25 @@ class TrustDataModule(WrappingDataModule):
             stage: 'test'.
 
         Raises:
-            ValueError: If the generated samples are of another kind.
+            ValueError: If the generated samples are of another kind, or there are no
+                real training or test samples to compare with.
         """
         super().setup('fit')
         super().setup(stage)
+        training, held_out = self._real_sets()
+        name = str(self.synthetic)
         if self.drawing is not None:
             self.drawing.trainer = self.trainer
             self.drawing.setup('predict')
+            # before the time that drawing takes
+            require_same_names(self.real, training, self.drawing.writer.spec, name)
             self.drawing.draw_all()
         self._folder = PairFolder(self.synthetic)
-        training: Any = self.real.train_dataset
-        require_same_names(self.real, training, self._folder)
+        require_same_names(self.real, training, self._folder.spec, name)
         height, width = self._folder[0]['mask'].shape[-2:]
         sources: dict[str, Any] = {
             'train': training,
-            'held_out': self.real.test_dataset,
+            'held_out': held_out,
             'synthetic': self._folder,
         }
         self.tiles = {
@@ -119,6 +123,19 @@ class TrustDataModule(WrappingDataModule):
             The batch.
         """
         return batch
+
+    def _real_sets(self) -> list[Any]:
+        """The training set and the test set of the real datamodule."""
+        names = ('train_dataset', 'test_dataset')
+        found = [getattr(self.real, name) for name in names]
+        for name, dataset in zip(names, found, strict=True):
+            if dataset is None:
+                raise ValueError(
+                    f'{type(self.real).__name__} has {name}=None after setup, but '
+                    'generated samples are compared with real ones of both sets. Use a '
+                    'datamodule that sets them.'
+                )
+        return found
 
     def _loader(self, tiles: TileDataset) -> DataLoader[dict[str, Tensor]]:
         trainer = self.trainer
