@@ -92,7 +92,7 @@ def test_judges_that_read_nothing_are_not_asked(
     for options in ([], ['--pixels', '--by', 'edges']):
         assert main([*command, *options]) == 1
         said = capsys.readouterr().err
-        assert 'they tell nothing: train the judges longer (--updates above 1)' in said
+        assert 'they tell nothing: train the judges longer (--updates above 1,' in said
         assert not (tmp_path / 'kept').exists()
     assert main([*command, '--by', 'edges', 'spectrum']) == 0
 

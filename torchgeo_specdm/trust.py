@@ -150,8 +150,8 @@ def filter_folder(
     blind = blind_judges(read_json(trust / MEASURES))
     if blind and (pixels or 'agreement' in options.get('by', TRUST)):
         raise ValueError(
-            f'{trust}: {blind} (--updates above {updates}), or go by other scores (--by '
-            'edges spectrum).'
+            f'{trust}: {blind} (--updates above {updates}, and another --trust), or go '
+            'by other scores (--by edges spectrum).'
         )
     readings = None
     if pixels:

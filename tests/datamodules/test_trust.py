@@ -15,7 +15,7 @@ from torchgeo_specdm.datamodules.trust import SETS
 
 from ..conftest import quiet_trainer
 from ..study.fakes import open_data, write_changed
-from .torchgeo_fakes import CODED, OtherDataModule, write_random_pairs
+from .torchgeo_fakes import CODED, Other, OtherDataModule, write_random_pairs
 
 SIDE = 16
 
@@ -131,4 +131,15 @@ def test_real_samples_of_both_sets_are_needed(tmp_path: Path) -> None:
     # sets no test_dataset
     data = TrustDataModule(OtherDataModule(batch_size=4), synthetic)
     with pytest.raises(ValueError, match=r'test_dataset=None after setup'):
+        quiet_trainer(tmp_path).test(Recorder(), data, verbose=False)
+
+
+def test_another_number_of_bands_is_refused(tmp_path: Path) -> None:
+    three = replace(CODED, bands=('B02', 'B03', 'B04'))
+    synthetic = write_random_pairs(tmp_path / 'set', three)
+    # its data set does not name its two bands
+    real = OtherDataModule(batch_size=4)
+    real.test_dataset = Other(4)
+    data = TrustDataModule(real, synthetic)
+    with pytest.raises(ValueError, match=r'images of 2 bands, but .* has 3: .*B04'):
         quiet_trainer(tmp_path).test(Recorder(), data, verbose=False)

@@ -203,6 +203,12 @@ def require_same_names(
             its data set says it.
     """
     means, top = _survey(dataset)
+    if len(means) != synthetic.num_bands:
+        raise ValueError(
+            f'{type(real).__name__} has images of {len(means)} bands, but {name} has '
+            f'{synthetic.num_bands}: {list(synthetic.bands)}. Use the same bands on both '
+            'sides.'
+        )
     spec = _real_spec(real, dataset, synthetic, len(means), top)
     spec.require_match(synthetic, type(real).__name__, name)
 

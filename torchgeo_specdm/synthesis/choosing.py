@@ -58,8 +58,8 @@ def choose(
         The decision.
 
     Raises:
-        ValueError: If a quantile is out of range, there is no such score, or a score has fewer than 20 real
-            values.
+        ValueError: If a quantile is out of range, there is no such score, or a score
+            has fewer than 20 real values.
     """
     if unknown := sorted({*by} - {*TRUST}):
         raise ValueError(f'by={list(by)} has {unknown}; use any of {list(TRUST)}.')
