@@ -156,6 +156,11 @@ def _add_study(verbs: Any) -> None:
     study.add_argument(
         '--dry-run', action='store_true', help='show the grid and how long it takes'
     )
+    study.add_argument(
+        '--prepare',
+        action='store_true',
+        help='only learn generators and draw pairs, for any number of machines after',
+    )
     study.add_argument('--retry', action='store_true', help='do failed runs again')
     study.set_defaults(verb=_study)
 
@@ -300,10 +305,14 @@ def _study(options: argparse.Namespace) -> None:
         raise ValueError(
             f'--shard {options.shard} must be i/n, such as 1/2 for the first of two.'
         ) from error
-    cells = study.shard(number, count)
     engine = Engine(study, lambda title: [StepProgressBar(title)])
+    cells = engine.shard(number, count)
     if options.dry_run:
         print(describe_grid(engine, cells))
+        return
+    if options.prepare:
+        engine.prepare(cells)
+        print(f'Prepared: machines can share {study.out}, each with its --shard i/n.')
         return
     runs = engine.run(cells, options.retry)
     # what other machines have done is in the table too

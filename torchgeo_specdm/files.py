@@ -38,7 +38,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step."""
+    """Write a text file in one step, unless it holds just that already.
+
+    Machines that share a folder may find one finished, and do not disturb each other
+    when nothing is left to do.
+    """
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     write_atomically(path, lambda part: part.write_text(text, encoding='utf-8'))
 
 

@@ -83,9 +83,9 @@ def test_two_machines_share_a_folder(
 @pytest.mark.parametrize(
     'shard, said',
     [
-        ('0/2', 'shard 0/2 must be one of 1 to 2'),
-        ('3/2', 'shard 3/2 must be one of 1 to 2'),
-        ('1/3', 'shard 1/3 must be one of 1 to 2'),
+        ('0/2', 'shard 0/2 must be i/n with i from 1 to n'),
+        ('3/2', 'shard 3/2 must be i/n with i from 1 to n'),
+        ('1/3', 'n up to 2, the networks times sizes times seeds'),
         ('1', '--shard 1 must be i/n'),
         ('a/b', '--shard a/b must be i/n'),
     ],

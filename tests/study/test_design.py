@@ -144,23 +144,34 @@ class TestGrid:
         assert len(cells) == 48
         assert [c.arm == REAL for c in cells] == [True] * 12 + [False] * 36
 
-    def test_shards_are_a_partition_by_generator(self, study: Study) -> None:
-        for count in (1, 2, 3, 4):
-            shards = [study.shard(i + 1, count) for i in range(count)]
-            assert sorted(c for shard in shards for c in shard) == sorted(study.cells())
-            units = [{study.unit(c) for c in shard} for shard in shards]
-            assert sum(map(len, units)) == 4
-        with pytest.raises(ValueError, match=r'shard 1/5 must be one of 1 to 4'):
-            study.shard(1, 5)
+    @pytest.mark.parametrize('count', [1, 2, 3, 4])
+    def test_shards_are_a_partition_by_generator(
+        self, study: Study, count: int
+    ) -> None:
+        shards = [study.shard(i + 1, count) for i in range(count)]
+        assert sorted(c for shard in shards for c in shard) == sorted(study.cells())
+        units = [{study.unit(c) for c in shard} for shard in shards]
+        assert sum(map(len, units)) == 4 == len(study.units())
+
+    @pytest.mark.parametrize('count', [5, 12])
+    def test_more_machines_share_by_network_size_and_seed(
+        self, study: Study, count: int
+    ) -> None:
+        shards = [study.shard(i + 1, count) for i in range(count)]
+        assert sorted(c for shard in shards for c in shard) == sorted(study.cells())
+        parts = [{(c.model, c.size, c.seed) for c in shard} for shard in shards]
+        assert min(map(len, parts)) > 0 and sum(map(len, parts)) == 12
+
+    def test_refuses_machines_without_work(self, study: Study) -> None:
+        with pytest.raises(ValueError, match=r'shard 1/13 .* up to 12, the networks'):
+            study.shard(1, 13)
 
     def test_all_labels_are_learned_on_one_machine(
         self, study: Study, tmp_path: Path
     ) -> None:
         study = read(tmp_path, protocol='all_labels', sizes=[8, 0], draws=2)
         draws = [{study.draw(c) for c in study.shard(i, 2)} for i in (1, 2)]
-        assert draws == [{0}, {1}]
-        with pytest.raises(ValueError, match=r'shard 1/3 must be one of 1 to 2'):
-            study.shard(1, 3)
+        assert draws == [{0}, {1}] and study.units() == [0, 1]
 
     def test_names_for_people(self) -> None:
         title = 'net, 5x mix, 8 real, seed 3'

@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,17 @@ import pytest
 import torch
 
 from tests.study.fakes import open_data, pixel_codec, write_generator
-from tests.study.worlds import Watch, cell, pairs_data, read_study, watched
+from tests.study.worlds import (
+    Watch,
+    cell,
+    pairs_data,
+    read_study,
+    table_of,
+    watched,
+    write_yaml,
+)
 from torchgeo_specdm import PairFolder
+from torchgeo_specdm.cli import main
 from torchgeo_specdm.datasets.fingerprint import fingerprints, read_seen_samples
 from torchgeo_specdm.objects import make_object
 from torchgeo_specdm.reporting.study import write_study
@@ -196,6 +207,60 @@ def test_ratios_are_rounded_as_in_the_mix(world: Path, tmp_path: Path) -> None:
     study = read_study(tmp_path, world / 'rich', arms=arms, generators=own)
     engine = Engine(study)
     assert engine.sets.count(cell(study, 'mix', size=100)) == 29
+
+
+class TestMoreMachinesThanSubsets:
+    """One subset of real samples, hence one generator, and two machines."""
+
+    @staticmethod
+    def write(root: Path, real: Path, generator: Path) -> str:
+        kinds: list[dict[str, Any]] = [{}, {'relabel': True}, {'source': 'vary'}]
+        path = write_yaml(
+            root,
+            real,
+            data=pairs_data(real, 4),
+            arms={f'arm {i}': arm(**kind) for i, kind in enumerate(kinds)},
+            generators={'own': {'folder': str(generator)}},
+            sizes=[8],
+        )
+        return str(path)
+
+    def test_pairs_must_be_there_first(
+        self, pair_folder: Path, generator: Path, tmp_path: Path, capsys: Any
+    ) -> None:
+        path = self.write(tmp_path, pair_folder, generator)
+        assert main(['study', path, '--shard', '2/2']) == 1
+        said = capsys.readouterr().err
+        assert 'shard 2/2 has several machines for each of the 1 subset(s)' in said
+        assert 'Run it with --prepare first' in said
+        assert not (tmp_path / 'out').exists()
+
+    def test_both_at_the_same_time(
+        self, pair_folder: Path, generator: Path, tmp_path: Path
+    ) -> None:
+        whole, shared = tmp_path / 'whole', tmp_path / 'shared'
+        assert main(['study', self.write(whole, pair_folder, generator)]) == 0
+        path = self.write(shared, pair_folder, generator)
+        assert main(['study', path, '--prepare']) == 0
+        assert not (shared / 'out' / 'runs').exists()
+        home = shared / 'out' / 'sets' / '8-0'
+        drawn = {
+            file: file.stat().st_mtime_ns
+            for name in ('own-joint', 'own-vary-0.6', 'real')
+            for file in (home / name).rglob('*')
+        }
+        assert len(drawn) > 3 * 16
+        command = [Path(sys.executable).with_name('torchgeo-specdm'), 'study', path]
+        machines = [
+            subprocess.Popen([*command, '--shard', f'{i}/2'], stdout=subprocess.DEVNULL)
+            for i in (1, 2)
+        ]
+        assert [machine.wait(300) for machine in machines] == [0, 0]
+        # nobody writes what is there
+        assert drawn == {file: file.stat().st_mtime_ns for file in drawn}
+        # the table of the last one may be older than the other's last run
+        assert main(['study', path]) == 0
+        assert table_of(shared / 'out') == table_of(whole / 'out')
 
 
 class TestLearned:

@@ -287,6 +287,10 @@ class Study:
         """Size and draw whose subset and generators a cell shares with others."""
         return cell.size, self.draw(cell)
 
+    def units(self) -> list[Any]:
+        """What one machine does, so that a generator is learned only once."""
+        return list(dict.fromkeys(map(self._shared, self.cells())))
+
     def shard(self, number: int, count: int) -> list[Cell]:
         """The cells of one of several machines that share the folder of results.
 
@@ -295,25 +299,29 @@ class Study:
             count: Number of machines.
 
         Returns:
-            The cells; each subset of real samples, and its generators, belong to one
-            machine.
+            The cells. Up to as many machines as there are :meth:`units`, each subset of
+            real samples, and its generators, belong to one; above, each network with a
+            size and seed does.
 
         Raises:
             ValueError: If there is nothing for a machine to do.
         """
-        units: list[Any] = []
-        for cell in self.cells():
-            key = self._shared(cell)
-            if key not in units:
-                units.append(key)
-        if not 1 <= number <= count <= len(units):
+        finely = count > len(self.units())
+
+        def part(cell: Cell) -> Any:
+            # a network that reads masks for its own arms is trained where they are
+            return (cell.model, cell.size, cell.seed) if finely else self._shared(cell)
+
+        parts = list(dict.fromkeys(map(part, self.cells())))
+        if not 1 <= number <= count <= len(parts):
+            most = len({(cell.model, cell.size, cell.seed) for cell in self.cells()})
             raise ValueError(
-                f'shard {number}/{count} must be one of 1 to {len(units)}: the study '
-                f'has {len(units)} draw(s) and size(s) whose generators are learned '
-                'on one machine each.'
+                f'shard {number}/{count} must be i/n with i from 1 to n and n up to '
+                f'{most}, the networks times sizes times seeds of the study. Use '
+                'fewer machines.'
             )
-        own = units[number - 1 :: count]
-        return [cell for cell in self.cells() if self._shared(cell) in own]
+        own = parts[number - 1 :: count]
+        return [cell for cell in self.cells() if part(cell) in own]
 
     def _shared(self, cell: Cell) -> Any:
         unit = self.unit(cell)

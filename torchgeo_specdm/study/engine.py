@@ -69,6 +69,43 @@ class Engine:
         self._wanted = there | settings
         self.sets = SyntheticSets(self.study, self._count)
 
+    def shard(self, number: int, count: int) -> list[Cell]:
+        """The cells of one of several machines that share the folder of results.
+
+        Args:
+            number: Which machine, 1 to *count*.
+            count: Number of machines.
+
+        Returns:
+            The cells, as of :meth:`Study.shard`.
+
+        Raises:
+            ValueError: If there is nothing for a machine to do, or several would learn
+                the same generator.
+        """
+        study, cells = self.study, self.study.shard(number, count)
+        units = len(study.units())
+        if count > units and self._unprepared(study.cells()):
+            raise ValueError(
+                f'shard {number}/{count} has several machines for each of the {units} '
+                'subset(s) of real samples of the study, whose generators and pairs '
+                'are not all there yet. Run it with --prepare first, on one machine.'
+            )
+        return cells
+
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Make what cells share: generators, pairs, and how long to train.
+
+        Args:
+            cells: Of the study.
+        """
+        self._begin()
+        for cell in self._unprepared(cells):
+            self.say(f'Preparing {cell.title}')
+            self.updates(cell)
+            if self.study.arm(cell).generator is not None:
+                self.sets.folder(cell)
+
     def run(self, cells: Sequence[Cell], retry: bool = False) -> list[Run]:
         """Train and test what is missing.
 
@@ -222,6 +259,11 @@ class Engine:
             self.say(f'  failed: {reason}')
         seconds = time.monotonic() - started
         return Run(*cell, draw, updates, scores, iou, seconds, reason)
+
+    def _unprepared(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Cells whose generator, pairs or updates are not there."""
+        pilots = {(c.model, c.size): c for c in cells if not self._known_updates(c)}
+        return [*pilots.values(), *self.sets.missing(cells)]
 
     def _phases(
         self, cell: Cell, updates: int

@@ -3,12 +3,13 @@
 
 """The synthetic samples that a study needs: learned, drawn and kept in its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..codecs import CODECS
 from ..datamodules.mixing import decimal
+from ..datasets.pairs import PairFolder
 from ..objects import make_object
 from ..synthesis.relabel import relabel
 from ..synthesis.writing import PairWriter
@@ -50,19 +51,32 @@ class SyntheticSets:
         arm, study = self.study.arm(cell), self.study
         assert arm.generator is not None
         recipe = study.generators[arm.generator]
-        if recipe.pairs is not None and arm.source == 'joint':
-            return Path(recipe.pairs)
-        sharing = [
-            other for other in study.cells() if self._key(other) == self._key(cell)
-        ]
-        count = max(self.count(other) for other in sharing)
+        if self._brought(cell):
+            return Path(str(recipe.pairs))
         out, source = self._home(cell) / self._name(cell), {}
         if arm.source == 'vary':
             source = {'vary': str(self._real(cell)), 'strength': arm.strength}
         if arm.source == 'masks':
             source = {'masks': str(self._real(cell))}
         generator = self._generator(cell, recipe)
+        count = self._shared_count(cell)
         return draw_pairs(generator, out, count, study.draw(cell), **source)
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """A cell for each folder of pairs that has not all that it should have.
+
+        Args:
+            cells: Of the study.
+
+        Returns:
+            The first of the cells that share the folder.
+        """
+        firsts: dict[Any, Cell] = {}
+        for cell in cells:
+            key = self._key(cell)
+            if key is not None and not self._brought(cell):
+                firsts.setdefault(key, cell)
+        return [cell for cell in firsts.values() if not self._complete(cell)]
 
     def relabelled(
         self,
@@ -91,6 +105,24 @@ class SyntheticSets:
             by = f'{cell.model}, trained on real samples, seed {cell.seed}'
             relabel(folder, out, task, datamodule.mean, datamodule.std, by)
         return out
+
+    def _brought(self, cell: Cell) -> bool:
+        """Whether the user has the pairs of a cell already."""
+        arm = self.study.arm(cell)
+        recipe = self.study.generators[str(arm.generator)]
+        return recipe.pairs is not None and arm.source == 'joint'
+
+    def _complete(self, cell: Cell) -> bool:
+        """Whether all pairs of a cell are drawn."""
+        folder = self._home(cell) / self._name(cell)
+        # the card comes last, but a study may have grown since
+        drawn = (folder / 'README.md').exists()
+        return drawn and len(PairFolder(folder)) >= self._shared_count(cell)
+
+    def _shared_count(self, cell: Cell) -> int:
+        """The most pairs that any cell needs of the folder of this one."""
+        key = self._key(cell)
+        return max(self.count(c) for c in self.study.cells() if self._key(c) == key)
 
     def _generator(self, cell: Cell, recipe: Recipe) -> Path:
         """The folder of stage 2, learned from the labels that the protocol allows."""
