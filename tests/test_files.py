@@ -49,6 +49,15 @@ class TestAtomic:
         assert names(tmp_path) == ([] if old is None else ['a.txt'])
         assert old is None or path.read_text() == old
 
+    def test_equal_text_is_not_written_again(self, tmp_path: Path) -> None:
+        path = tmp_path / 'a.txt'
+        write_text(path, 'a\n')
+        os.utime(path, (0, 0))
+        write_text(path, 'a\n')
+        assert path.stat().st_mtime == 0
+        write_text(path, 'b\n')
+        assert path.stat().st_mtime > 0 and path.read_text() == 'b\n'
+
     def test_flushed_before_it_gets_its_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -259,7 +259,7 @@ class TestLeaks:
 
 
 class TestInterruption:
-    @pytest.mark.parametrize('renames', range(1, 2 * COUNT + 5))
+    @pytest.mark.parametrize('renames', range(1, 2 * COUNT + 4))
     def test_killed_run_is_finished_by_the_same_call(
         self, source: Path, tmp_path: Path, renames: int
     ) -> None:

@@ -81,7 +81,7 @@ class TestFullDisk:
 
 
 class TestKill:
-    @pytest.mark.parametrize('renames', range(1, 2 * COUNT + 4))
+    @pytest.mark.parametrize('renames', range(1, 2 * COUNT + 3))
     @pytest.mark.parametrize('after', [False, True])
     def test_finished_run_is_the_same(
         self, tmp_path: Path, renames: int, after: bool
@@ -95,9 +95,28 @@ class TestKill:
 
         assert in_child(die) == -signal.SIGKILL
         assert len([*root.rglob('*.part')]) == (not after)
-        # renamed are dataset.json, then image and mask of each sample, then two more;
+        # renamed are dataset.json, then image and mask of each sample, then the card;
         # killed between a sample's last file and its line, it is written once more
         assert run(root) == {i for i in range(COUNT) if 3 + 2 * i >= renames}
+        assert digests(root) == digests(tmp_path / 'whole')
+
+    @pytest.mark.parametrize('after', [False, True])
+    def test_while_the_manifest_is_sorted(self, tmp_path: Path, after: bool) -> None:
+        run(tmp_path / 'whole')
+        root = tmp_path / 'killed'
+        run(root)
+        (root / 'masks' / '000000.tif').unlink()
+
+        def die() -> None:
+            # image and mask of the lost sample, then the manifest
+            die_at_rename(3, after)
+            run(root)
+
+        assert in_child(die) == -signal.SIGKILL
+        assert [path.name[:8] for path in root.rglob('*.part')] == (
+            [] if after else ['manifest']
+        )
+        assert run(root) == set()
         assert digests(root) == digests(tmp_path / 'whole')
 
     def test_in_the_manifest(self, tmp_path: Path) -> None:
