@@ -25,6 +25,14 @@ def versions(mask: Tensor) -> list[Tensor]:
     return turned + [x.flip(-1) for x in turned]
 
 
+def write_pixel(path: Path) -> None:
+    """Change the first pixel of a raster."""
+    with rasterio.open(path, 'r+') as raster:
+        values = raster.read(1)
+        values[0, 0] = 1 if values[0, 0] == 0 else 0
+        raster.write(values, 1)
+
+
 class TestGivenMasks:
     @pytest.fixture(scope='class')
     def drawn(
@@ -63,6 +71,26 @@ class TestGivenMasks:
         digests = {row['files'][f'images/{row["id"]}.tif'] for row in rows(drawn)}
         assert len(digests) == 40
         assert 'images for the masks of' in (drawn / 'README.md').read_text()
+
+    def test_moved_masks_are_the_same_and_changed_ones_are_not(
+        self, diffusion_run: Run, tmp_path: Path
+    ) -> None:
+        def draw_for(folder: Path) -> list[dict[str, object]]:
+            data = GenerationDataModule(str(tmp_path / 'set'), 3, masks=str(folder))
+            draw(diffusion_run, data, tmp_path)
+            return rows(tmp_path / 'set')
+
+        folder = write_pair_folder(tmp_path / 'pairs')
+        drawn = draw_for(folder)
+        moved = folder.rename(tmp_path / 'moved')
+        assert draw_for(moved) == drawn
+        # images are not used, masks are
+        training = (moved / 'train.txt').read_text().split()
+        write_pixel(moved / 'images' / f'{training[-1]}.tif')
+        assert draw_for(moved) == drawn
+        write_pixel(moved / 'masks' / f'{training[-1]}.tif')
+        with pytest.raises(FileExistsError, match=r'other settings \(source: '):
+            draw_for(moved)
 
     def test_of_a_folder_with_other_bands(
         self, diffusion_run: Run, tmp_path: Path

@@ -56,6 +56,20 @@ class TestSample:
             masks.append(mask)
         assert not np.array_equal(masks[0], masks[1])
 
+    def test_digest_is_of_names_and_files(self, root: Path) -> None:
+        def digests(folder: PairFolder) -> list[str]:
+            found = [folder.digest(), folder.digest(masks=False)]
+            return [*found, folder.digest(images=False)]
+
+        before = digests(PairFolder(root))
+        assert len({*before}) == 3
+        folder = PairFolder(root.rename(root.with_name('moved')))
+        assert digests(folder) == before
+        change(folder.mask_path('0002'), nodata=9)
+        after = digests(folder)
+        assert [a == b for a, b in zip(after, before, strict=True)] == [0, 1, 0]
+        assert folder.select(['0000', '0001']).digest() != before[0]
+
     @pytest.mark.parametrize('bands', [1, 2, 3, 4, 13, 300])
     def test_any_number_of_bands(self, tmp_path: Path, bands: int) -> None:
         make_pairs(tmp_path, 1, [None] * bands)

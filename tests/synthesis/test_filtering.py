@@ -394,6 +394,14 @@ class TestInterruption:
             filter_pairs(source, out, scores, **settings)
         assert digests(out, control) == before
 
+    def test_changed_samples_are_refused(self, source: Path, scores: Path) -> None:
+        out = source.parent / 'out'
+        filter_pairs(source, out, scores)
+        with (source / 'masks' / '000000.tif').open('ab') as mask:
+            mask.write(b' ')
+        with pytest.raises(FileExistsError, match='samples: '):
+            filter_pairs(source, out, scores)
+
     def test_other_scores_are_refused(self, source: Path, scores: Path) -> None:
         out = source.parent / 'out'
         filter_pairs(source, out, scores)

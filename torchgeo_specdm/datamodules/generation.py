@@ -4,6 +4,7 @@
 """What to generate, batch by batch, and where to write it."""
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,8 @@ class GenerationDataModule(BaseDataModule):
     A :class:`TrustDataModule` takes one too, to measure what a generator draws.
 
     Writes a folder of pairs (:class:`PairFolder`). A killed run is finished by the
-    same command; a folder of other settings is refused. The samples do not depend on
-    how many processes draw them.
+    same command; a folder of other settings, or of given samples that have changed
+    since, is refused. The samples do not depend on how many processes draw them.
     """
 
     def __init__(
@@ -169,7 +170,6 @@ class GenerationDataModule(BaseDataModule):
         """
         task = self._task()
         self.writer = self._open_writer()
-        self.source = self._open_source(task.generator.codec.spec)
         self.written = self.writer.done()
         size = self.batch_size or 1
         batches = [
@@ -255,28 +255,44 @@ class GenerationDataModule(BaseDataModule):
             )
         return task
 
-    def _open_source(self, spec: SampleSpec) -> PairFolder | None:
-        """The folder of given samples, which must suit the generator."""
+    @cached_property
+    def source(self) -> PairFolder | None:
+        """The folder of given samples, if there is one."""
         if self.source_folder is None:
             return None
         # test masks must not end up in training data
         listed = (Path(self.source_folder) / 'train.txt').exists()
-        source = PairFolder(self.source_folder, 'train' if listed else None)
+        return PairFolder(self.source_folder, 'train' if listed else None)
+
+    @cached_property
+    def _source_digest(self) -> str | None:
+        """A hash of what is used of the given samples."""
+        if self.source is None:
+            return None
+        return self.source.digest(images=self.mode == 'vary')
+
+    def _require_match(self, spec: SampleSpec) -> None:
+        """Refuse given samples that do not suit the generator."""
+        if self.source is None:
+            return
         names = ['classes']
         if self.mode == 'vary':
             names += ['bands', 'dates', 'scale']
-        spec.require_match(source.spec, 'the generator', self.source_folder, names)
-        return source
+        spec.require_match(
+            self.source.spec, 'the generator', str(self.source_folder), names
+        )
 
     def _open_writer(self) -> PairWriter:
         task = self._task()
+        self._require_match(task.generator.codec.spec)
         folder = Path(task.generator_folder)
         settings = {
             'generator': sha256(folder / WEIGHTS)[:16],
             'codec': sha256(folder / 'codec' / WEIGHTS)[:16],
             'seed': self.seed,
             'mode': self.mode,
-            'source': self.source_folder,
+            # whose content counts, not the name
+            'source': self._source_digest,
             'strength': self.strength,
             'sampling': task.sampling,
             # batches of another size differ by float noise
@@ -284,6 +300,7 @@ class GenerationDataModule(BaseDataModule):
         }
         provenance = {
             'synthetic': True,
+            'source': self.source_folder,
             'codec': task.generator.codec.name,
             'training': task.generator.config.get('training', {}),
         }

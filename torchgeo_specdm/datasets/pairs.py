@@ -3,6 +3,7 @@
 
 """A folder of image-and-mask pairs: what users bring, and what we generate."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
-from ..files import read_json, write_text
+from ..files import read_json, sha256, write_text
 from .pair_description import CLASSES, check_image, describe
 from .pair_files import (
     DESCRIPTION,
@@ -182,6 +183,23 @@ class PairFolder(NonGeoDataset):
     def mask_path(self, name: str) -> Path:
         """The mask file of a sample."""
         return self._files.mask(name)
+
+    def digest(self, images: bool = True, masks: bool = True) -> str:
+        """Hash the names and files of the samples, wherever the folder is.
+
+        Args:
+            images: Whether to look at the images.
+            masks: Whether to look at the masks.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        content = hashlib.sha256()
+        for name in self.ids:
+            paths = self.image_paths(name) if images else []
+            paths = [*paths, self.mask_path(name)] if masks else paths
+            content.update('\n'.join([name, *map(sha256, paths), '']).encode())
+        return content.hexdigest()[:16]
 
     def verify(self) -> None:
         """Read every sample once, and refuse the folder if any is at fault.

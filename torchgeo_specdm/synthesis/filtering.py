@@ -85,8 +85,7 @@ def filter_pairs(
     control = out.with_name(f'{out.name}-random')
     summary = _summarise(decision, reasons, before, after, samples, control)
     settings = {
-        'folder': str(folder),
-        'samples': _digest(samples.pairs.ids),
+        'samples': samples.pairs.digest(),
         'scores': _digest(map(sha256, (judged, real))),
         'quantile': quantile,
         'copies': copies,
@@ -118,12 +117,11 @@ class _Samples:
         names = sorted(rejected.union(self.pairs.ids))
         self._number = {name: number for number, name in enumerate(names)}
         self._readings: PairFolder | None = None
-        #: Where the readings are, and a hash of them.
+        #: A hash of the readings.
         self.read_from: str | None = None
         if readings is not None:
             self._readings = _open_readings(Path(readings), self.pairs)
-            masks = map(self._readings.mask_path, self.pairs.ids)
-            self.read_from = f'{readings} {_digest(map(sha256, masks))}'
+            self.read_from = self._readings.digest(images=False)
 
     def areas(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pixels of each class (N, K), in the masks and in those that are written."""
@@ -145,7 +143,12 @@ class _Samples:
         # rounding differs between machines, and may decide near a tie
         chosen = {'chosen': _digest(name for name, reason in named if not reason)}
         origin = self.pairs.provenance
-        provenance = {**origin, 'filtered': True, 'origin': origin.get('settings')}
+        provenance = {
+            **origin,
+            'filtered': True,
+            'filtered_from': str(self.pairs.root),
+            'origin': origin.get('settings'),
+        }
         writer = CopyWriter(out, self.pairs.spec, provenance, {**settings, **chosen})
         writer.clean()
         if seen := read_seen_samples(self.pairs.root):

@@ -75,8 +75,7 @@ def relabel(
     source = PairFolder(folder, 'train' if listed else None)
     _require_options(source, mean, std, min_confidence, batch_size)
     settings = {
-        'folder': str(folder),
-        'samples': hashlib.sha256('\n'.join(source.ids).encode()).hexdigest()[:16],
+        'samples': source.digest(masks=False),
         'by': by,
         'network': _fingerprint(predict, mean, std),
         'min_confidence': min_confidence,
@@ -88,6 +87,7 @@ def relabel(
         **origin,
         'relabelled': True,
         'relabelled_by': by,
+        'relabelled_from': str(folder),
         'origin': origin.get('settings'),
     }
     writer = CopyWriter(out, source.spec, provenance, settings)
