@@ -296,6 +296,20 @@ class TestPilot:
         engine, trained = self.pilot(study, monkeypatch, {})
         assert engine.updates(cell(study, REAL, 1)) == 40 and trained == []
 
+    def test_is_made_once_for_machines_that_share_a_folder(
+        self, study: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scores = {10: 0.1, 20: 0.3, 40: 0.5, 80: 0.502}
+        engine, trained = self.pilot(study, monkeypatch, scores)
+        with pytest.raises(ValueError, match='Run it with --prepare first'):
+            engine.shard(1, 2)
+        engine.prepare(study.cells())
+        assert trained == [10, 20, 40, 80]
+        engine, trained = self.pilot(study, monkeypatch, {})
+        cells = [*engine.shard(1, 2), *engine.shard(2, 2)]
+        assert sorted(cells) == sorted(study.cells())
+        assert [engine.updates(c) for c in cells] == [40, 40] and trained == []
+
     def test_a_whole_study(self, world: Path, tmp_path: Path) -> None:
         study = read_study(
             tmp_path,
