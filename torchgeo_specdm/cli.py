@@ -159,7 +159,7 @@ def _add_study(verbs: Any) -> None:
     study.add_argument(
         '--prepare',
         action='store_true',
-        help='only learn generators and draw pairs, for any number of machines after',
+        help='only make what machines share: generators, pairs, how long to train',
     )
     study.add_argument('--retry', action='store_true', help='do failed runs again')
     study.set_defaults(verb=_study)
