@@ -21,7 +21,7 @@ from tests.study.worlds import (
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.study.design import REAL, Cell, Study
 from torchgeo_specdm.study.engine import Engine, enough_updates, settled
-from torchgeo_specdm.study.runs import read_scores
+from torchgeo_specdm.study.runs import Run, read_scores, write_run
 from torchgeo_specdm.study.verdicts import verdicts
 
 Output = pytest.CaptureFixture[str]
@@ -188,6 +188,22 @@ class TestFolder:
         study = read_study(tmp_path, world / 'rich')
         assert Engine(study).finished(study.cells()) == []
         assert not study.out.exists()
+
+    def test_time_left_is_that_of_missing_runs(
+        self, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def measure(self: Engine, cell: Cell) -> Run:
+            return Run(*cell, 0, study.updates, {'miou': 0.5}, seconds=600)
+
+        study, said = read_study(tmp_path, world / 'rich', seeds=4), list[str]()
+        monkeypatch.setattr(Engine, '_measure', measure)
+        for number in (0, 2):
+            write_run(study.out, measure(Engine(study), study.cells()[number]))
+        Engine(study, say=said.append).run(study.cells())
+        assert [line.rpartition(' (')[2] for line in said] == [
+            'about 20 min left)',
+            'about 10 min left)',
+        ]
 
 
 class TestFailures:

@@ -121,7 +121,9 @@ class Engine:
         for number, cell in enumerate(cells):
             run = self._read(cell)
             if run is None or (run.reason and retry):
-                left = self._time_left(runs, cells[number:])
+                # what comes later may be done already, by another machine for instance
+                rest = [c for c in cells[number:] if self._read(c) is None or c == cell]
+                left = self._time_left(runs, rest)
                 self.say(f'[{number + 1}/{len(cells)}] {cell.title}{left}')
                 run = self._measure(cell)
                 write_run(self.study.out, run)
