@@ -275,13 +275,15 @@ class TestPilot:
     @pytest.mark.parametrize(
         'scores, enough, done',
         [
-            # doubling from 40 to 80 adds next to nothing
-            ({10: 0.1, 20: 0.3, 40: 0.5, 80: 0.505, 160: 0.9}, 40, True),
-            ({10: 0.1, 20: 0.3, 40: 0.5, 80: 0.49, 160: 0.9}, 40, True),
+            # doubling from 40 on adds next to nothing, twice
+            ({10: 0.1, 20: 0.3, 40: 0.5, 80: 0.49, 160: 0.505}, 40, True),
+            ({10: 0.1, 20: 0.3, 40: 0.305, 80: 0.309, 160: 0.9}, 20, True),
+            # or only once
+            ({10: 0.1, 20: 0.3, 40: 0.5, 80: 0.505, 160: 0.9}, 160, False),
             # it still rises at the end
             ({10: 0.1, 20: 0.3, 40: 0.5, 80: 0.6, 160: 0.7}, 160, False),
             # a network that has not begun to learn is not settled
-            ({10: 0.1, 20: 0.1, 40: 0.5, 80: 0.6, 160: 0.605}, 80, True),
+            ({10: 0.0, 20: 0.0, 40: 0.0, 80: 0.6, 160: 0.605}, 160, False),
             ({10: 0.0, 20: 0.0, 40: 0.0, 80: 0.04, 160: 0.03}, 160, False),
         ],
     )
@@ -303,24 +305,24 @@ class TestPilot:
     def test_is_kept_and_goes_on(
         self, study: Study, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scores = {10: 0.1, 20: 0.3, 40: 0.5, 80: 0.502}
+        scores = {10: 0.1, 20: 0.3, 40: 0.5, 80: 0.502, 160: 0.503}
         few = replace(study, most_updates=39)
         engine, trained = self.pilot(few, monkeypatch, scores)
         assert engine.updates(cell(study, REAL)) == 20 and trained == [10, 20]
         engine, trained = self.pilot(study, monkeypatch, scores)
-        assert engine.updates(cell(study, REAL)) == 40 and trained == [40, 80]
+        assert engine.updates(cell(study, REAL)) == 40 and trained == [40, 80, 160]
         engine, trained = self.pilot(study, monkeypatch, {})
         assert engine.updates(cell(study, REAL, 1)) == 40 and trained == []
 
     def test_is_made_once_for_machines_that_share_a_folder(
         self, study: Study, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        scores = {10: 0.1, 20: 0.3, 40: 0.5, 80: 0.502}
+        scores = {10: 0.1, 20: 0.3, 40: 0.5, 80: 0.502, 160: 0.503}
         engine, trained = self.pilot(study, monkeypatch, scores)
         with pytest.raises(ValueError, match='Run it with --prepare first'):
             engine.shard(1, 2)
         engine.prepare(study.cells())
-        assert trained == [10, 20, 40, 80]
+        assert trained == [10, 20, 40, 80, 160]
         engine, trained = self.pilot(study, monkeypatch, {})
         cells = [*engine.shard(1, 2), *engine.shard(2, 2)]
         assert sorted(cells) == sorted(study.cells())

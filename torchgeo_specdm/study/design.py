@@ -172,7 +172,7 @@ class Study:
             the draw of its remainder.
         updates: Optimiser steps of each run.
         most_updates: Above *updates*: double them until real-only stops rising on
-            validation, up to this.
+            validation (two doublings add less than a point), up to this.
         folds: Validate on each of so many parts of the training and validation samples
             in turn while doubling, and take the mean; 0 for the validation split.
         budget: Equal ``updates`` for all arms, or equal ``epochs``: an arm of ratio r
