@@ -128,6 +128,19 @@ class TestUses:
         ]
         assert len(PairFolder(home / 'own-joint')) == 8
 
+    def test_what_is_missing(self, done: Any) -> None:
+        study = done[0]
+        sets, cells = Engine(study).sets, study.cells()
+        manifest = study.out / 'sets' / '8-0' / 'own-joint' / 'manifest.jsonl'
+        text = manifest.read_text()
+        # a rejected sample was drawn, and is not drawn again
+        assert '"accepted": true' in text
+        manifest.write_text(text.replace('"accepted": true', '"accepted": false', 1))
+        assert sets.missing(cells) == []
+        manifest.write_text(''.join(text.splitlines(keepends=True)[:-1]))
+        assert [c.arm for c in sets.missing(cells)] == ['even']
+        manifest.write_text(text)
+
     def test_masks_of_real_samples_are_kept(self, done: Any) -> None:
         home = done[0].out / 'sets' / '8-0'
         real = PairFolder(home / 'real')

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..codecs import CODECS
 from ..datamodules.mixing import decimal
-from ..datasets.pairs import PairFolder
+from ..datasets.pair_files import read_manifest
 from ..objects import make_object
 from ..synthesis.relabel import relabel
 from ..synthesis.writing import PairWriter
@@ -115,9 +115,10 @@ class SyntheticSets:
     def _complete(self, cell: Cell) -> bool:
         """Whether all pairs of a cell are drawn."""
         folder = self._home(cell) / self._name(cell)
-        # the card comes last, but a study may have grown since
+        # the card comes last, but a study may have grown since; a rejected sample has
+        # its line too
         drawn = (folder / 'README.md').exists()
-        return drawn and len(PairFolder(folder)) >= self._shared_count(cell)
+        return drawn and len(read_manifest(folder)) >= self._shared_count(cell)
 
     def _shared_count(self, cell: Cell) -> int:
         """The most pairs that any cell needs of the folder of this one."""
