@@ -89,7 +89,7 @@ class TestGivenMasks:
         write_pixel(moved / 'images' / f'{training[-1]}.tif')
         assert draw_for(moved) == drawn
         write_pixel(moved / 'masks' / f'{training[-1]}.tif')
-        with pytest.raises(FileExistsError, match=r'other settings \(source: '):
+        with pytest.raises(FileExistsError, match=r'other settings \(source_files: '):
             draw_for(moved)
 
     def test_of_a_folder_with_other_bands(

@@ -292,7 +292,7 @@ class GenerationDataModule(BaseDataModule):
             'seed': self.seed,
             'mode': self.mode,
             # whose content counts, not the name
-            'source': self._source_digest,
+            'source_files': self._source_digest,
             'strength': self.strength,
             'sampling': task.sampling,
             # batches of another size differ by float noise

@@ -71,9 +71,7 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
         classes=', '.join(description['classes']),
         scale=description['scale'],
         dtype=description['dtype'],
-        mode=_MODES[settings['mode']].format(
-            source=provenance.get('source'), strength=settings['strength']
-        ),
+        mode=_MODES[settings['mode']].format_map(provenance | settings),
         seed=settings['seed'],
         codec=provenance['codec'],
         generator=settings['generator'],
