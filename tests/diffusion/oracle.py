@@ -41,7 +41,7 @@ class PlainCodec(Codec):
         return latent[:, :2, None] / 10, scores
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
-        raise NotImplementedError
+        raise AssertionError('Oracles are asked for latents and for samples only.')
 
 
 class OracleDenoiser(nn.Module):
