@@ -24,15 +24,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.functional import gaussian_blur
 
-from torchgeo_specdm.datasets.spec import SampleSpec
-from torchgeo_specdm.datasets.tiles import TileDataset
 from torchgeo_specdm.files import read_json, write_text
 from torchgeo_specdm.objects import Config, make_object
-from torchgeo_specdm.reporting.lights import lights
-from torchgeo_specdm.synthesis.demo import write_scenes
-from torchgeo_specdm.synthesis.writing import PairWriter
-from torchgeo_specdm.tasks.trust import MEASURES
-from torchgeo_specdm.trust import measure_pairs
+from torchgeo_specdm.pairs.spec import SampleSpec
+from torchgeo_specdm.pairs.tiles import TileDataset
+from torchgeo_specdm.pairs.writer import PairWriter
+from torchgeo_specdm.scenes.writing import write_scenes
+from torchgeo_specdm.trust.lights import lights
+from torchgeo_specdm.trust.measuring import measure_pairs
+from torchgeo_specdm.trust.task import MEASURES
 
 Pair = tuple[Tensor, Tensor]
 #: Training, validation and test scenes where no data are given.

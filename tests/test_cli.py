@@ -303,7 +303,7 @@ class TestInterruption:
         def interrupted(*arguments: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr('torchgeo_specdm.synthesis.demo.write_scenes', interrupted)
+        monkeypatch.setattr('torchgeo_specdm.scenes.writing.write_scenes', interrupted)
         assert main(['scenes', '--out', str(tmp_path)]) == 130
         assert 'Interrupted' in capsys.readouterr().err
 
@@ -313,7 +313,7 @@ class TestInterruption:
         def leave(*arguments: Any) -> None:
             sys.exit(7)
 
-        monkeypatch.setattr('torchgeo_specdm.synthesis.demo.write_scenes', leave)
+        monkeypatch.setattr('torchgeo_specdm.scenes.writing.write_scenes', leave)
         with pytest.raises(SystemExit) as stop:
             main(['scenes', '--out', str(tmp_path)])
         assert stop.value.code == 7
@@ -330,7 +330,7 @@ def test_quiet_but_only_while_it_runs(
         warnings.warn('not to be seen', stacklevel=1)
         seen.append(logger.level)
 
-    monkeypatch.setattr('torchgeo_specdm.synthesis.demo.write_scenes', look)
+    monkeypatch.setattr('torchgeo_specdm.scenes.writing.write_scenes', look)
     with warnings.catch_warnings(record=True) as caught:
         main(['scenes', '--out', str(tmp_path)])
     assert seen == [logging.ERROR] and caught == []

@@ -22,9 +22,9 @@ from torchgeo.main import main
 from torchgeo_specdm import PairFolder, SampleSpec
 from torchgeo_specdm.cli import main as specdm
 from torchgeo_specdm.datasets.oscd import oscd_spec
+from torchgeo_specdm.pairs.writer import PairWriter
+from torchgeo_specdm.scenes.writing import write_scenes
 from torchgeo_specdm.study.design import Study
-from torchgeo_specdm.synthesis.demo import write_scenes
-from torchgeo_specdm.synthesis.writing import PairWriter
 
 from .data.oscd import IMAGES, make_oscd
 from .data.segmunich import make_segmunich

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from experiments.faults import COLUMNS, measure_faults, table
-from torchgeo_specdm.datasets import pair_files, pairs
-from torchgeo_specdm.datasets.scenes import scene_spec
-from torchgeo_specdm.synthesis.demo import write_scenes
-from torchgeo_specdm.tasks import trust
+from torchgeo_specdm.pairs import rasters, reader
+from torchgeo_specdm.scenes.land import scene_spec
+from torchgeo_specdm.scenes.writing import write_scenes
 
 SIZE = 32
 COUNT = 50
@@ -56,11 +55,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     judge = {'class_path': 'tests.test_faults.Judge'}
     with pytest.MonkeyPatch.context() as patch:
         # ten runs over the same files: read each of them once
-        once = functools.cache(pair_files.read_raster)
-        patch.setattr(pair_files, 'read_raster', once)
-        patch.setattr(pairs, 'read_raster', once)
+        once = functools.cache(rasters.read_raster)
+        patch.setattr(rasters, 'read_raster', once)
+        patch.setattr(reader, 'read_raster', once)
         # the splits share nothing
-        patch.setattr(trust, '_MOST_PAIRS', 0)
+        patch.setattr('torchgeo_specdm.trust.task._MOST_PAIRS', 0)
         yield measure_faults(real, out, SIZE, COUNT, UPDATES, judge)
 
 

@@ -18,7 +18,7 @@ from torchgeo_specdm.quickstart import Quickstart
 from torchgeo_specdm.study import stages
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
-from .datasets.test_tiles import Coordinates
+from .pairs.test_tiles import Coordinates
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ from .datamodules.latents import LatentDataModule
 from .datamodules.oscd import OSCDDataModule
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.segmunich import SegMunichDataModule
-from .datamodules.trust import TrustDataModule
 from .datasets.oscd import OSCD
-from .datasets.pairs import PairFolder
 from .datasets.segmunich import SegMunich
-from .datasets.spec import SampleSpec
 from .diffusion import Generator
+from .pairs.reader import PairFolder
+from .pairs.spec import SampleSpec
 from .tasks.change_detection import MultispectralChangeDetectionTask
 from .tasks.segmentation import MultispectralSegmentationTask
 from .tasks.specdm import SpecDMTask
-from .tasks.trust import TrustTask
+from .trust.datamodule import TrustDataModule
+from .trust.task import TrustTask
 
 __all__ = (
     'OSCD',

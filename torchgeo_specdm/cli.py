@@ -244,7 +244,7 @@ def _quickstart(options: argparse.Namespace) -> None:
 
 
 def _scenes(options: argparse.Namespace) -> None:
-    from .synthesis.demo import write_scenes
+    from .scenes.writing import write_scenes
 
     held_out = round(0.2 * options.count)
     counts = (options.count - 2 * held_out, held_out, held_out)
@@ -255,8 +255,8 @@ def _scenes(options: argparse.Namespace) -> None:
 
 
 def _describe(options: argparse.Namespace) -> None:
-    from .datamodules.common import measure_statistics
-    from .datasets.pairs import PairFolder
+    from .datamodules.support.preparation import measure_statistics
+    from .pairs.reader import PairFolder
 
     folder = PairFolder(options.folder)
     folder.verify()
@@ -274,9 +274,9 @@ def _describe(options: argparse.Namespace) -> None:
 
 
 def _overlap(options: argparse.Namespace) -> None:
-    from .metrics.overlap import describe_overlaps, overlaps_between_splits
     from .objects import make_object
-    from .trust import real_config
+    from .trust.measuring import real_config
+    from .trust.overlap import describe_overlaps, overlaps_between_splits
 
     # a loader is not needed, and a batch of one fits any split
     datamodule = make_object(real_config(options.data, batch_size=1))
@@ -296,7 +296,7 @@ def _study(options: argparse.Namespace) -> None:
     from .study.design import Study
     from .study.engine import Engine
     from .study.estimate import describe_grid
-    from .tasks.progress import StepProgressBar
+    from .tasks.support.progress import StepProgressBar
 
     study = Study.read(options.config)
     try:
@@ -331,8 +331,8 @@ def _generate(options: argparse.Namespace) -> None:
     from lightning.pytorch import Trainer
 
     from .datamodules.generation import GenerationDataModule
-    from .tasks.progress import StepProgressBar
     from .tasks.specdm import SpecDMTask
+    from .tasks.support.progress import StepProgressBar
 
     task = SpecDMTask('diffusion', generator=options.generator)
     datamodule = GenerationDataModule(
@@ -352,8 +352,8 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _filter(options: argparse.Namespace) -> None:
-    from .synthesis.filter_summary import summary_text
-    from .trust import filter_folder
+    from .trust.filter_summary import summary_text
+    from .trust.measuring import filter_folder
 
     folder = Path(options.folder)
     found = filter_folder(
@@ -371,7 +371,7 @@ def _filter(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from .trust import report_folder
+    from .reporting.folder import report_folder
 
     path = Path(options.path)
     given = {
@@ -385,8 +385,8 @@ def _report(options: argparse.Namespace) -> None:
 
 def _real(source: str, folder: Path) -> Any:
     """The real datamodule, with training crops as large as the generated patches."""
-    from .datasets.pairs import PairFolder
-    from .trust import real_config
+    from .pairs.reader import PairFolder
+    from .trust.measuring import real_config
 
     pairs = folder / 'synthetic' if (folder / 'synthetic').is_dir() else folder
     return real_config(source, min(PairFolder(pairs)[0]['mask'].shape[-2:]))

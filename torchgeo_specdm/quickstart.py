@@ -12,22 +12,24 @@ from typing import Any, Literal
 
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
-from .datasets.pairs import PairFolder
-from .datasets.tiles import TileDataset
 from .files import CONFIG, read_json, write_text
 from .objects import Config
-from .study.configs import NETWORKS, mixed_config, pairs_config
+from .pairs.reader import PairFolder
+from .pairs.tiles import TileDataset
+from .reporting.folder import FACTS, report_folder
+from .scenes.writing import write_scenes
+from .settings import content_hash, require_same_settings
+from .study.configs import mixed_config, pairs_config
 from .study.design import Arm, Recipe, Study
 from .study.engine import Curve, Engine, settled
 from .study.planning import make_plan
 from .study.runs import Run, table
-from .study.settings import content_hash, require_same_settings
 from .study.stages import draw_pairs, learn_stage, write_config
 from .study.verdicts import NAMES, verdicts
-from .synthesis.demo import write_scenes
-from .tasks.progress import StepProgressBar
-from .tasks.trust import MEASURES
-from .trust import FACTS, measure_pairs, report_folder
+from .tasks.support.networks import NETWORKS
+from .tasks.support.progress import StepProgressBar
+from .trust.measuring import measure_pairs
+from .trust.task import MEASURES
 
 _ARM = 'synthetic'
 _RATIOS = (1.0, 3.0, 5.0)

@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from torchgeo_specdm.datasets.pair_files import DESCRIPTION
-from torchgeo_specdm.synthesis.demo import write_scenes
+from torchgeo_specdm.pairs.layout import DESCRIPTION
+from torchgeo_specdm.scenes.writing import write_scenes
 
 _DISTINCT = 500
 _SIZE = 32

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from torchgeo_specdm.codecs import ReconstructionScores
 from torchgeo_specdm.codecs.scores import mask_fidelity
-from torchgeo_specdm.datasets.tiles import Tiles
+from torchgeo_specdm.pairs.tiles import Tiles
 
 from .fakes import CLASSES, batch_of, make
 

@@ -20,7 +20,7 @@ from torchgeo.datamodules import (
 from torchgeo.main import main
 
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
-from torchgeo_specdm.datasets.spec import SampleSpec
+from torchgeo_specdm.pairs.spec import SampleSpec
 
 from .torchgeo_fakes import (
     CODED,

@@ -24,7 +24,7 @@ from torchgeo_specdm import (
 )
 from torchgeo_specdm.compat import ChangeDetectionTask
 from torchgeo_specdm.datasets.oscd import oscd_spec
-from torchgeo_specdm.synthesis.writing import PairWriter
+from torchgeo_specdm.pairs.writer import PairWriter
 
 BANDS = ('B02', 'B03', 'B04', 'B8A')
 

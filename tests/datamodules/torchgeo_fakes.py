@@ -31,9 +31,9 @@ from torchgeo.datasets import DeepGlobeLandCover, LandCoverAI
 
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
-from torchgeo_specdm.datasets.pairs import PairFolder
-from torchgeo_specdm.datasets.spec import SampleSpec
-from torchgeo_specdm.synthesis.writing import PairWriter
+from torchgeo_specdm.pairs.reader import PairFolder
+from torchgeo_specdm.pairs.spec import SampleSpec
+from torchgeo_specdm.pairs.writer import PairWriter
 
 RGB = ('R', 'G', 'B')
 SEN12MS_BANDS = SEN12MSDataModule('').kwargs['bands']

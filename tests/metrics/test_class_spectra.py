@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.metrics import class_spectra
 from torchgeo_specdm.metrics.class_spectra import (
     ClassSpectra,
@@ -22,6 +21,7 @@ from torchgeo_specdm.metrics.class_spectra import (
     compare_spectra,
 )
 from torchgeo_specdm.metrics.segmentation import SegmentationScores
+from torchgeo_specdm.pairs.spec import SampleSpec
 
 from ..processes import on_two_processes
 

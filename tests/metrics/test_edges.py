@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from torchgeo_specdm.datasets.change_scenes import change_spec, make_change_scene
-from torchgeo_specdm.datasets.scenes import make_scene, scene_spec
-from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.metrics.edges import EdgeAgreement, edge_agreement
+from torchgeo_specdm.pairs.spec import SampleSpec
+from torchgeo_specdm.scenes.change import change_spec, make_change_scene
+from torchgeo_specdm.scenes.land import make_scene, scene_spec
 
 SPEC = SampleSpec(bands=('a', 'b'), classes=('x', 'y'))
 Pairs = tuple[Tensor, Tensor]

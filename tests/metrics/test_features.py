@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torchgeo.models import ResNet50_Weights, resnet50
 
-from torchgeo_specdm.datasets.spec import TEN_BANDS, SampleSpec
 from torchgeo_specdm.metrics import features
 from torchgeo_specdm.metrics.features import (
     Features,
@@ -21,6 +20,7 @@ from torchgeo_specdm.metrics.features import (
     make_extractor,
     mask_planes,
 )
+from torchgeo_specdm.pairs.spec import TEN_BANDS, SampleSpec
 
 from ..processes import on_two_processes
 

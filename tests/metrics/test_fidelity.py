@@ -10,7 +10,6 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from torchgeo_specdm.datasets.scenes import make_scene
 from torchgeo_specdm.metrics import fidelity
 from torchgeo_specdm.metrics.features import (
     Features,
@@ -24,6 +23,7 @@ from torchgeo_specdm.metrics.fidelity import (
     kernel_distance,
     neighbour_scores,
 )
+from torchgeo_specdm.scenes.land import make_scene
 
 
 def white(samples: int, features: int, seed: int = 0) -> Tensor:

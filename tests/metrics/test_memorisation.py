@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchgeo_specdm.datasets.scenes import make_scene
 from torchgeo_specdm.metrics.memorisation import (
     NearestSamples,
     TrainingSample,
     memorisation,
 )
+from torchgeo_specdm.scenes.land import make_scene
 
 #: Sides of the training samples and of the images.
 WHOLE, SIDE = 48, 32

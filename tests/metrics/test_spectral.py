@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchgeo_specdm.datasets.spec import TEN_BANDS, SampleSpec
 from torchgeo_specdm.metrics.spectral import (
     index_channels,
     lit_pixels,
@@ -15,6 +14,7 @@ from torchgeo_specdm.metrics.spectral import (
     normalized_difference,
     spectral_angle,
 )
+from torchgeo_specdm.pairs.spec import TEN_BANDS, SampleSpec
 
 
 def reference(a: Tensor, b: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from torchgeo_specdm import SampleSpec
-from torchgeo_specdm.datasets.plotting import show_image, show_mask
-from torchgeo_specdm.datasets.tiles import Tiles
+from torchgeo_specdm.pairs.plotting import show_image, show_mask
+from torchgeo_specdm.pairs.tiles import Tiles
 from torchgeo_specdm.reporting.figures import (
     NARROW,
     as_data_uri,

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from torchgeo_specdm import SampleSpec
-from torchgeo_specdm.datasets.plotting import show_mask
-from torchgeo_specdm.datasets.spec import TEN_BANDS
-from torchgeo_specdm.datasets.tiles import Tiles
+from torchgeo_specdm.pairs.plotting import show_mask
+from torchgeo_specdm.pairs.spec import TEN_BANDS
+from torchgeo_specdm.pairs.tiles import Tiles
 from torchgeo_specdm.reporting.pictures import (
     TRUE_COLOUR,
     band_combinations,

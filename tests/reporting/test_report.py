@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from torchgeo_specdm import SampleSpec
-from torchgeo_specdm.datasets.spec import TEN_BANDS
-from torchgeo_specdm.datasets.tiles import Tiles
+from torchgeo_specdm.pairs.spec import TEN_BANDS
+from torchgeo_specdm.pairs.tiles import Tiles
 from torchgeo_specdm.reporting import report
 from torchgeo_specdm.reporting.report import (
     Captioned,
@@ -24,10 +24,10 @@ from torchgeo_specdm.reporting.report import (
     read_curves,
     write_report,
 )
-from torchgeo_specdm.reporting.tables import number
 from torchgeo_specdm.study.design import REAL, arm_label
 from torchgeo_specdm.study.runs import Run, differences
 from torchgeo_specdm.study.statistics import verdict
+from torchgeo_specdm.trust.numbers import number
 
 #: Names that break pages, formulas and tables.
 NAMES = ('<script>alert(1)</script>', 'woods & "parks"', r'crops $\frac$, $5', '_town')

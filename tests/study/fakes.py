@@ -11,9 +11,9 @@ from torch import Tensor
 
 from torchgeo_specdm import Generator, PairFolderDataModule, SampleSpec
 from torchgeo_specdm.codecs import Codec, make_codec
-from torchgeo_specdm.datasets.tiles import TileDataset
+from torchgeo_specdm.pairs.tiles import TileDataset
+from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.presets import generator_settings, load_preset
-from torchgeo_specdm.synthesis.writing import PairWriter
 
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

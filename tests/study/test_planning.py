@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchgeo_specdm.datasets.spec import SampleSpec
+from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.study import planning
 from torchgeo_specdm.study.planning import make_plan, time_steps
 

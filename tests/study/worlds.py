@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchgeo_specdm import SampleSpec
+from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.study.design import Cell, Study
 from torchgeo_specdm.study.engine import Engine
-from torchgeo_specdm.synthesis.writing import PairWriter
 
 SPEC = SampleSpec(('B02', 'B03', 'B04', 'B08'), ('water', 'forest', 'crops', 'town'))
 SPECTRA = np.array(

@@ -16,8 +16,8 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from tests.tasks.test_segmentation import fit
-from torchgeo_specdm.datamodules.common import evaluation_augmentations
-from torchgeo_specdm.datasets.spec import SampleSpec
+from torchgeo_specdm.datamodules.support.preparation import evaluation_augmentations
+from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.tasks.change_detection import MultispectralChangeDetectionTask
 
 SPEC = SampleSpec(('B02', 'B03', 'B04'), ('no change', 'change'), dates=2)

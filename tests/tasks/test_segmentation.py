@@ -17,8 +17,8 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.main import main
 
-from torchgeo_specdm.datasets.spec import SampleSpec
 from torchgeo_specdm.models.segformer import BandMapper
+from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.tasks.segmentation import MultispectralSegmentationTask
 
 CLASSES = ('water', 'forest', 'city')

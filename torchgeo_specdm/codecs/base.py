@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from ..datasets.spec import SampleSpec
 from ..metrics.spectral import mean_spectral_angle
+from ..pairs.spec import SampleSpec
 
 Sample = Mapping[str, Tensor]
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 from .base import Codec, Reconstruction, Sample, image_streams
 
 

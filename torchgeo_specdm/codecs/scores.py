@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from ..datasets.tiles import Tiles
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.spectral import lit_pixels, mean_spectral_angle
+from ..pairs.tiles import Tiles
 from .base import Codec, Sample
 
 _BATCH = 64

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ..datasets.spec import SampleSpec
 from ..files import load_weights, read_config, save_module
+from ..pairs.spec import SampleSpec
 from .base import Codec
 from .pixels import PixelCodec
 from .single_stream import SingleStreamCodec

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 from .autoencoder import PatchAutoencoder, mean_kl
 from .base import Codec, Reconstruction, image_streams, plain_settings
 

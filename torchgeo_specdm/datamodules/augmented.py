@@ -13,16 +13,23 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchgeo.datamodules import BaseDataModule
 
-from ..datasets.pairs import PairFolder
-from .mixing import MatchedSamples, MixSampler, SampleForm, decimal, global_seed, subset
-from .mixing_checks import (
+from ..pairs.reader import PairFolder
+from .support.mixing import (
+    MatchedSamples,
+    MixSampler,
+    SampleForm,
+    decimal,
+    global_seed,
+    subset,
+)
+from .support.mixing_checks import (
     MixOptions,
     open_folder,
     require_no_leak,
     require_room,
     require_same_kind,
 )
-from .wrapping import WrappingDataModule
+from .support.wrapping import WrappingDataModule
 
 
 class SyntheticAugmentedDataModule(WrappingDataModule):

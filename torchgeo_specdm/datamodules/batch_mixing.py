@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
-from ..datasets.spec import SampleSpec
-from .wrapping import WrappingDataModule
+from ..pairs.spec import SampleSpec
+from .support.wrapping import WrappingDataModule
 
 _METHODS = ('cutmix', 'copy_paste')
 

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
-from ..datasets.fingerprint import read_seen_samples, write_seen_samples
-from ..datasets.pairs import PairFolder
-from ..datasets.spec import SampleSpec
 from ..diffusion.noise import stream_random
 from ..files import WEIGHTS, sha256
-from ..synthesis.card import data_card
-from ..synthesis.writing import PairWriter
+from ..pairs.card import data_card
+from ..pairs.fingerprint import read_seen_samples, write_seen_samples
+from ..pairs.reader import PairFolder
+from ..pairs.spec import SampleSpec
+from ..pairs.writer import PairWriter
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
-from .adapter import same_randomness, training_batches
-from .common import refuse_empty_training
+from .support.adapter import same_randomness, training_batches
+from .support.preparation import refuse_empty_training
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.oscd import OSCD, oscd_spec
-from ..datasets.spec import TEN_BANDS, SampleSpec
-from .common import (
+from ..pairs.spec import TEN_BANDS, SampleSpec
+from .support.preparation import (
     evaluation_augmentations,
     measure_statistics,
     refuse_empty_training,

@@ -9,10 +9,10 @@ from hashlib import blake2b
 
 from torchgeo.datamodules import NonGeoDataModule
 
-from ..datasets.pair_files import read_places
-from ..datasets.pairs import PairFolder
-from ..datasets.spec import SampleSpec
-from .common import (
+from ..pairs.layout import read_places
+from ..pairs.reader import PairFolder
+from ..pairs.spec import SampleSpec
+from .support.preparation import (
     evaluation_augmentations,
     measure_statistics,
     refuse_empty_training,

@@ -10,8 +10,8 @@ from typing import Literal
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.segmunich import TRANSFORM_PATTERN, SegMunich, segmunich_spec
-from ..datasets.spec import TEN_BANDS, SampleSpec
-from .common import (
+from ..pairs.spec import TEN_BANDS, SampleSpec
+from .support.preparation import (
     evaluation_augmentations,
     measure_statistics,
     refuse_empty_training,

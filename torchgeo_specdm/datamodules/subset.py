@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchgeo.datamodules import NonGeoDataModule
 
-from .wrapping import WrappingDataModule
+from .support.wrapping import WrappingDataModule
 
 
 class SubsetDataModule(WrappingDataModule):

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
+from ..pairs.plotting import plot_sample
+from ..pairs.spec import SENTINEL2_WAVELENGTHS, TEN_BANDS, SampleSpec
 from .oscd_files import LABELS, OSCDNotFoundError, Scene, find_cities, read_scene
-from .plotting import plot_sample
-from .spec import SENTINEL2_WAVELENGTHS, TEN_BANDS, SampleSpec
 
 _SPLITS = ('train', 'val', 'test')
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
-from .plotting import plot_sample
+from ..pairs.plotting import plot_sample
+from ..pairs.spec import TEN_BANDS, SampleSpec
 from .segmunich_files import (
     CODES,
     SPLITS,
@@ -27,7 +28,6 @@ from .segmunich_files import (
     read_cube,
     read_mask,
 )
-from .spec import TEN_BANDS, SampleSpec
 
 #: Name and colour of each class, in the order of CODES.
 _CLASSES: tuple[tuple[str, tuple[int, int, int]], ...] = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 from .spectral import INDICES, index_channels, normalized_difference, spectral_angle
 
 #: Values that are in memory at once as float64.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 from torchmetrics import Metric
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 
 
 class _Counts(NamedTuple):

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate, one_hot
 from torchgeo.models import RCF, ResNet50_Weights, resnet50
 from torchmetrics import Metric
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 
 #: Sides of the random kernels; small ones see texture, large ones shapes.
 _KERNELS = (3, 7)

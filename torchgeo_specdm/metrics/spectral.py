@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 
 #: Reflectance norm below which a spectrum has no direction (blank borders).
 _DARK = 1e-4

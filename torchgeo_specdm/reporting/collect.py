@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datamodules.trust import TrustDataModule
-from ..datasets.tiles import TileDataset, Tiles
 from ..diffusion import Generator
 from ..files import read_json
-from ..tasks.scores import read_scores
-from ..tasks.trust import MEASURES
+from ..pairs.tiles import TileDataset, Tiles
+from ..trust.datamodule import TrustDataModule
+from ..trust.scores import read_scores
+from ..trust.task import MEASURES
 from .report import Captioned, Neighbours
 
 _SHOWN = 8

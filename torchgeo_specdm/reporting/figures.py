@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..datasets.plotting import show_image, show_mask
-from ..datasets.spec import SampleSpec
-from ..datasets.tiles import Tiles
+from ..pairs.plotting import show_image, show_mask
+from ..pairs.spec import SampleSpec
+from ..pairs.tiles import Tiles
 from ..study.design import REAL, arm_label
 from ..study.runs import Run, by_arm, differences
 from ..study.verdicts import NAMES

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..datasets.plotting import show_mask
-from ..datasets.spec import SampleSpec
-from ..datasets.tiles import Tiles
+from ..pairs.plotting import show_mask
+from ..pairs.spec import SampleSpec
+from ..pairs.tiles import Tiles
 
 TRUE_COLOUR = 'true colour'
 #: Names of a kind of band, and where its wavelengths are, in nanometres.

@@ -15,22 +15,16 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, Template
 from matplotlib.figure import Figure
 
-from ..datasets.spec import SampleSpec
-from ..datasets.tiles import Tiles
 from ..files import write_text
+from ..pairs.spec import SampleSpec
+from ..pairs.tiles import Tiles
 from ..study.runs import Run
 from ..study.verdicts import NAMES, verdicts
+from ..trust.lights import codec_sentences, lights
+from ..trust.numbers import number, short
 from .figures import NARROW, WIDTH, as_data_uri, score_dots
-from .lights import codec_sentences, lights
 from .pictures import Pair, band_combinations, picture_side, show_pairs, stretch
-from .tables import (
-    MOST_SAMPLES,
-    comparison_tables,
-    measure_tables,
-    number,
-    sample_table,
-    short,
-)
+from .tables import MOST_SAMPLES, comparison_tables, measure_tables, sample_table
 from .trust_figures import class_areas, class_spectra_figure, training_curves
 
 #: Points of a training curve: more cannot be told apart on a page.

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..datasets.spec import SampleSpec
+from ..pairs.spec import SampleSpec
 from .figures import SMALL, TEXT, WIDTH, legend_above, panel, tidy
 
 _COLORS = {'train': '#3f6aa8', 'held_out': '#a9c1de', 'synthetic': '#d9822b'}

@@ -9,28 +9,6 @@ from typing import Any
 
 from ..objects import Config
 
-#: The network that is trained where none is named, for each task.
-NETWORKS: dict[str, Config] = {
-    'segmentation': {
-        'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
-        'init_args': {
-            'model': 'segformer',
-            'backbone': 'mit_b0',
-            'lr': 1e-3,
-            'head_lr_factor': 1.0,
-        },
-    },
-    'change': {
-        'class_path': 'torchgeo_specdm.MultispectralChangeDetectionTask',
-        'init_args': {
-            'model': 'changeformer',
-            'backbone': 'mit_b0',
-            # few pixels change: without it, hundreds of steps find no change at all
-            'class_weights': [1.0, 5.0],
-            'lr': 1e-3,
-        },
-    },
-}
 #: Steps between two checkpoints that an interrupted training goes on from.
 _SAVED_EVERY = 200
 
@@ -219,4 +197,6 @@ def _object(path: str, **arguments: Any) -> Config:
 
 
 def _progress(title: str) -> Config:
-    return _object('torchgeo_specdm.tasks.progress.StepProgressBar', title=title)
+    return _object(
+        'torchgeo_specdm.tasks.support.progress.StepProgressBar', title=title
+    )

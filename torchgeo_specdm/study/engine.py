@@ -20,14 +20,14 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datamodules.augmented import SyntheticAugmentedDataModule
 from ..datamodules.batch_mixing import BatchMixDataModule
-from ..datasets.pair_files import MANIFEST
 from ..files import read_json, sha256, write_text
 from ..objects import make_object
+from ..pairs.manifest import MANIFEST
+from ..settings import require_same_settings
 from ..tasks.pixelwise import PixelTask
-from ..tasks.trainer import small_trainer
+from ..tasks.support.trainer import small_trainer
 from .design import REAL, Cell, Study
 from .runs import Run, read_run, read_scores, run_path, write_run
-from .settings import require_same_settings
 from .synthetic import SyntheticSets
 from .verdicts import LEARNED
 

@@ -5,7 +5,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ from lightning.pytorch import seed_everything
 from torch import Tensor, nn
 
 from ..codecs import make_codec
-from ..datasets.spec import SampleSpec
 from ..diffusion import Generator
 from ..objects import Config, make_object
+from ..pairs.spec import SampleSpec
 from ..presets import load_preset
+from ..tasks.support.trainer import fast_bfloat16
 
 #: The preset that a quickstart uses.
 _PRESET = 'tiny'
@@ -97,16 +97,6 @@ def make_plan(
         'steps': steps,
         'seconds': seconds | {'sample': drawing + _WRITING},
     }
-
-
-def fast_bfloat16() -> bool:
-    """Whether this machine computes in bfloat16 faster than in float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    flags = Path('/proc/cpuinfo')
-    text = flags.read_text(encoding='utf-8') if flags.exists() else ''
-    # emulation elsewhere is several times slower
-    return 'avx512_bf16' in text or 'amx_bf16' in text
 
 
 def time_steps(

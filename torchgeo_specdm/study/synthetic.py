@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..codecs import CODECS
-from ..datamodules.mixing import decimal
-from ..datasets.pair_files import read_manifest
+from ..datamodules.support.mixing import decimal
 from ..objects import make_object
-from ..synthesis.relabel import relabel
-from ..synthesis.writing import PairWriter
+from ..pairs.manifest import read_manifest
+from ..pairs.writer import PairWriter
+from ..tasks.support.trainer import fast_bfloat16
+from ..trust.relabel import relabel
 from .configs import subset_config
 from .design import Cell, Recipe, Study
-from .planning import fast_bfloat16
 from .stages import draw_pairs, learn_stage
 
 _REAL_CARD = 'Real training samples of a study, for variations and new images.\n'

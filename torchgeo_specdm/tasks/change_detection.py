@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torchgeo.models import FCSiamConc, FCSiamDiff
 
-from ..datasets.spec import SampleSpec
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.stitching import UNSEEN, Stitcher
 from ..models.changeformer import ChangeFormer
 from ..models.padding import check_pair, pad_to_32
 from ..models.siamcrnn import SiamCRNN
-from ..synthesis.rasters import write_class_raster
+from ..pairs.rasters import write_class_raster
+from ..pairs.spec import SampleSpec
 from .pixelwise import PixelTask, require_choice
 
 #: The networks to choose from.

@@ -17,9 +17,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..compat import BaseTask
-from ..datasets.spec import SampleSpec
 from ..metrics.segmentation import SegmentationScores, count_labelled
-from .guards import StepGuard
+from ..pairs.spec import SampleSpec
+from .support.guards import StepGuard
 
 _WEIGHT_DECAY = 0.01
 _WARMUP_START = 1e-6

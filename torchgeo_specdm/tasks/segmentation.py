@@ -24,7 +24,7 @@ class MultispectralSegmentationTask(PixelTask):
 
     Beside TorchGeo's task it takes any image size, reads the number of bands and
     classes from the datamodule, and does not go on where nothing or nonsense would be
-    trained (see :class:`~torchgeo_specdm.tasks.guards.StepGuard`).
+    trained (see :class:`~torchgeo_specdm.tasks.support.guards.StepGuard`).
 
     A batch has ``image``, float (B, C, H, W), normalised by the datamodule, and
     ``mask``, int64 (B, H, W) or (B, 1, H, W), class ids or ``ignore_index``. Binary

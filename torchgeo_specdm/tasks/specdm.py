@@ -26,17 +26,17 @@ from ..codecs import (
     save_codec,
 )
 from ..compat import BaseTask
-from ..datamodules.adapter import (
+from ..datamodules.latents import LatentDataModule
+from ..datamodules.support.adapter import (
     describe_datamodule,
     digital_numbers,
     fit_codec,
     fit_statistics,
 )
-from ..datamodules.latents import LatentDataModule
-from ..datasets.fingerprint import fingerprints, write_seen_samples
 from ..diffusion import Generator, JointDenoiser, move_average, warm_up_and_decay
+from ..pairs.fingerprint import fingerprints, write_seen_samples
 from ..presets import generator_settings, load_preset
-from .guards import StepGuard, require_writable
+from .support.guards import StepGuard, require_writable
 
 Stage = Literal['autoencoder', 'diffusion']
 

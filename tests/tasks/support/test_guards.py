@@ -1,0 +1,217 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torchgeo.datamodules import NonGeoDataModule
+from torchgeo.datasets import NonGeoDataset
+
+from torchgeo_specdm.compat import BaseTask
+from torchgeo_specdm.tasks.support.guards import StepGuard, require_writable
+
+CONFIG = """
+trainer:
+  accelerator: cpu
+  max_epochs: 1
+  enable_progress_bar: false
+model:
+  class_path: test_guards.MeanTask
+data:
+  class_path: test_guards.PointsDataModule
+"""
+
+
+class Points(NonGeoDataset):
+    """Images of one pixel; those from ``bad`` on are NaN."""
+
+    def __init__(self, length: int, bad: int) -> None:
+        self.values = torch.arange(length, dtype=torch.float32) / 10
+        self.values[bad:] = torch.nan
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {'image': self.values[index].reshape(1, 1, 1)}
+
+
+class PointsDataModule(NonGeoDataModule):
+    mean = torch.tensor(0.0)
+    std = torch.tensor(1.0)
+
+    def __init__(self, batch_size: int = 2, samples: int = 8, bad: int = 100) -> None:
+        super().__init__(Points, batch_size, length=samples, bad=bad)
+
+    def setup(self, stage: str) -> None:
+        self.train_dataset = Points(**self.kwargs)
+
+
+class MeanTask(StepGuard, BaseTask):
+    """Learns the mean of the pixels."""
+
+    def configure_models(self) -> None:
+        self.model = nn.Linear(1, 1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss: Tensor = self.model(batch['image']).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(
+    root: Path, ckpt_path: str | None = None, samples: int = 8, **options: Any
+) -> Trainer:
+    bad = options.pop('bad', 100)
+    trainer = Trainer(
+        accelerator='cpu',
+        default_root_dir=root,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{'logger': False, 'max_epochs': 1} | options,
+    )
+    data = PointsDataModule(samples=samples, bad=bad)
+    trainer.fit(MeanTask(), datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.fixture
+def blocked(tmp_path: Path) -> Path:
+    """A folder that cannot be made, not even by the superuser."""
+    (tmp_path / 'file').write_text('not a folder')
+    return tmp_path / 'file' / 'below'
+
+
+class TestSteps:
+    def test_a_run_with_steps_passes(self, tmp_path: Path) -> None:
+        trainer = fit(tmp_path)
+        assert trainer.global_step == 4
+        assert list((tmp_path / 'checkpoints').iterdir())
+
+    def test_smoke_run_passes(self, tmp_path: Path) -> None:
+        assert fit(tmp_path, fast_dev_run=True).global_step == 1
+
+    @pytest.mark.parametrize(
+        'options',
+        [{'samples': 1}, {'limit_train_batches': 0}, {'max_epochs': 0}],
+        ids=str,
+    )
+    def test_refuses_no_step(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        with pytest.raises(RuntimeError, match=r'nothing was trained: 0 steps'):
+            fit(tmp_path, **options)
+
+    def test_refuses_to_go_on_without_batches(self, tmp_path: Path) -> None:
+        fit(tmp_path)
+        (checkpoint,) = (tmp_path / 'checkpoints').iterdir()
+        with pytest.raises(RuntimeError, match=r'4 steps from 0 training batches'):
+            fit(tmp_path, str(checkpoint), samples=1, max_epochs=2)
+
+    def test_a_finished_run_may_be_resumed(self, tmp_path: Path) -> None:
+        fit(tmp_path)
+        (checkpoint,) = (tmp_path / 'checkpoints').iterdir()
+        assert fit(tmp_path, str(checkpoint)).global_step == 4
+
+
+class TestLoss:
+    def test_refuses_the_first_that_is_not_finite(self, tmp_path: Path) -> None:
+        with pytest.raises(RuntimeError, match=r'loss is nan at step 0 \(epoch 0\)'):
+            fit(tmp_path, bad=0)
+
+    def test_names_the_step(self, tmp_path: Path) -> None:
+        # one sample out of 80 is NaN, so the step depends on the shuffling
+        torch.manual_seed(0)
+        with pytest.raises(RuntimeError, match=r'loss is nan at step ([1-9]|[1-3]\d) '):
+            fit(tmp_path, samples=80, bad=79)
+
+    @pytest.mark.parametrize('value', ['nan', 'inf', '-inf'])
+    def test_each_value(self, value: str) -> None:
+        task = MeanTask()
+        with pytest.raises(RuntimeError, match=rf'loss is {value} .*must be finite'):
+            task.on_before_backward(torch.tensor(float(value)))
+
+    def test_finite_passes(self) -> None:
+        MeanTask().on_before_backward(torch.tensor(1e30))
+
+
+class TestFolders:
+    def test_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        require_writable(tmp_path / 'not' / 'yet')
+        require_writable(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_refuses_below_a_file(self, blocked: Path) -> None:
+        with pytest.raises(RuntimeError, match=r'below.*Not a directory.*dirpath'):
+            require_writable(blocked)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason='the superuser may write anywhere')
+    def test_refuses_read_only(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(RuntimeError, match=r'Permission denied'):
+            require_writable(tmp_path / 'below')
+
+    def test_refuses_checkpoint_folder(self, tmp_path: Path, blocked: Path) -> None:
+        with pytest.raises(RuntimeError, match=r'cannot write to .*below'):
+            fit(tmp_path, callbacks=[ModelCheckpoint(dirpath=blocked)])
+
+    def test_refuses_log_folder(self, tmp_path: Path, blocked: Path) -> None:
+        with pytest.raises(RuntimeError, match=r'cannot write to .*below'):
+            fit(tmp_path, logger=CSVLogger(blocked), enable_checkpointing=False)
+
+    def test_refuses_root_folder(self, blocked: Path) -> None:
+        with pytest.raises(RuntimeError, match=r'cannot write to .*below'):
+            fit(blocked)
+
+    def test_root_folder_without_a_writer_passes(self, blocked: Path) -> None:
+        assert fit(blocked, enable_checkpointing=False).global_step == 4
+        assert fit(blocked, fast_dev_run=True).global_step == 1
+
+    def test_remote_folder_is_not_tried(self, tmp_path: Path) -> None:
+        callback = ModelCheckpoint(dirpath='memory://specdm')
+        assert fit(tmp_path, callbacks=[callback]).global_step == 4
+
+    def test_only_training_writes(self, blocked: Path) -> None:
+        trainer = Trainer(default_root_dir=blocked, logger=False)
+        task = MeanTask()
+        task.trainer = trainer
+        task.prepare_data()
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        'option, value, sentence',
+        [
+            ('samples', 1, 'nothing was trained: 0 steps from 0 training batches'),
+            ('bad', 0, 'the training loss is nan at step 0'),
+        ],
+    )
+    def test_exit_code_and_last_line(
+        self, tmp_path: Path, option: str, value: int, sentence: str
+    ) -> None:
+        done = torchgeo_fit(tmp_path, f'--data.init_args.{option}={value}')
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f'RuntimeError: {sentence}')
+
+
+def torchgeo_fit(folder: Path, option: str) -> subprocess.CompletedProcess[str]:
+    """Run ``torchgeo fit`` with the classes of this file, in a process of its own."""
+    (folder / 'config.yaml').write_text(CONFIG)
+    return subprocess.run(
+        [sys.executable, '-m', 'torchgeo', 'fit', '--config=config.yaml', option],
+        check=False,
+        cwd=folder,
+        env=os.environ | {'PYTHONPATH': str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )

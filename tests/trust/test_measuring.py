@@ -1,0 +1,105 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import Trainer
+
+from torchgeo_specdm import PairFolder
+from torchgeo_specdm.cli import main
+from torchgeo_specdm.scenes.writing import write_scenes
+
+COPIES = 4
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Real pairs, and others as if generated: four are copies of training pairs."""
+    root = tmp_path_factory.mktemp('trust')
+    real, drawn = root / 'real', root / 'drawn'
+    write_scenes(real, (30, 2, 6), size=32)
+    write_scenes(drawn, (20, 1, 1), size=32, seed=1)
+    for kind in ('images', 'masks'):
+        copied = [*zip(PairFolder(real, 'train').ids, PairFolder(drawn).ids)][:COPIES]
+        for ours, theirs in copied:
+            shutil.copy(real / kind / f'{ours}.tif', drawn / kind / f'{theirs}.tif')
+    description = json.loads((drawn / 'dataset.json').read_text())
+    (drawn / 'dataset.json').write_text(json.dumps(description | {'ignore_index': 255}))
+    # what a generator writes has no splits
+    for name in ('train', 'val', 'test'):
+        (drawn / f'{name}.txt').unlink()
+    return real, drawn
+
+
+def test_filter_and_report(
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, drawn = folders
+    trust = tmp_path / 'trust'
+    measuring = ['--real', str(real), '--trust', str(trust), '--updates', '25']
+    out = tmp_path / 'kept'
+    command = ['filter', str(drawn), '--out', str(out), *measuring, '--quantile', '0']
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    kept, control = PairFolder(out), PairFolder(tmp_path / 'kept-random')
+    copies = {*PairFolder(drawn).ids[:COPIES]}
+    assert copies and not copies & {*kept.ids}
+    assert len(kept) == len(control) <= len(PairFolder(drawn)) - COPIES
+    assert f'{len(kept)} of 22' in said
+
+    # judges and scores are there: nothing trains again, and real pairs are known
+    monkeypatch.setattr(Trainer, 'fit', None)
+    assert main(['report', str(drawn), '--trust', str(trust)]) == 0
+    page = (trust / 'report.html').read_text(encoding='utf-8')
+    for text in ('looks real', 'labels fit', 'not copied', 'not compared'):
+        assert text in page.lower()
+    measures = json.loads((trust / 'measures.json').read_text())
+    nearest = {row['id'] for row in measures['memorisation']['nearest'][:COPIES]}
+    assert nearest == copies
+
+    # the same folder with other settings is refused
+    assert main([*command, '--updates', '26']) == 1
+    assert 'updates: 25 there, 26 here' in capsys.readouterr().err
+
+
+def test_doubtful_pixels(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    real, drawn = folders
+    trust, out = tmp_path / 'trust', tmp_path / 'kept'
+    command = ['filter', str(drawn), '--real', str(real), '--trust', str(trust)]
+    assert main([*command, '--out', str(out), '--updates', '25', '--pixels']) == 0
+    kept = PairFolder(out)
+    ignored = kept.spec.ignore_index
+    before = PairFolder(drawn).select(kept.ids)
+    read = PairFolder(trust / 'readings').select(kept.ids)
+    for was, said, now in zip(before, read, kept, strict=True):
+        doubtful = was['mask'] != said['mask']
+        assert (now['mask'][doubtful] == ignored).all()
+        assert (now['mask'] == was['mask'])[~doubtful].all()
+
+
+def test_judges_that_read_nothing_are_not_asked(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, drawn = folders
+    command = ['filter', str(drawn), '--real', str(real), '--updates', '1']
+    command += ['--trust', str(tmp_path / 'trust'), '--out', str(tmp_path / 'kept')]
+    for options in ([], ['--pixels', '--by', 'edges']):
+        assert main([*command, *options]) == 1
+        said = capsys.readouterr().err
+        assert 'they tell nothing: train the judges longer (--updates above 1,' in said
+        assert not (tmp_path / 'kept').exists()
+    assert main([*command, '--by', 'edges', 'spectrum']) == 0
+
+
+def test_a_report_needs_real_pairs_once(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ['report', str(folders[1]), '--trust', str(tmp_path / 'none')]
+    assert main(command) == 1
+    assert 'Give --real' in capsys.readouterr().err

@@ -1,0 +1,311 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a generator needs to know of any TorchGeo datamodule."""
+
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+
+from ...codecs import Codec
+from ...pairs.spec import SampleSpec
+
+#: Samples that tell range and mask values of an unknown data set.
+_PROBED = 16
+#: Samples whose pixels tell the scaling of the bands.
+_SPREAD = 256
+#: Passes through the training set that latent statistics are measured over.
+_STATISTICS_PASSES = 2
+#: Share of a band's spread by which a probe may miss; colour jitter stays below.
+_SLACK = 0.25
+
+
+def describe_datamodule(
+    datamodule: BaseDataModule, overrides: Mapping[str, Any] | None = None
+) -> SampleSpec:
+    """Find out what the samples of a datamodule are.
+
+    Ours have a ``spec``. For others, a few training samples tell the number of bands
+    and dates and the range, and the data set's ``bands`` (or ``all_bands``) and
+    ``classes`` the names, as TorchGeo's conventions have it.
+
+    Args:
+        datamodule: After ``setup('fit')``.
+        overrides: Fields of :class:`SampleSpec` that the user gives.
+
+    Returns:
+        The description.
+
+    Raises:
+        TypeError: If samples of the datamodule cannot be indexed.
+        ValueError: If the classes are not known.
+    """
+    overrides = dict(overrides or {})
+    spec = getattr(datamodule, 'spec', None)
+    if isinstance(spec, SampleSpec):
+        return SampleSpec.from_dict(spec.to_dict() | overrides)
+    if not isinstance(datamodule, NonGeoDataModule):
+        raise TypeError(
+            f'{type(datamodule).__name__} is no NonGeoDataModule: its samples are '
+            'boxes, not numbers. Write its patches to a folder of pairs first.'
+        )
+    training = _training_set(datamodule)
+    samples = [training[i] for i in _spread(training, _PROBED)]
+    image = samples[0]['image']
+    dataset: Any = _innermost(training)
+    dates, bands = (image.shape[0] if image.ndim == 4 else 1), image.shape[-3]
+    names: Any = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
+    if len(names) != bands:
+        names = (
+            ('R', 'G', 'B') if bands == 3 else [f'band_{i + 1}' for i in range(bands)]
+        )
+    classes: Any = overrides.get('classes', getattr(dataset, 'classes', ()))
+    if not classes:
+        raise ValueError(
+            f'{type(dataset).__name__} does not say what its classes are. Name them in '
+            'the task: spec: {classes: [...]}.'
+        )
+    top = max(float(sample['image'].max()) for sample in samples)
+    found = {
+        'bands': tuple(names),
+        'classes': tuple(classes),
+        'dates': dates,
+        'scale': 1.0 if top <= 2 else 1 / 255 if top <= 255 else 1e-4,
+        'dtype': 'float32' if top <= 2 else 'uint8' if top <= 255 else 'uint16',
+    }
+    return SampleSpec.from_dict(found | overrides)
+
+
+def digital_numbers(datamodule: BaseDataModule, image: Tensor) -> Tensor:
+    """Undo a datamodule's normalisation.
+
+    Args:
+        datamodule: Has the ``mean`` and ``std`` that it normalises with.
+        image: A normalised batch (B, C, H, W) or (B, T, C, H, W).
+
+    Returns:
+        Digital numbers of the same shape, float32.
+    """
+    mean, std = (
+        torch.as_tensor(v, device=image.device).float().reshape(-1, 1, 1)
+        for v in (datamodule.mean, datamodule.std)
+    )
+    return image.float() * std + mean
+
+
+def training_batches(
+    datamodule: BaseDataModule,
+    device: torch.device,
+    passes: int = 1,
+    at_most: int | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Training samples with the datamodule's own augmentation, in digital numbers.
+
+    Args:
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        device: Where to put the batches.
+        passes: How often to go through the training set.
+        at_most: Take this many samples, evenly spread over the training set; all if
+            None.
+
+    Yields:
+        ``image`` in digital numbers and ``mask``.
+    """
+    training = _training_set(datamodule)
+    loader = DataLoader(
+        Subset(training, _spread(training, at_most)),
+        batch_size=datamodule.train_batch_size or datamodule.batch_size,
+        num_workers=datamodule.num_workers,
+        collate_fn=getattr(datamodule, 'collate_fn', None),
+    )
+    for _ in range(passes):
+        for batch in loader:
+            batch = _on_device(datamodule, batch, device)
+            yield {
+                'image': digital_numbers(datamodule, batch['image']),
+                'mask': batch['mask'],
+            }
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """Make augmentation the same on every process and after every restart.
+
+    What is measured or cached before training starts must not differ between the
+    processes that train together, nor between a run and its continuation.
+    """
+    with isolate_rng():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        yield
+
+
+def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
+    """Refuse a datamodule whose mean and std do not undo its normalisation.
+
+    Some TorchGeo datamodules forget to normalise in training (conventions.md,
+    section 2); a generator would then learn in wrong units, in silence. So blank
+    images of a dark and of a bright value of each band are sent through the
+    augmentation of training, and must come back: crops, flips and turns leave them
+    as they are.
+
+    Args:
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        device: Where to put the batch.
+
+    Raises:
+        ValueError: If a band does not come back.
+    """
+    training = _training_set(datamodule)
+    size = datamodule.train_batch_size or datamodule.batch_size
+    samples = [training[i] for i in _spread(training, size)]
+    collate = (
+        getattr(datamodule, 'collate_fn', None) or torch.utils.data.default_collate
+    )
+    batch = collate(samples)
+    # bands first: (C, everything else)
+    pixels = batch['image'].float().movedim(-3, 0).flatten(1)
+    if not bool((pixels != pixels[0, 0]).any()):
+        warnings.warn(
+            'The first training batch is constant: is this the right data?',
+            stacklevel=2,
+        )
+    ends = torch.stack([_quantile(pixels, 0.05), _quantile(pixels, 0.95)])
+    # rounding alone may miss by a share of the level, which a constant band has too
+    slack = _SLACK * (ends[1] - ends[0]) + 1e-3 * ends.abs().amax(0) + 1e-6
+    for value in ends:
+        blank = value[:, None, None].expand_as(batch['image']).contiguous()
+        moved = _on_device(datamodule, batch | {'image': blank}, device)
+        back = digital_numbers(datamodule, moved['image'])
+        back = back.movedim(-3, 0).flatten(1).median(1).values.cpu()
+        wrong = ((back - value).abs() <= slack).logical_not().nonzero().flatten()
+        if len(wrong):
+            band = int(wrong[0])
+            raise ValueError(
+                f'{type(datamodule).__name__}: channel {band} of value '
+                f'{value[band]:.6g} is {back[band]:.6g} after augmentation and after '
+                'undoing mean and std. Its train_aug must normalise with its own mean '
+                'and std, and nothing else may change values: mend the datamodule.'
+            )
+
+
+def spread_images(
+    datamodule: BaseDataModule, spec: SampleSpec, device: torch.device
+) -> Tensor:
+    """Some training images from all over the training set, their masks checked.
+
+    Args:
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        spec: What the samples should be.
+        device: Where to augment.
+
+    Returns:
+        Digital numbers (N, C, H, W) on the CPU; dates count as images.
+
+    Raises:
+        ValueError: If a mask has values that are neither a class nor the ignore index.
+    """
+    images = []
+    for batch in training_batches(datamodule, device, at_most=_SPREAD):
+        found = set(torch.unique(batch['mask']).tolist())
+        unknown = sorted(found - {*range(spec.num_classes), spec.ignore_index})
+        if unknown:
+            raise ValueError(
+                f'The masks hold the values {unknown[:8]}, but the classes are '
+                f'{list(spec.classes)} (0..{spec.num_classes - 1}) and ignore_index='
+                f'{spec.ignore_index}. Mend the masks, or name what is missing in the '
+                'task: spec: {ignore_index: 255} or spec: {classes: [...]}.'
+            )
+        images.append(batch['image'].flatten(0, -4).cpu())
+    return torch.cat(images)
+
+
+def fit_codec(
+    codec: Codec, datamodule: BaseDataModule, device: torch.device
+) -> list[int]:
+    """Check the data, and measure what an untrained codec has to know of them.
+
+    Args:
+        codec: On the device. Gets the band scaling if it has none yet, and latent
+            statistics if it has nothing to learn before them.
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        device: Where to augment.
+
+    Returns:
+        Height and width of a training patch.
+
+    Raises:
+        ValueError: If units or mask values are wrong.
+    """
+    with same_randomness():
+        check_units(datamodule, device)
+        images = spread_images(datamodule, codec.spec, device)
+    if bool(codec.center.isnan().any()):
+        codec.fit_scaling(images)
+    if not codec.trainable:
+        fit_statistics(codec, datamodule, device)
+    return list(images.shape[-2:])
+
+
+def fit_statistics(
+    codec: Codec, datamodule: BaseDataModule, device: torch.device
+) -> None:
+    """Measure the latent statistics of a codec over a training set.
+
+    Args:
+        codec: On the device, with nothing left to learn.
+        datamodule: After ``setup('fit')``, in a trainer that is fitting.
+        device: Where to augment and encode.
+    """
+    with same_randomness():
+        codec.fit_statistics(training_batches(datamodule, device, _STATISTICS_PASSES))
+
+
+def _on_device(
+    datamodule: BaseDataModule, batch: dict[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """A collated batch on the device, augmented as in training."""
+    batch = datamodule.transfer_batch_to_device(batch, device, 0)
+    augmented: dict[str, Tensor] = datamodule.on_after_batch_transfer(batch, 0)
+    return augmented
+
+
+def _training_set(datamodule: BaseDataModule) -> Any:
+    """The training set, which ``setup('fit')`` has to make."""
+    if not datamodule.train_dataset:
+        raise ValueError(
+            f'{type(datamodule).__name__} has no training samples after setup("fit"). '
+            'Check its folder and its split.'
+        )
+    return datamodule.train_dataset
+
+
+def _spread(dataset: Any, at_most: int | None) -> list[int]:
+    """Evenly spread indices of a data set; neighbours may be of one place."""
+    size = len(dataset)
+    count = size if at_most is None else min(size, at_most)
+    return [i * size // count for i in range(count)]
+
+
+def _innermost(dataset: Dataset[Any]) -> Dataset[Any]:
+    """The data set below subsets and concatenations (the first of several)."""
+    while isinstance(dataset, Subset | ConcatDataset):
+        inner = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
+        dataset = inner
+    return dataset
+
+
+def _quantile(pixels: Tensor, share: float) -> Tensor:
+    """Quantile of each row, without the size limit of torch.quantile."""
+    place = max(1, round(share * pixels.shape[1]))
+    return pixels.kthvalue(place, dim=1).values

@@ -1,0 +1,264 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The parts of a mixed training set: subsets, samples of one form, and their order."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from ...pairs.reader import PairFolder
+
+#: Streams of random numbers below this are for subsets, those above for the order.
+_ORDER = 2
+
+
+def subset(count: int, size: int, seed: int, stream: int) -> list[int]:
+    """Choose positions at random, the same ones for the same arguments.
+
+    Subsets are nested: that of 25 lies inside that of 50.
+
+    Args:
+        count: How many to choose.
+        size: From how many.
+        seed: The run's seed.
+        stream: 0 or 1, tells independent choices of one seed apart.
+
+    Returns:
+        The positions, sorted.
+    """
+    return sorted(int(i) for i in _shuffled(seed, stream, 0, size)[:count])
+
+
+@dataclass(frozen=True)
+class SampleForm:
+    """What samples must agree in to be collated into one batch.
+
+    Args:
+        channels: Shape of the image without its pixels: (C,) or (T, C).
+        layers: Shape of the mask without its pixels: () or (1,).
+        image_dtype: Type of the image.
+        mask_dtype: Type of the mask.
+        size: Height and width in pixels; larger samples are cropped to it.
+    """
+
+    channels: tuple[int, ...]
+    layers: tuple[int, ...]
+    image_dtype: torch.dtype
+    mask_dtype: torch.dtype
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, sample: dict[str, Tensor]) -> Self:
+        """The form of a sample with ``image`` and ``mask``.
+
+        Raises:
+            ValueError: If the sample has other keys.
+        """
+        if not {'image', 'mask'} <= sample.keys():
+            raise ValueError(
+                f'A sample has the keys {sorted(sample)}, but mixing needs image and '
+                'mask. Use a datamodule for segmentation or change detection.'
+            )
+        image, mask = sample['image'], sample['mask']
+        return cls(
+            channels=tuple(image.shape[:-2]),
+            layers=tuple(mask.shape[:-2]),
+            image_dtype=image.dtype,
+            mask_dtype=mask.dtype,
+            size=(image.shape[-2], image.shape[-1]),
+        )
+
+
+class MatchedSamples(Dataset[dict[str, Tensor]]):
+    """Some samples of a data set, brought to one form.
+
+    Samples have the keys ``image`` and ``mask`` only. Those that are larger than the
+    form are cropped at a random place (torch's generator), image and mask together.
+
+    Args:
+        dataset: Gives samples with ``image`` and ``mask``.
+        indices: Which samples to use.
+        form: What they must look like.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[dict[str, Tensor]],
+        indices: Sequence[int],
+        form: SampleForm,
+    ) -> None:
+        """Initialize a new MatchedSamples instance."""
+        self.dataset = dataset
+        self.indices = list(indices)
+        self.form = form
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Load a sample.
+
+        Args:
+            index: Position in :attr:`indices`.
+
+        Returns:
+            ``image`` of shape (C, h, w) or (T, C, h, w) and ``mask`` of shape (h, w)
+            or (1, h, w), as the form says.
+
+        Raises:
+            ValueError: If the sample cannot take the form; the message names it.
+        """
+        position = self.indices[index]
+        sample = self.dataset[position]
+        image, mask = sample['image'], sample['mask']
+        form, pixels = self.form, image.shape[-2:]
+        # a mask of one layer may lack or have the axis that says so
+        single = mask.numel() == pixels.numel() and form.layers in ((), (1,))
+        if (
+            image.shape[:-2] != form.channels
+            or mask.shape[-2:] != pixels
+            or not (single or mask.shape[:-2] == form.layers)
+        ):
+            raise ValueError(
+                f'{self._name(position)} has the shapes {_shapes(image, mask)}, but the '
+                f'real training samples have image {(*form.channels, "H", "W")} and '
+                f'mask {(*form.layers, "H", "W")}. Use samples with the same bands, '
+                'dates and mask layers.'
+            )
+        if pixels[0] < form.size[0] or pixels[1] < form.size[1]:
+            raise ValueError(
+                f'{self._name(position)} has the shapes {_shapes(image, mask)}, but all '
+                f'samples must have at least the size {form.size} of the first ones. '
+                'Cut all patches to one size.'
+            )
+        crop = _random_crop(pixels, form.size)
+        return {
+            'image': image[crop].to(form.image_dtype),
+            'mask': mask.reshape(*form.layers, *pixels)[crop].to(form.mask_dtype),
+        }
+
+    def _name(self, position: int) -> str:
+        if isinstance(self.dataset, PairFolder):
+            return str(self.dataset.image_paths(self.dataset.ids[position])[0])
+        return f'Sample {position} of {type(self.dataset).__name__}'
+
+
+class MixSampler(DistributedSampler[Any]):
+    """Orders a mixed training set: real samples first in it, then synthetic ones.
+
+    Each pool of samples is an endless stream of shuffled passes, so every sample is
+    drawn once before any is drawn again, and an epoch is a window of the stream.
+    Batches are dealt to the processes in turn, so that together they draw what one
+    process would draw. It is a DistributedSampler because Lightning leaves such a
+    one in place and calls its ``set_epoch``.
+
+    Args:
+        real: Number of real samples.
+        synthetic: Number of synthetic samples.
+        batch_size: Samples in the batch of one process.
+        batches: Batches of one process in an epoch.
+        real_share: Share of real samples in each batch, up to rounding to whole
+            samples; None shuffles both as one pool.
+        seed: The order is a function of this and the epoch.
+        replicas: Number of processes.
+        rank: Which of them this is.
+    """
+
+    def __init__(
+        self,
+        real: int,
+        synthetic: int,
+        batch_size: int,
+        batches: int,
+        real_share: float | None = None,
+        seed: int = 0,
+        replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """Initialize a new MixSampler instance."""
+        positions: Any = range(real + synthetic)
+        super().__init__(positions, replicas, rank, seed=seed)
+        self.batch_size = batch_size
+        self.batches = batches
+        self.share = None if real_share is None else decimal(real_share)
+        # first position and number of positions of each pool
+        self.pools = [(0, real + synthetic)]
+        if self.share is not None:
+            self.pools = [(0, real), (real, synthetic)]
+
+    def __len__(self) -> int:
+        """Number of samples that this process draws in an epoch."""
+        return self.batches * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        """Positions in the training set, batch after batch."""
+        for step in range(self.batches):
+            turn = self.epoch * self.batches + step
+            yield from self._batch(turn * self.num_replicas + self.rank)
+
+    def _batch(self, number: int) -> Iterator[int]:
+        """Positions of the batch with this number, counted over all epochs."""
+        begins = self._drawn(number * self.batch_size)
+        ends = self._drawn((number + 1) * self.batch_size)
+        for pool, (first, size) in enumerate(self.pools):
+            for draw in range(begins[pool], ends[pool]):
+                turn, place = divmod(draw, size)
+                stream = _ORDER + pool
+                yield first + int(_shuffled(self.seed, stream, turn, size)[place])
+
+    def _drawn(self, total: int) -> list[int]:
+        """How many of the first draws fall to each pool.
+
+        The running total is rounded, so that rounding errors do not add up.
+        """
+        if self.share is None:
+            return [total]
+        real = int(total * self.share)
+        return [real, total - real]
+
+
+def decimal(value: float) -> Fraction:
+    """The number as it is written, so that 0.29 x 100 is 29 and not a hair less."""
+    return Fraction(repr(float(value)))
+
+
+def global_seed() -> int:
+    """The seed that ``seed_everything`` set, 0 if it was not called, as Lightning."""
+    return int(os.environ.get('PL_GLOBAL_SEED', '0'))
+
+
+@lru_cache(maxsize=8)
+def _shuffled(seed: int, stream: int, turn: int, size: int) -> NDArray[np.int64]:
+    """Positions 0 to size - 1 in random order.
+
+    The raw output of Philox is the same in every version of NumPy, which is not
+    promised of its shuffling functions.
+    """
+    raw = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, turn]).random_raw(size)
+    order: NDArray[np.int64] = np.argsort(raw, kind='stable')
+    return order
+
+
+def _random_crop(
+    pixels: Sequence[int], size: tuple[int, int]
+) -> tuple[Any, slice, slice]:
+    top, left = (
+        int(torch.randint(0, have - want + 1, ())) if have > want else 0
+        for have, want in zip(pixels, size, strict=True)
+    )
+    return ..., slice(top, top + size[0]), slice(left, left + size[1])
+
+
+def _shapes(image: Tensor, mask: Tensor) -> str:
+    return f'image {tuple(image.shape)} and mask {tuple(mask.shape)}'

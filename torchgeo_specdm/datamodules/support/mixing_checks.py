@@ -1,0 +1,332 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What a mix of real and synthetic samples must fulfil before it is trained on."""
+
+import copy
+import math
+import re
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from torchgeo.datamodules import NonGeoDataModule
+
+from ...pairs.fingerprint import fingerprints, read_seen_samples
+from ...pairs.reader import PairFolder
+from ...pairs.spec import SampleSpec
+
+#: Means of the same band that differ by more than this factor have other units.
+UNIT_FACTOR = 10.0
+#: Samples of each side that are read to compare the two.
+_LOOKED_AT = 32
+#: What other people's setup('test') raises where there is no test set.
+_NO_TEST_SET = (
+    AssertionError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+#: The mask value that the remote sensing community uses for "no label".
+_USUAL_IGNORE = 255
+
+
+@dataclass(frozen=True)
+class MixOptions:
+    """How to mix, free of contradictions.
+
+    Args:
+        synthetic: The folder of pairs, if there is one.
+        ratio: Synthetic samples for each real one.
+        real_limit: Number of real samples, None for all.
+        synthetic_limit: Number of synthetic samples, None for *ratio*.
+        real_share: Share of real samples in each batch, or None.
+        equal_updates: Whether real samples alone set the length of an epoch.
+        seed: Chooses the subsets.
+
+    Raises:
+        ValueError: If a number is out of range or contradicts another.
+    """
+
+    synthetic: str | Path | None
+    ratio: float
+    real_limit: int | None
+    synthetic_limit: int | None
+    real_share: float | None
+    equal_updates: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check each number, then what they ask for together."""
+        if not _is_number(self.ratio) or self.ratio < 0:
+            raise ValueError(
+                f'ratio={self.ratio!r} must be a number, 0 or more, such as 1.0.'
+            )
+        _require_count('real_limit', self.real_limit, 0)
+        _require_count('synthetic_limit', self.synthetic_limit, 1)
+        _require_count('seed', self.seed, 0)
+        share = self.real_share
+        if share is not None and not (_is_number(share) and 0 < share < 1):
+            raise ValueError(
+                f'real_share={share!r} must lie between 0 and 1, such as 0.5. Use '
+                'ratio=0 for real samples only, real_limit=0 for synthetic ones only.'
+            )
+        if self.real_limit == 0 and (share is not None or self.equal_updates):
+            raise ValueError(
+                f'real_limit=0 leaves no real samples, but real_share={share} or '
+                f'equal_updates={self.equal_updates} counts them. Leave these out.'
+            )
+        if self.only_real and (share is not None or self.synthetic_limit is not None):
+            raise ValueError(
+                f'ratio=0 leaves no synthetic samples, but real_share={share} or '
+                f'synthetic_limit={self.synthetic_limit} asks for some. Use another '
+                'ratio, or leave these out.'
+            )
+        if self.synthetic is None and not self.only_real:
+            raise ValueError(
+                f'synthetic=None gives no samples, but ratio={self.ratio} and '
+                f'real_limit={self.real_limit} ask for some. Name a folder that '
+                'torchgeo-specdm generate wrote, or use ratio=0.'
+            )
+
+    @property
+    def only_real(self) -> bool:
+        """Whether no synthetic samples are wanted."""
+        return self.ratio == 0 and self.real_limit != 0
+
+
+def open_folder(root: str | Path | None) -> PairFolder:
+    """Open the folder of synthetic samples.
+
+    Args:
+        root: The folder of pairs.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If its images and masks do not pair.
+    """
+    if root is None or not (Path(root) / 'images').is_dir():
+        raise FileNotFoundError(
+            f'synthetic={root} is no folder of pairs: {root}/images does not exist. '
+            'Write one first: torchgeo-specdm generate --count N.'
+        )
+    return PairFolder(root)
+
+
+def require_room(real: NonGeoDataModule, size: tuple[int, int], folder: Path) -> None:
+    """Refuse samples that are smaller than the crops that the datamodule takes.
+
+    Args:
+        real: The real datamodule; its ``crop_size`` or ``patch_size``, if any, is
+            looked at.
+        size: Height and width of the samples of the mixed set.
+        folder: Where the synthetic samples are.
+
+    Raises:
+        ValueError: If a crop does not fit.
+    """
+    name = 'crop_size' if hasattr(real, 'crop_size') else 'patch_size'
+    wanted = getattr(real, name, None)
+    if wanted is None:
+        return
+    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+    if size[0] < height or size[1] < width:
+        raise ValueError(
+            f'{type(real).__name__} crops to {(height, width)} pixels, but the samples '
+            f'of {folder} leave only {size}. Generate samples of at least the crop '
+            f'size, or set a smaller {name}.'
+        )
+
+
+def require_same_kind(
+    real: NonGeoDataModule, dataset: Dataset[dict[str, Tensor]], folder: PairFolder
+) -> None:
+    """Refuse synthetic samples with other bands, classes or units than the real ones.
+
+    Names are compared where the real datamodule or its data set has them. Units are
+    told from the values: means of the same band over up to 32 samples must agree
+    within a factor of 10. That most bands do not is an error; that some do not may be
+    the generator's fault and is a warning.
+
+    Args:
+        real: The real datamodule.
+        dataset: Its training set.
+        folder: The synthetic samples, with the same number of bands.
+
+    Raises:
+        ValueError: With the values of both sides.
+    """
+    require_same_names(real, dataset, folder.spec, str(folder.root))
+    (ours, _), (theirs, _) = _survey(dataset), _survey(folder)
+    low, high = torch.minimum(ours, theirs), torch.maximum(ours, theirs)
+    differ = (high > UNIT_FACTOR * low).nonzero().flatten().tolist()
+    text = '; '.join(
+        f'{folder.spec.bands[i]} {ours[i]:.4g} and {theirs[i]:.4g}' for i in differ
+    )
+    if 2 * len(differ) >= len(ours):
+        raise ValueError(
+            f'{type(real).__name__} and {folder.root} have different units: mean '
+            f'absolute values are {text}, but must agree within a factor of '
+            f'{UNIT_FACTOR:g}. Use a folder in the raw units of the real data set.'
+        )
+    if differ:
+        rank_zero_warn(
+            f'Mean absolute values of {type(real).__name__} and {folder.root} differ '
+            f'by more than a factor of {UNIT_FACTOR:g} in some bands: {text}.'
+        )
+
+
+def require_same_names(
+    real: NonGeoDataModule,
+    dataset: Dataset[dict[str, Tensor]],
+    synthetic: SampleSpec,
+    name: str,
+) -> None:
+    """Refuse synthetic samples with other bands, classes, dates or scale.
+
+    Args:
+        real: The real datamodule.
+        dataset: Its training set.
+        synthetic: What the synthetic samples are, or will be.
+        name: Of these, for the message.
+
+    Raises:
+        ValueError: With both values of what differs, as far as the real datamodule or
+            its data set says it.
+    """
+    means, top = _survey(dataset)
+    if len(means) != synthetic.num_bands:
+        raise ValueError(
+            f'{type(real).__name__} has images of {len(means)} bands, but {name} has '
+            f'{synthetic.num_bands}: {list(synthetic.bands)}. Use the same bands on both '
+            'sides.'
+        )
+    spec = _real_spec(real, dataset, synthetic, len(means), top)
+    spec.require_match(synthetic, type(real).__name__, name)
+
+
+def require_no_leak(real: NonGeoDataModule, folder: Path) -> None:
+    """Refuse synthetic samples whose generator saw validation or test samples.
+
+    Reads every validation and test sample once. A data set that crops at random
+    cannot be checked, nor a folder that does not say what its generator saw.
+
+    Args:
+        real: The real datamodule, set up for fitting; it is not changed.
+        folder: The synthetic samples.
+
+    Raises:
+        ValueError: With the number of samples seen.
+    """
+    seen = read_seen_samples(folder)
+    if not seen:
+        rank_zero_info(
+            f'{folder} does not say which samples its generator was trained on, so '
+            'validation and test samples among them are not looked for.'
+        )
+        return
+    for split, dataset in (('val', real.val_dataset), ('test', _test_set(real))):
+        # test sets without public masks cannot be compared
+        if not dataset or not {'image', 'mask'} <= dataset[0].keys():
+            continue
+        known = seen.intersection(fingerprints(dataset))
+        if known:
+            raise ValueError(
+                f'{len(known)} {split} samples of {type(real).__name__} are among '
+                f'those that the generator of {folder} was trained on; scores on them '
+                'would say nothing. Train it on the training split of this datamodule, '
+                'or use leak_check=False if they are no measure.'
+            )
+
+
+def _test_set(real: NonGeoDataModule) -> Dataset[dict[str, Tensor]] | None:
+    """The test set of a datamodule that is set up for something else, or None."""
+    found: Dataset[dict[str, Tensor]] | None = real.test_dataset
+    if found is not None:
+        return found
+    probe = copy.copy(real)
+    if 'download' in real.kwargs:
+        probe.kwargs = real.kwargs | {'download': False}
+    try:
+        probe.setup('test')
+    except _NO_TEST_SET as error:
+        # many test sets are not public, or not on this disk
+        rank_zero_info(f'The test set is not there to look for leaks: {error}')
+        return None
+    found = probe.test_dataset
+    return found
+
+
+def _survey(dataset: Dataset[dict[str, Tensor]]) -> tuple[Tensor, int]:
+    """Mean absolute value of each band (C,), and the highest class in the masks."""
+    count = len(dataset)  # type: ignore[arg-type]
+    total, top = torch.zeros(()), 0
+    looked_at = np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int).tolist()
+    for index in looked_at:
+        sample = dataset[index]
+        bands = sample['image'].to(torch.float32).movedim(-3, 0).flatten(1)
+        total = total + bands.abs().nan_to_num().mean(1)
+        labels = sample['mask'][sample['mask'] != _USUAL_IGNORE]
+        top = max(top, int(labels.max())) if labels.numel() else top
+    return total / len(looked_at), top
+
+
+def _real_spec(
+    real: NonGeoDataModule,
+    dataset: Dataset[dict[str, Tensor]],
+    synthetic: SampleSpec,
+    bands: int,
+    top: int,
+) -> SampleSpec:
+    """What is known of the real samples; the rest is taken from the synthetic ones."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    spec = getattr(real, 'spec', None) or getattr(dataset, 'spec', None)
+    known: dict[str, Any] = {}
+    if isinstance(spec, SampleSpec):
+        known = {name: getattr(spec, name) for name in ('dates', 'scale')}
+        names, classes = spec.bands, spec.classes
+    else:
+        names = _names(dataset, 'bands') or _names(dataset, 'all_bands')
+        classes = _names(dataset, 'classes')
+        # some data sets list other things under these names than channels and labels
+        names = names if len(names) == bands else ()
+        classes = classes if len(classes) > top else ()
+    if names and not _stand_in(synthetic.bands):
+        known['bands'] = names
+    fewer = len(synthetic.classes) <= len(classes)
+    if classes and not (_stand_in(synthetic.classes) and fewer):
+        known |= {'classes': classes, 'colors': ()}
+    return replace(synthetic, ignore_index=None, **known)
+
+
+def _names(dataset: Dataset[dict[str, Tensor]], attribute: str) -> tuple[str, ...]:
+    values = getattr(dataset, attribute, ())
+    listed = isinstance(values, list | tuple)
+    names = tuple(x for x in values if isinstance(x, str)) if listed else ()
+    return names if listed and len(set(names)) == len(values) else ()
+
+
+def _stand_in(names: tuple[str, ...]) -> bool:
+    """Whether a plain folder was given these names for want of better ones."""
+    return all(re.fullmatch(r'(band|class)_\d+', name) for name in names)
+
+
+def _require_count(name: str, value: Any, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f'{name}={value!r} must be a whole number, {least} or more.')
+
+
+def _is_number(value: Any) -> bool:
+    numeric = isinstance(value, Real) and not isinstance(value, bool)
+    return numeric and math.isfinite(value)

@@ -1,0 +1,84 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The data card of a generated folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json
+from .layout import DESCRIPTION
+from .manifest import read_manifest
+
+_CARD = """# Synthetic labelled image patches
+
+**Every sample here was drawn by a generative model. None shows a real place.**
+
+| | |
+|---|---|
+| samples | {accepted} accepted, {rejected} rejected |
+| bands | {bands} |
+| classes | {classes} |
+| reflectance | digital number x {scale} ({dtype}) |
+| drawn as | {mode} |
+| seed | {seed} |
+| generator | {codec} codec, weights {generator} |
+| trained on | {samples} samples of {datamodule}, {updates} updates, preset {preset} |
+| clipped to the range of {dtype} | {clipped:.4%} of the values |
+
+`images/<id>.tif` and `masks/<id>.tif` are GeoTIFFs with band names, scale and class
+colours, and open in QGIS as they are. They have no georeference, because they lie
+nowhere. `manifest.jsonl` holds number, seed and SHA-256 of each sample,
+`training_samples.txt` fingerprints of the real samples that the generator saw.
+
+## Before you train on it
+
+The samples carry what the generator made of its training samples: their places,
+seasons and label errors. Do not score models on them, and keep the real samples that
+the generator saw out of validation and test (`SyntheticAugmentedDataModule` checks
+this). Whether they help on your data is a question to measure, not to assume. The
+licence and the terms of the real data extend to what was learned from them.
+"""
+
+_MODES = {
+    'joint': 'image and mask together',
+    'masks': 'images for the masks of {source}',
+    'vary': 'variations (strength {strength}) of the pairs of {source}',
+}
+
+
+def data_card(folder: Path, config: Mapping[str, Any]) -> str:
+    """Describe a generated folder in Markdown.
+
+    Args:
+        folder: With description and manifest.
+        config: Of the generator.
+
+    Returns:
+        The text for ``README.md``.
+    """
+    description = read_json(folder / DESCRIPTION)
+    provenance = description['provenance']
+    settings = provenance['settings']
+    rows = read_manifest(folder)
+    accepted = [row for row in rows if row.get('accepted', True)]
+    clipped = sum(row.get('clipped', 0.0) for row in accepted) / max(len(accepted), 1)
+    training = config.get('training', {})
+    return _CARD.format(
+        accepted=len(accepted),
+        rejected=len(rows) - len(accepted),
+        bands=', '.join(description['bands']),
+        classes=', '.join(description['classes']),
+        scale=description['scale'],
+        dtype=description['dtype'],
+        mode=_MODES[settings['mode']].format_map(provenance | settings),
+        seed=settings['seed'],
+        codec=provenance['codec'],
+        generator=settings['generator'],
+        samples=training.get('samples', 'unknown'),
+        datamodule=training.get('datamodule', 'unknown'),
+        updates=training.get('updates', 'unknown'),
+        preset=training.get('preset', 'unknown'),
+        clipped=clipped,
+    )

@@ -1,0 +1,198 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The files of a folder of pairs: their names and lists."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..files import read_text
+from .manifest import MANIFEST
+
+DESCRIPTION = 'dataset.json'
+PLACES = 'places.csv'
+_SUFFIXES = ('.tif', '.tiff')
+#: How many faulty files an error names.
+_SHOWN = 5
+
+
+class PairFiles:
+    """The images and masks of a folder, each mask with the images of all dates.
+
+    Args:
+        root: The folder.
+        dates: Number of images for each mask; None to tell it from the names.
+
+    Raises:
+        FileNotFoundError: If there is no folder ``images`` or ``masks``.
+        ValueError: If a file has no partner, or one name belongs to two files.
+    """
+
+    def __init__(self, root: Path, dates: int | None = None) -> None:
+        """List the files."""
+        self.root = root
+        self._images = _list_rasters(root / 'images')
+        self._masks = _list_rasters(root / 'masks')
+        self.dates = self._count_dates() if dates is None else dates
+        self._require_pairs()
+        #: Sorted ids.
+        self.ids = sorted(self._masks)
+
+    def images(self, name: str) -> list[Path]:
+        """The image of each date of a sample."""
+        return [self._images[stem] for stem in image_stems(name, self.dates)]
+
+    def mask(self, name: str) -> Path:
+        """The mask of a sample."""
+        return self._masks[name]
+
+    def _count_dates(self) -> int:
+        """Dates of the first mask, if its images are ``<id>_1.tif``, ``<id>_2.tif``."""
+        first = min(self._masks, default='')
+        count = 0
+        while f'{first}_{count + 1}' in self._images:
+            count += 1
+        return 1 if first in self._images else max(count, 1)
+
+    def _require_pairs(self) -> None:
+        wanted = {s for name in self._masks for s in image_stems(name, self.dates)}
+        alone = [
+            f'image {s} without mask' for s in sorted(self._images.keys() - wanted)
+        ]
+        alone += [f'no image {s}' for s in sorted(wanted - self._images.keys())]
+        if self._masks and not alone:
+            return
+        each = 'an image' if self.dates == 1 else f'{self.dates} images (_1, _2, ...)'
+        remedy = 'Add or remove these files.'
+        if (self.root / MANIFEST).exists():
+            remedy = 'If a generator was stopped here, run it again: it goes on.'
+        raise ValueError(
+            f'{self.root} has {len(self._images)} images and {len(self._masks)} masks, '
+            f'{len(alone)} without partner: {", ".join(alone[:_SHOWN]) or "no file"}. '
+            f'Every mask needs {each} of its name, ending in .tif or .tiff. {remedy}'
+        )
+
+
+def image_stems(name: str, dates: int) -> list[str]:
+    """File name, without suffix, of each date: the id, or ``<id>_1`` to ``<id>_T``.
+
+    Args:
+        name: The sample's id.
+        dates: Number of dates T.
+
+    Returns:
+        T names.
+    """
+    return [name] if dates == 1 else [f'{name}_{i + 1}' for i in range(dates)]
+
+
+def read_list(root: Path, split: str) -> dict[str, int]:
+    """Read ``<split>.txt``: one id a line, blank lines and repeats left out.
+
+    Args:
+        root: The folder of pairs.
+        split: Name of the list.
+
+    Returns:
+        The line number of each id, in the order of the list. A suffix such as
+        ``.tif`` is no part of an id.
+
+    Raises:
+        FileNotFoundError: If the list does not exist.
+        ValueError: If it is no text.
+    """
+    path = root / f'{split}.txt'
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} does not exist, but split={split!r} needs it. Write one id a '
+            'line, or leave the split out to use all samples.'
+        )
+    ids: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split('\n'), 1):
+        name = line.strip()
+        if name.lower().endswith(_SUFFIXES):
+            name = name[: name.rindex('.')]
+        if name:
+            ids.setdefault(name, number)
+    return ids
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read a table with a header line, separated by commas.
+
+    Args:
+        path: The file.
+        columns: The columns that every row must fill.
+
+    Returns:
+        The rows; values have no blanks around them.
+
+    Raises:
+        ValueError: If a column or value is missing; the message names the line.
+    """
+    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if not set(columns) <= set(header):
+        raise ValueError(
+            f'{path} has the columns {header}, but must have {list(columns)}, named in '
+            'the first line and separated by commas.'
+        )
+    reader.fieldnames = header
+    rows = []
+    for found in reader:
+        row = {name: (found[name] or '').strip() for name in columns}
+        if not all(row.values()):
+            raise ValueError(
+                f'{path}, line {reader.line_num}: {row} lacks a value. Fill it in, or '
+                'delete the line.'
+            )
+        rows.append(row)
+    return rows
+
+
+def read_places(root: Path, ids: Sequence[str]) -> dict[str, str]:
+    """The place of each sample; each is a place of its own without ``places.csv``.
+
+    Args:
+        root: The folder.
+        ids: Samples of it.
+
+    Returns:
+        The name of the place by id, in the order of *ids*.
+
+    Raises:
+        ValueError: If the table lacks one of them.
+    """
+    path = root / PLACES
+    if not path.exists():
+        return {name: name for name in ids}
+    places = {row['id']: row['place'] for row in read_table(path, ('id', 'place'))}
+    unknown = [name for name in ids if name not in places]
+    if unknown:
+        raise ValueError(
+            f'{path} does not say where {len(unknown)} samples lie: {unknown[:5]}. '
+            'Add them, so that no place gets into two splits.'
+        )
+    return {name: places[name] for name in ids}
+
+
+def _list_rasters(folder: Path) -> dict[str, Path]:
+    """Path of each GeoTIFF by its name without suffix."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f'{folder} does not exist. A folder of pairs needs images/ and masks/ '
+            'with files of the same names; torchgeo-specdm scenes makes one to try.'
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        # other systems leave hidden files such as ._a.tif beside a.tif
+        if path.suffix.lower() not in _SUFFIXES or path.name.startswith('.'):
+            continue
+        if path.stem in found:
+            raise ValueError(
+                f'{path} and {found[path.stem].name} have one id, {path.stem!r}, which '
+                'must be unique. Remove or rename one of them.'
+            )
+        found[path.stem] = path
+    return found

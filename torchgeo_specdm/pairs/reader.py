@@ -1,0 +1,321 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A folder of image-and-mask pairs: what users bring, and what we generate."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from ..files import read_json, sha256, write_text
+from .description import CLASSES, check_image, describe
+from .layout import DESCRIPTION, read_list, read_places
+from .manifest import read_manifest
+from .plotting import plot_sample
+from .rasters import Raster, read_codes, read_raster
+
+#: How many faulty samples verify() looks for before it gives up.
+_MOST_FAULTS = 5
+
+
+class PairFolder(NonGeoDataset):
+    """A folder of georaster pairs for segmentation or change detection.
+
+    Dataset format:
+
+    * ``images/<id>.tif``: all bands of one patch; with T > 1 dates
+      ``images/<id>_1.tif`` to ``images/<id>_T.tif``
+    * ``masks/<id>.tif``: one band of class positions
+    * ``dataset.json``: bands, classes with colours, dates, scale, dtype, nodata,
+      ignore index, codes (the value in the masks of each class, where it is not its
+      position) and where the data come from (optional)
+    * ``classes.csv``: columns ``id`` (value in the masks) and ``name`` (optional; not
+      looked at where there is a ``dataset.json``)
+    * ``train.txt``, ``val.txt``, ``test.txt``: one id a line (optional)
+    * ``places.csv``: columns ``id`` and ``place``; samples of one place may overlap
+      (optional)
+    * ``manifest.jsonl``: one line a sample that a generator wrote (optional)
+
+    A folder with just ``images/`` and ``masks/`` also reads
+    (:meth:`write_description` writes down what was found):
+
+    * bands: the descriptions in the first GeoTIFF, else ``band_1``, ``band_2``, ...
+    * classes: all positions up to the highest in the masks; 255 is no label
+    * scale: that of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for other
+      integers; for floating-point numbers 1, 1/255 or 0.0001 where they go up to 2,
+      up to 255 or further
+
+    Samples are ``image``, float32 digital numbers of shape (C, H, W), or
+    (T, C, H, W) with T dates, and ``mask``, int64 of shape (H, W), or (1, H, W)
+    with T dates. Pixels that are nodata in all stored bands of a date get the ignore
+    index.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = 'data',
+        split: Literal['train', 'val', 'test'] | None = None,
+        bands: Sequence[str] | None = None,
+        transforms: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        accepted_only: bool = True,
+    ) -> None:
+        """Initialize a new PairFolder instance.
+
+        Args:
+            root: The folder.
+            split: Use the ids of ``<split>.txt``; None for all.
+            bands: Names of the bands to load, in this order; None for all.
+            transforms: Takes a sample and returns a transformed version.
+            accepted_only: Leave out samples that the manifest marks as rejected.
+
+        Raises:
+            FileNotFoundError: If the folder, its images or the list are missing.
+            ValueError: If images and masks do not pair, a list, band or class is not
+                known, or no sample is left.
+        """
+        self.root = Path(root)
+        self.split = split
+        self.transforms = transforms
+        self._files, self._stored = describe(self.root)
+        #: Where the samples come from, as far as dataset.json says so.
+        self.provenance = self._stored.provenance
+        names = self._stored.spec.bands
+        unknown = [band for band in bands or () if band not in names]
+        if unknown:
+            raise ValueError(
+                f'bands {unknown} are not in {self.root}, which has {list(names)}. Use '
+                'its names.'
+            )
+        chosen = names if bands is None else tuple(bands)
+        #: What the samples are.
+        self.spec = replace(self._stored.spec, bands=chosen)
+        self._channels = [names.index(band) for band in chosen]
+        #: Which samples there are, in order.
+        self.ids = self.choose_ids(split, accepted_only)
+        if not self.ids:
+            source = 'the folder' if split is None else f'{split}.txt'
+            raise ValueError(
+                f'{self.root} has 0 samples to use: {source} is empty, or the manifest '
+                'rejects all samples. Add samples, or use accepted_only=False.'
+            )
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Load a sample.
+
+        Args:
+            index: Position in :attr:`ids`.
+
+        Returns:
+            The sample (see the class).
+
+        Raises:
+            ValueError: If a file is broken, has the wrong bands or size, non-finite
+                pixels, or a mask value that is not a class; the message names it.
+        """
+        sample = self._load(self.ids[index])
+        return sample if self.transforms is None else self.transforms(sample)
+
+    def choose_ids(self, split: str | None, accepted_only: bool = True) -> list[str]:
+        """Apply a split list and the manifest to all ids of the folder.
+
+        Args:
+            split: Use the ids of ``<split>.txt``; None for all.
+            accepted_only: Leave out samples that the manifest marks as rejected.
+
+        Returns:
+            The ids, in the order of the list, or sorted.
+
+        Raises:
+            FileNotFoundError: If there is no such list.
+            ValueError: If the list has ids without files.
+        """
+        rows = read_manifest(self.root) if accepted_only else []
+        rejected = {row['id'] for row in rows if not row.get('accepted', True)}
+        chosen = list(self._files.ids)
+        if split is not None:
+            lines = read_list(self.root, split)
+            unknown = sorted(lines.keys() - {*chosen} - rejected, key=lines.__getitem__)
+            if unknown:
+                raise ValueError(
+                    f'{self.root / f"{split}.txt"}, line {lines[unknown[0]]}: '
+                    f'{unknown[0]!r} has no files ({len(unknown)} such ids in all: '
+                    f'{unknown[:5]}). Remove them from the list or add the files.'
+                )
+            chosen = list(lines)
+        return [name for name in chosen if name not in rejected]
+
+    def select(self, ids: Sequence[str]) -> 'PairFolder':
+        """The same folder with just these ids, in this order."""
+        selected = copy(self)
+        selected.ids = list(ids)
+        return selected
+
+    @property
+    def places(self) -> list[str]:
+        """The place of each sample, by ``places.csv``; else each is one of its own."""
+        return list(read_places(self.root, self.ids).values())
+
+    def image_paths(self, name: str) -> list[Path]:
+        """The image file of each date of a sample."""
+        return self._files.images(name)
+
+    def mask_path(self, name: str) -> Path:
+        """The mask file of a sample."""
+        return self._files.mask(name)
+
+    def digest(self, images: bool = True, masks: bool = True) -> str:
+        """Hash the names and files of the samples, wherever the folder is.
+
+        Args:
+            images: Whether to look at the images.
+            masks: Whether to look at the masks.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        content = hashlib.sha256()
+        for name in self.ids:
+            paths = self.image_paths(name) if images else []
+            paths = [*paths, self.mask_path(name)] if masks else paths
+            content.update('\n'.join([name, *map(sha256, paths), '']).encode())
+        return content.hexdigest()[:16]
+
+    def verify(self) -> None:
+        """Read every sample once, and refuse the folder if any is at fault.
+
+        Raises:
+            ValueError: As :meth:`__getitem__`, and if patches differ in size; with
+                the first few faults.
+        """
+        first, faults = '', []
+        size: torch.Size | None = None
+        for name in self.ids:
+            try:
+                shape = self._load(name)['mask'].shape[-2:]
+            except ValueError as error:
+                faults.append(str(error))
+            else:
+                first, size = (name, shape) if size is None else (first, size)
+                if shape != size:
+                    faults.append(
+                        f'{self.mask_path(name)} and its image have {_pixels(shape)}, '
+                        f'but those of {first} {_pixels(size)}. All patches of a '
+                        'folder must have one size: cut them first.'
+                    )
+            if len(faults) == _MOST_FAULTS:
+                faults.append('Further samples were not looked at.')
+                break
+        if faults:
+            raise ValueError('\n'.join(faults))
+
+    def write_description(self) -> Path:
+        """Write what was found about a plain folder to ``dataset.json``.
+
+        What the file already says besides is kept.
+
+        Returns:
+            The path of the file.
+        """
+        path = self.root / DESCRIPTION
+        values = read_json(path) if path.exists() else {}
+        values |= self._stored.spec.to_dict() | {'codes': list(self._stored.codes)}
+        write_text(path, json.dumps(values, indent=2) + '\n')
+        return path
+
+    def plot(
+        self,
+        sample: dict[str, Tensor],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+    ) -> Figure:
+        """Plot a sample.
+
+        Args:
+            sample: A sample, with ``prediction`` (as ``mask``) if there is one.
+            show_titles: Whether to show a title above each panel.
+            suptitle: A title for the figure.
+
+        Returns:
+            A figure with each date, the mask and the prediction.
+        """
+        return plot_sample(sample, self.spec, show_titles, suptitle)
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        """A sample as it is in the files."""
+        mask = self._read_mask(self.mask_path(name))
+        images = []
+        for path in self.image_paths(name):
+            raster = read_raster(path)
+            _require_same_size(path, raster, self.mask_path(name), mask)
+            check_image(path, raster, self._stored.spec)
+            images.append(self._choose_bands(path, raster))
+            if self.spec.ignore_index is not None:
+                for nodata in {self.spec.nodata, raster.nodata} - {None}:
+                    missing = (raster.values == nodata).all(axis=0)
+                    mask[missing] = self.spec.ignore_index
+        several = len(images) > 1
+        return {
+            'image': torch.from_numpy(np.stack(images) if several else images[0]),
+            'mask': torch.from_numpy(mask[None] if several else mask),
+        }
+
+    def _choose_bands(self, path: Path, raster: Raster) -> NDArray[np.float32]:
+        """The chosen bands of one date as float32 (C, H, W)."""
+        image: NDArray[np.float32] = raster.values[self._channels].astype(np.float32)
+        if not np.isfinite(image).all():
+            raise ValueError(
+                f'{path} has {int((~np.isfinite(image)).sum())} NaN or infinite '
+                'values, but every pixel must be a number. Fill them with one number '
+                f'and name it as nodata in {DESCRIPTION}.'
+            )
+        return image
+
+    def _read_mask(self, path: Path) -> NDArray[np.int64]:
+        """The mask as class positions, int64 (H, W)."""
+        codes = read_codes(path)
+        mask = np.zeros_like(codes)
+        known = np.zeros(codes.shape, bool)
+        for value, label in self._stored.labels.items():
+            mask[codes == value] = label
+            known |= codes == value
+        if not known.all():
+            raise ValueError(
+                f'{path} has the values {np.unique(codes[~known])[:5].tolist()}, which '
+                f'are no classes; allowed are {sorted(self._stored.labels)}. Mend the file, or '
+                f'name the classes in {CLASSES} or {DESCRIPTION}.'
+            )
+        return mask
+
+
+def _require_same_size(
+    path: Path, raster: Raster, mask_path: Path, mask: NDArray[np.int64]
+) -> None:
+    shape = raster.values.shape
+    if shape[1:] == mask.shape:
+        return
+    hint = 'Cut both alike, or remove both.'
+    if shape[:2] == mask.shape:
+        hint = 'It seems to be channel-last: write it again as (bands, rows, columns).'
+    raise ValueError(
+        f'{path} has {shape[0]} bands of {_pixels(shape[1:])}, but {mask_path} has '
+        f'{_pixels(mask.shape)}; image and mask must cover the same pixels. {hint}'
+    )
+
+
+def _pixels(shape: Sequence[int]) -> str:
+    return f'{shape[0]}x{shape[1]} pixels'

@@ -1,0 +1,253 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Writing folders of pairs that survive a kill, a full disk and a second start."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..files import read_json, sha256, write_text
+from .layout import DESCRIPTION, image_stems
+from .manifest import MANIFEST, read_manifest
+from .rasters import to_dtype, write_class_raster, write_image_raster
+from .spec import SampleSpec
+
+_log = logging.getLogger(__name__)
+
+#: Masks are uint8, and this value is left for pixels without a label.
+_NO_LABEL = 255
+
+
+class PairWriter:
+    """Writes samples into a folder of pairs, each one whole or not at all.
+
+    Each file is written as ``<name>.<number>.part``, closed, opened again and
+    compared, flushed to the disk and renamed; then the manifest gets its line. A
+    killed run leaves whole samples only, and :meth:`done` tells a second run what is
+    left to do. Several processes may write into one folder.
+
+    Args:
+        root: The folder, made if needed.
+        spec: What the samples are.
+        provenance: Where they come from, for ``dataset.json``; plain JSON types.
+        settings: What must be equal for a second run to go on in the same folder.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or was begun with other
+            settings.
+        OSError: If the folder cannot be written.
+        ValueError: If there are more classes than masks can hold.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        spec: SampleSpec,
+        provenance: Mapping[str, Any],
+        settings: Mapping[str, Any],
+    ) -> None:
+        """Make the folder, or find it as this run left it."""
+        if spec.num_classes > _NO_LABEL:
+            raise ValueError(
+                f'{spec.num_classes} classes do not fit into masks of type uint8, which '
+                f'hold at most {_NO_LABEL} and one value for no label. Merge classes.'
+            )
+        self.root = Path(root)
+        self.spec = spec
+        self._settings = dict(settings)
+        description = spec.to_dict() | {
+            'format': 'torchgeo_specdm pairs 1',
+            'provenance': dict(provenance) | {'settings': self._settings},
+        }
+        text = json.dumps(description, indent=2) + '\n'
+        self._require_own_folder(json.loads(text))
+        for name in ('images', 'masks'):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        path = self.root / DESCRIPTION
+        if not path.exists():
+            write_text(path, text)
+
+    def clean(self) -> None:
+        """Remove what a killed run left half written; call it before any writes."""
+        for part in self.root.rglob('*.part'):
+            part.unlink(missing_ok=True)
+
+    def done(self) -> set[int]:
+        """Indices whose manifest line and files are whole.
+
+        Returns:
+            The indices; a file that was lost or changed makes its sample undone.
+        """
+        rows = read_manifest(self.root)
+        return {row['index'] for row in rows if 'index' in row and self._whole(row)}
+
+    def write(
+        self,
+        name: str,
+        image: NDArray[np.floating[Any]] | NDArray[np.integer[Any]],
+        mask: NDArray[np.integer[Any]],
+        record: Mapping[str, Any],
+    ) -> None:
+        """Write one sample and its manifest line.
+
+        A sample with non-finite pixels is not written: its line says so and has
+        ``accepted: false``.
+
+        Args:
+            name: The sample's id, a file name without suffix.
+            image: Digital numbers (C, H, W), or (T, C, H, W) with T dates.
+            mask: Class positions (H, W).
+            record: Further entries of the line, ``index`` among them.
+
+        Raises:
+            OSError: If a file cannot be written as it should be.
+            ValueError: If the sample is not what the spec says.
+        """
+        row: dict[str, Any] = {'id': name, **record}
+        dates = image if image.ndim == 4 else image[None]
+        codes = self._check(name, dates, mask)
+        if not np.isfinite(dates).all():
+            _log.warning('%s: sample %s has non-finite pixels.', self.root, name)
+            self._append(
+                row | {'accepted': False, 'reason': 'non-finite pixels', 'files': {}}
+            )
+            return
+        stored, clipped = to_dtype(dates, np.dtype(self.spec.dtype))
+        files = {}
+        tags = {'SYNTHETIC': 'YES', 'SAMPLE': name}
+        for stem, date in zip(image_stems(name, self.spec.dates), stored, strict=True):
+            file = f'images/{stem}.tif'
+            files[file] = write_image_raster(self.root / file, date, self.spec, tags)
+        file = f'masks/{name}.tif'
+        files[file] = write_class_raster(
+            self.root / file, codes, self.spec, tags, self._stored_ignore_index()
+        )
+        row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
+        self._append(row)
+
+    def finish(self, card: str) -> None:
+        """Sort the manifest by index and write the data card.
+
+        Args:
+            card: Markdown for ``README.md``.
+        """
+        rows = sorted(read_manifest(self.root), key=lambda row: int(row['index']))
+        lines = ''.join(json.dumps(row) + '\n' for row in rows)
+        write_text(self.root / MANIFEST, lines)
+        write_text(self.root / 'README.md', card)
+
+    def _require_own_folder(self, wanted: dict[str, Any]) -> None:
+        """Go on only in an empty folder, or one begun with the same settings."""
+        path = self.root / DESCRIPTION
+        if self.root.exists() and not self.root.is_dir():
+            raise FileExistsError(
+                f'{self.root} is a file, but samples are written into a folder. Choose '
+                'another name.'
+            )
+        if not path.exists():
+            if self.root.exists() and not _is_unused(self.root):
+                raise FileExistsError(
+                    f'{self.root} is not empty and has no {DESCRIPTION}. Samples are '
+                    'written into a folder of their own: choose another one.'
+                )
+            return
+        found = read_json(path)
+        provenance = found.get('provenance')
+        if type(provenance) is not dict or 'settings' not in provenance:
+            raise FileExistsError(
+                f'{path} does not say with which settings it was generated, so this '
+                'folder was made by something else. Choose another one.'
+            )
+        there = {key: found.get(key) for key in self.spec.to_dict()}
+        there |= provenance['settings']
+        here = {key: wanted[key] for key in self.spec.to_dict()}
+        here |= wanted['provenance']['settings']
+        different = ', '.join(
+            f'{key}: {there.get(key)!r} there, {here.get(key)!r} here'
+            for key in sorted(there | here)
+            if there.get(key) != here.get(key)
+        )
+        if different:
+            raise FileExistsError(
+                f'{self.root} was begun with other settings ({different}). One folder '
+                'holds one run: choose another folder, or the same settings to go on.'
+            )
+
+    def _whole(self, row: dict[str, Any]) -> bool:
+        if not row.get('accepted', True):
+            return True
+        files: dict[str, str] = row.get('files', {})
+        paths = {self.root / file: digest for file, digest in files.items()}
+        return bool(paths) and all(
+            path.exists() and sha256(path) == digest for path, digest in paths.items()
+        )
+
+    def _check(
+        self, name: str, dates: NDArray[Any], mask: NDArray[np.integer[Any]]
+    ) -> NDArray[np.uint8]:
+        """Refuse a sample of another form; the mask as it is stored."""
+        spec = self.spec
+        wanted = (spec.dates, spec.num_bands, *mask.shape)
+        if mask.ndim != 2 or dates.shape != wanted:
+            raise ValueError(
+                f'Sample {name} has an image of the shape {dates.shape} and a mask of '
+                f'{mask.shape}, but must have ({spec.dates}, {spec.num_bands}, H, W) '
+                'and (H, W) with the same H and W.'
+            )
+        known = (mask >= 0) & (mask < spec.num_classes)
+        ignored = np.zeros_like(known)
+        if spec.ignore_index is not None:
+            ignored = mask == spec.ignore_index
+        if not (known | ignored).all():
+            raise ValueError(
+                f'The mask of sample {name} has the values '
+                f'{np.unique(mask[~known & ~ignored])[:5].tolist()}; allowed are 0 to '
+                f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}.'
+            )
+        stored = self._stored_ignore_index()
+        return np.where(ignored, stored or 0, mask).astype(np.uint8)
+
+    def _stored_ignore_index(self) -> int | None:
+        """PairFolder reads 255 as the ignore index if that does not fit uint8."""
+        index = self.spec.ignore_index
+        return index if index is None or 0 <= index <= _NO_LABEL else _NO_LABEL
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        """Add a manifest line in one write, so that processes can share the file."""
+        path = self.root / MANIFEST
+        # a killed writer may have left half a line: begin a new one
+        torn = path.exists() and not _ends_line(path)
+        data = (('\n' if torn else '') + json.dumps(row) + '\n').encode()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if os.write(descriptor, data) < len(data):
+                raise OSError(f'{path}: the disk is full. Make room and run again.')
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _is_unused(root: Path) -> bool:
+    """Whether a folder is empty, or holds only what a run begins with."""
+    return all(
+        file.name.startswith(DESCRIPTION) and file.suffix == '.part'
+        if file.is_file()
+        else file.name in ('images', 'masks') and not any(file.iterdir())
+        for file in root.iterdir()
+    )
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open('rb') as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b'\n'

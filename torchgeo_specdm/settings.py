@@ -1,0 +1,58 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""One folder of results holds one experiment."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .files import read_json, sha256
+
+#: Lists and descriptions of a folder of pairs.
+_TEXTS = ('.json', '.csv', '.txt')
+
+
+def require_same_settings(path: Path, wanted: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder that was begun with other settings.
+
+    Args:
+        path: A JSON file with the entry ``settings``; it need not exist yet.
+        wanted: The settings of this start, plain JSON types.
+
+    Raises:
+        FileExistsError: With both values of every setting that differs.
+    """
+    if not path.exists():
+        return
+    there = read_json(path).get('settings', {})
+    different = ', '.join(
+        f'{key}: {there.get(key)!r} there, {wanted.get(key)!r} here'
+        for key in sorted({*there, *wanted})
+        if there.get(key) != wanted.get(key)
+    )
+    if different:
+        raise FileExistsError(
+            f'{path.parent} was begun with other settings ({different}). Choose '
+            'another folder of results, or the same settings to go on.'
+        )
+
+
+def content_hash(root: Path) -> str:
+    """Hash what a folder of pairs holds, whatever else lies in it.
+
+    Args:
+        root: The folder of pairs.
+
+    Returns:
+        12 hexadecimal digits of names and contents of its images, masks, lists and
+        descriptions.
+    """
+    rasters = [*root.glob('images/*'), *root.glob('masks/*')]
+    files = [path for path in rasters if path.suffix.lower() in ('.tif', '.tiff')]
+    files += [path for path in root.iterdir() if path.suffix in _TEXTS]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(f'{path.relative_to(root).as_posix()} {sha256(path)}\n'.encode())
+    return digest.hexdigest()[:12]

@@ -1,4 +1,0 @@
-# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
-# Licensed under the MIT License.
-
-"""Writing generated samples."""

@@ -1,0 +1,226 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Pseudo-labels: a folder of pairs with the masks that a network reads in it."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..pairs.copying import CopyWriter
+from ..pairs.fingerprint import read_seen_samples, write_seen_samples
+from ..pairs.manifest import read_manifest
+from ..pairs.reader import PairFolder
+
+_CARD = """# Relabelled image patches
+
+{count} image patches of `{source}`, byte for byte. **The masks are not theirs: a
+network read them in the images** ({by}){unsure}.
+
+They have the errors of that network, and no score on them says how good a model is.
+`training_samples.txt`, where there is one, holds fingerprints of the real samples that
+the generator of the images saw.
+"""
+_UNSURE = '; pixels below a probability of {:g} have no label'
+#: What a manifest says of a sample that is true of its relabelled copy too.
+_KEPT = ('seed', 'source')
+
+
+@torch.no_grad()
+def relabel(
+    folder: str | Path,
+    out: str | Path,
+    predict: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    std: Tensor,
+    by: str,
+    min_confidence: float | None = None,
+    batch_size: int = 16,
+) -> None:
+    """Write a copy of a folder of pairs with the masks that a network reads in it.
+
+    Image files are copied byte for byte, and ``training_samples.txt`` goes along, so
+    that leaks are still found. Of a folder with ``train.txt`` only the samples in it
+    are used. Run again, it writes what is missing.
+
+    Args:
+        folder: The folder of pairs; all patches have one size.
+        out: The folder to write to.
+        predict: The network, a task for instance: takes normalised images
+            (B, C, H, W), or (B, T, C, H, W) with T dates, and gives class scores
+            before softmax, (B, K, H, W). A module is run in evaluation mode, where it
+            is.
+        mean: Mean of each band that the network was trained with, (C,) or scalar.
+        std: Standard deviation of each band, (C,) or scalar.
+        by: What the network is, for provenance and data card.
+        min_confidence: Pixels get the ignore index where the most likely class is less
+            likely than this, above 0 and up to 1; None labels all.
+        batch_size: Images read at once.
+
+    Raises:
+        FileExistsError: If *out* holds something else, or was begun with another
+            network, source or option.
+        FileNotFoundError: If *folder* is no folder of pairs.
+        ValueError: If an option does not fit, or the scores are not one finite number
+            for each class and pixel.
+    """
+    listed = (Path(folder) / 'train.txt').exists()
+    source = PairFolder(folder, 'train' if listed else None)
+    _require_options(source, mean, std, min_confidence, batch_size)
+    settings = {
+        'samples': source.digest(masks=False),
+        'by': by,
+        'network': _fingerprint(predict, mean, std),
+        'min_confidence': min_confidence,
+        # batches of another size differ by float noise
+        'batch_size': batch_size,
+    }
+    origin = source.provenance
+    provenance = {
+        **origin,
+        'relabelled': True,
+        'relabelled_by': by,
+        'relabelled_from': str(folder),
+        'origin': origin.get('settings'),
+    }
+    writer = CopyWriter(out, source.spec, provenance, settings)
+    writer.clean()
+    if seen := read_seen_samples(folder):
+        write_seen_samples(out, sorted(seen))
+    read = partial(_read_masks, predict, mean, std, source, min_confidence)
+    with _evaluating(predict):
+        _write_missing(writer, source, read, batch_size)
+    unsure = '' if min_confidence is None else _UNSURE.format(min_confidence)
+    card = _CARD.format(count=len(source), source=folder, by=by, unsure=unsure)
+    writer.finish(card)
+
+
+def _write_missing(
+    writer: CopyWriter,
+    source: PairFolder,
+    read: Callable[[Tensor, Sequence[str]], Tensor],
+    batch_size: int,
+) -> None:
+    """Read batch after batch, and write the samples that are not there yet."""
+    done, total = writer.done(), len(source)
+    rows = {row['id']: row for row in read_manifest(source.root)}
+    starts = range(0, total, batch_size)
+    for start in tqdm(starts, desc='  relabel', disable=total < 100):
+        batch = range(start, min(start + batch_size, total))
+        if done.issuperset(batch):
+            continue
+        # whole, whatever is missing: the scores of an image depend on its batch
+        names = source.ids[start : batch.stop]
+        images = torch.stack([source[index]['image'] for index in batch])
+        masks = read(images, names)
+        for index, name, image, mask in zip(batch, names, images, masks, strict=True):
+            if index in done:
+                continue
+            row = rows.get(name, {})
+            record: dict[str, Any] = {key: row[key] for key in _KEPT if key in row}
+            writer.copy(
+                name,
+                image.numpy(),
+                source.image_paths(name),
+                mask.numpy(),
+                {'index': index} | record,
+                {'RELABELLED': 'YES'},
+            )
+
+
+def _read_masks(
+    predict: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    std: Tensor,
+    source: PairFolder,
+    min_confidence: float | None,
+    images: Tensor,
+    names: Sequence[str],
+) -> Tensor:
+    """What the network reads in images (B, ..., H, W): class positions (B, H, W)."""
+    where = predict.parameters() if isinstance(predict, nn.Module) else iter([mean])
+    images = images.to(next(where, mean).device)
+    mean, std = (x.to(images).view(-1, 1, 1) for x in (mean, std))
+    scores = predict((images - mean) / std).float().cpu()
+    wanted = (len(images), source.spec.num_classes, *images.shape[-2:])
+    if scores.shape != wanted or not scores.isfinite().all():
+        raise ValueError(
+            f'The network gives scores of the shape {tuple(scores.shape)} for samples '
+            f'{names[0]} to {names[-1]}, {int((~scores.isfinite()).sum())} of them not '
+            f'finite, but needed are finite ones of {wanted}: one for each class and '
+            'pixel. Use a network trained on these classes.'
+        )
+    confidence, labels = scores.softmax(1).max(1)
+    if min_confidence is not None:
+        assert source.spec.ignore_index is not None
+        labels[confidence < min_confidence] = source.spec.ignore_index
+    return labels
+
+
+def _require_options(
+    source: PairFolder,
+    mean: Tensor,
+    std: Tensor,
+    min_confidence: float | None,
+    batch_size: int,
+) -> None:
+    """Refuse options that are out of range or do not fit the folder."""
+    spec = source.spec
+    if batch_size < 1:
+        raise ValueError(f'batch_size={batch_size} must be 1 or more.')
+    if not {mean.numel(), std.numel()} <= {1, spec.num_bands}:
+        raise ValueError(
+            f'mean and std have {mean.numel()} and {std.numel()} values, but '
+            f'{source.root} has {spec.num_bands} bands: {list(spec.bands)}. Give those '
+            'of the datamodule that the network was trained with.'
+        )
+    if min_confidence is None:
+        return
+    if not 0 < min_confidence <= 1:
+        raise ValueError(
+            f'min_confidence={min_confidence} must lie above 0 and not above 1. 0.5 '
+            'leaves out what the network doubts; None leaves out nothing.'
+        )
+    if spec.ignore_index is None:
+        raise ValueError(
+            f'min_confidence={min_confidence} leaves pixels without a label, but '
+            f'{source.root} has no ignore index to mark them with. Add '
+            '"ignore_index": 255 to its dataset.json, or use None.'
+        )
+
+
+def _fingerprint(predict: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor) -> str:
+    """Hash of what a network is, as far as its weights and statistics tell."""
+    parts: list[tuple[str, Any]] = [('mean', mean), ('std', std)]
+    if isinstance(predict, nn.Module):
+        parts += predict.state_dict().items()
+    digest = hashlib.sha256()
+    for name, value in parts:
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            # NumPy does not know all types of tensors, but bytes
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _evaluating(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Run a module in evaluation mode, and leave it as it was."""
+    if not isinstance(predict, nn.Module):
+        yield
+        return
+    were = [(module, module.training) for module in predict.modules()]
+    predict.eval()
+    try:
+        yield
+    finally:
+        for module, training in were:
+            module.training = training

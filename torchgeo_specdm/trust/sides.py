@@ -1,0 +1,201 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""All that is counted of one set of pairs, so that sets can be compared."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..metrics.change import ChangeEvidence
+from ..metrics.class_spectra import ClassSpectra, SpectraSummary
+from ..metrics.edges import EdgeAgreement
+from ..metrics.features import (
+    Extractor,
+    Features,
+    FeatureSample,
+    RandomFeatures,
+    band_planes,
+    mask_planes,
+)
+from ..metrics.segmentation import SegmentationScores
+from ..metrics.sharpness import Sharpness
+from ..pairs.spec import SampleSpec
+
+
+class Readings(NamedTuple):
+    """What is read in the images of a batch, without a look at their masks.
+
+    Attributes:
+        judges: Class positions by each judge (J, B, H, W).
+        spectrum: Class positions by the spectrum of each pixel (B, H, W).
+    """
+
+    judges: Tensor
+    spectrum: Tensor
+
+
+class Alignment(nn.Module):
+    """Do masks fit their images? By judges, by edges and by spectra.
+
+    Args:
+        spec: What the samples are.
+    """
+
+    def __init__(self, spec: SampleSpec) -> None:
+        """Start with nothing seen."""
+        super().__init__()
+        self.spec = spec
+        self.judge = SegmentationScores(spec.num_classes, ignore_index=-1)
+        self.spectrum = SegmentationScores(spec.num_classes, ignore_index=-1)
+        self.edges = EdgeAgreement(spec)
+
+    def update(self, images: Tensor, masks: Tensor, readings: Readings) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
+            masks: Class positions (B, H, W); other values are no label.
+            readings: Of the images.
+        """
+        known = (masks >= 0) & (masks < self.spec.num_classes)
+        labels = masks.where(known, -1)
+        for reading in readings.judges:
+            self.judge.update(reading, labels)
+        self.spectrum.update(readings.spectrum, labels)
+        self.edges.update(images, masks)
+
+    def compute(self) -> dict[str, Any]:
+        """Compute the agreement of all pixels counted.
+
+        Returns:
+            ``judge`` with ``accuracy``, ``miou``, ``iou`` of each class and, with
+            several dates, ``change_f1``, all in 0..1, counted over all judges;
+            ``edges``, the chance in 0..1 that a boundary pixel has the stronger
+            gradient; and ``spectrum``, the mean over classes of the share of pixels
+            whose spectrum is of their class. NaN where nothing could be counted.
+        """
+        judged, spectrum = self.judge.compute(), self.spectrum.compute()
+        found: dict[str, Any] = {
+            'accuracy': float(judged['accuracy']),
+            'miou': float(judged['miou']),
+            'iou': judged['iou'].tolist(),
+        }
+        if self.spec.dates > 1:
+            found['change_f1'] = float(judged['class_f1'][1])
+        return {
+            'judge': found,
+            'edges': float(self.edges.compute()['auc']),
+            'spectrum': float(spectrum['recall'].nanmean()),
+        }
+
+
+class SideSummary(NamedTuple):
+    """What was counted of one set.
+
+    Attributes:
+        alignment: See :meth:`Alignment.compute`.
+        spectra: Of each class.
+        features: Of the images of each date and of the masks, by name.
+        change: See :class:`ChangeEvidence`; None with one date.
+        sharpness: See :class:`Sharpness`, (T, C).
+    """
+
+    alignment: dict[str, Any]
+    spectra: SpectraSummary
+    features: dict[str, Features]
+    change: dict[str, float] | None
+    sharpness: Tensor
+
+
+class Side(nn.Module):
+    """Counts one set of pairs; memory does not grow with their number.
+
+    Args:
+        spec: What the samples are.
+        extractor: Of the images; shared between sides.
+        mean: Mean of each band of real training samples (C,), in digital numbers.
+        std: Standard deviation of each band.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, spec: SampleSpec, extractor: Extractor, mean: Tensor, std: Tensor
+    ) -> None:
+        """Start with nothing seen."""
+        super().__init__()
+        self.spec = spec
+        self.register_buffer('mean', mean.float())
+        self.register_buffer('std', std.float())
+        self.alignment = Alignment(spec)
+        self.spectra = ClassSpectra(spec)
+        self.sharpness = Sharpness(spec)
+        self.change = ChangeEvidence(spec.scale) if spec.dates > 1 else None
+        self.image_extractor = extractor
+        self.mask_extractor = RandomFeatures(spec.num_classes)
+        names = ['image']
+        if spec.dates > 1:
+            names = [f'image_{date + 1}' for date in range(spec.dates)]
+        samples = {name: FeatureSample(extractor.num_features) for name in names}
+        samples['mask'] = FeatureSample(self.mask_extractor.num_features)
+        self.features: Any = nn.ModuleDict(samples)
+
+    def update(
+        self, batch: dict[str, Tensor], readings: Readings, truth: Tensor | None = None
+    ) -> None:
+        """Count a batch.
+
+        Args:
+            batch: Of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
+            readings: Of its images.
+            truth: Masks (B, H, W) that the readings are compared with, where these are
+                not those of the batch.
+        """
+        images, masks = batch['image'], batch['mask']
+        self.alignment.update(images, masks if truth is None else truth, readings)
+        self.spectra.update(images, masks)
+        self.sharpness.update(images)
+        if self.change is not None:
+            self.change.update(images, masks)
+        dates = images.unbind(1) if self.spec.dates > 1 else (images,)
+        numbers = batch['index'], batch['place']
+        for name, date in zip(self.features, dates, strict=False):
+            planes = band_planes(date, self.mean, self.std)
+            self.features[name].update(self.image_extractor(planes), *numbers)
+        planes = mask_planes(masks, self.spec.num_classes)
+        self.features['mask'].update(self.mask_extractor(planes), *numbers)
+
+    def compute(self) -> SideSummary:
+        """Finish, over all processes."""
+        return SideSummary(
+            self.alignment.compute(),
+            self.spectra.compute(),
+            {name: sample.compute() for name, sample in self.features.items()},
+            None if self.change is None else self.change.compute(),
+            self.sharpness.compute(),
+        )
+
+
+def sample_agreement(readings: Tensor, masks: Tensor, spec: SampleSpec) -> Tensor:
+    """How far judges agree with the mask of each sample.
+
+    Args:
+        readings: Class positions by each judge (J, B, H, W).
+        masks: Class positions (B, H, W); other values are no label.
+        spec: What the samples are.
+
+    Returns:
+        Share of labelled pixels that the judges read as the mask says, mean over
+        judges, in 0..1 (B,); with several dates the mean of this share over changed
+        and unchanged pixels, since most do not change. NaN without a label.
+    """
+    right = (readings == masks).float().mean(0)
+    if spec.dates == 1:
+        groups = [(masks >= 0) & (masks < spec.num_classes)]
+    else:
+        groups = [masks == k for k in range(spec.num_classes)]
+    shares = [(right * g).sum((1, 2)) / g.sum((1, 2)) for g in groups]
+    return torch.stack(shares).nanmean(0)
