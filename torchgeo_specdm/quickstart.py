@@ -42,7 +42,7 @@ _REAL_SHARE = 0.5
 #: Most tiles that the masks of the codec are judged by.
 _JUDGED = 512
 #: The learned codec is used from this share of right mask pixels on held-out patches.
-#: On real patches it lost to folded pixels at 0.79 (prototype_real.md, section 2) and
+#: On real patches it lost to folded pixels at 0.79 (docs/notes/autoencoder.md) and
 #: won at 0.92 (experiments/RESULTS.md).
 _TRANSPARENT = 0.9
 #: What is compared, for each task: most pixels do not change.

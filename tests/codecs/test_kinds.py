@@ -168,7 +168,7 @@ class TestPixels:
 
 
 class TestPaperPreset:
-    """Parameter counts of the published architecture (ldm.md, sections 1 and 4)."""
+    """Parameter counts of the published architecture (docs/notes)."""
 
     def count(self, bands: int, classes: int) -> tuple[float, float]:
         spec = SampleSpec(

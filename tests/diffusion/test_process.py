@@ -46,7 +46,7 @@ class TestSchedule:
         found = [float(signal[t]) for t in (0, 1, 250, 500, 750, 1000)]
         wanted = [1, 0.9992498, 0.7330918, 0.388687, 0.1325951, 0.0258586]
         assert found == pytest.approx(wanted, abs=2e-6)
-        # LDM's own numbers for this schedule (ldm.md, section 3)
+        # LDM's own numbers for this schedule (docs/notes/diffusion.md)
         assert float(signal[500]) ** 2 == pytest.approx(0.1511, abs=1e-4)
         assert float(signal[1000]) ** 2 == pytest.approx(6.69e-4, abs=1e-6)
 

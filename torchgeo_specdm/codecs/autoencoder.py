@@ -16,7 +16,7 @@ class PatchAutoencoder(nn.Module):
 
     The stem moves ``stem`` x ``stem`` pixels into channels before the first
     convolution. With a stem of 2 and two levels, training halves the error of three
-    levels without a stem in equal time (prototype.md, section 2); 1 is the published
+    levels without a stem in equal time (docs/notes/autoencoder.md); 1 is the published
     architecture.
 
     Args:

@@ -22,7 +22,7 @@ class PixelCodec(Codec):
     In the spirit of SatSynth (arXiv 2403.16605): class k is the binary code of k in
     -1 and +1 (analog bits, arXiv 2208.04202). It decodes exactly and has nothing to
     train, which makes it the better choice for few patches and minutes of computing
-    (prototype_real.md, section 0). The denoiser must predict the clean sample:
+    (docs/notes/autoencoder.md). The denoiser must predict the clean sample:
     epsilon and v give noise on such latents.
 
     Args:

@@ -18,10 +18,10 @@ from .base import Codec, Reconstruction, plain_settings
 class SingleStreamCodec(Codec):
     """One KL autoencoder over bands and labels (the LDM baseline of SpecDM).
 
-    The paper does not say how the mask enters, and it matters (prototype.md,
-    section 3), so both readings are here and outputs name the one they used.
-    Its alignment can be false: one decoder may paint the label into the image
-    (prototype_real.md, section 0).
+    The paper does not say how the mask enters, and it matters
+    (docs/notes/autoencoder.md), so both readings are here and outputs name the one they
+    used. Its alignment can be false: one decoder may paint the label into the image
+    (docs/notes/autoencoder.md).
 
     Args:
         spec: What a sample is.

@@ -40,7 +40,7 @@ class LatentDataModule(NonGeoDataModule):
 
     Each pass through the real training set applies its own augmentation (crops,
     flips, turns), so the cache holds that many variants of each sample. Training on
-    it is about 1.3 times as fast as encoding at each step (prototype.md, section 1).
+    it is about 1.3 times as fast as encoding at each step (docs/notes/autoencoder.md).
     Validation stays the real datamodule's.
 
     Args:

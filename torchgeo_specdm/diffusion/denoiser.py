@@ -29,7 +29,7 @@ class JointDenoiser(nn.Module):
         head_dim: Channels of an attention head; must divide the widths that attend,
             and the last one, which always does.
         residual_resampling: Down- and upsample in residual blocks and let the time
-            scale and shift, as the LDM for churches does (ldm.md, section 2).
+            scale and shift, as the LDM for churches does (docs/notes/diffusion.md).
 
     Raises:
         ValueError: If *groups* or *head_dim* do not divide the widths, or the levels

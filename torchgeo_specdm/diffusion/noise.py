@@ -20,7 +20,7 @@ def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGe
 
     Counter-based, so they do not depend on batch size, order, workers, ranks or
     restarts, and no two samples share them; torch's generator keeps only 32 bits of
-    a seed, which makes duplicates (reliability.md, section 1).
+    a seed, which makes duplicates (docs/notes/diffusion.md).
 
     Args:
         seed: Seed of the run, 0 or more.

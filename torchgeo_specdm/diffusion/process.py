@@ -22,7 +22,7 @@ class JointProcess(nn.Module):
 
     Time 0 is the clean latent and time T is noise. Each stream has its own time; with
     all equal this is SpecDM as published. The schedule is the one called "linear" by
-    LDM, which is linear in the root of beta (ldm.md, section 3).
+    LDM, which is linear in the root of beta (docs/notes/diffusion.md).
 
     Args:
         streams: Channels of each stream.
@@ -33,7 +33,7 @@ class JointProcess(nn.Module):
             image for a given mask.
         signal_scale: Latents are multiplied by this before noise is added. Below 1
             for folded pixels, whose neighbours repeat each other and so need more
-            noise (prototype_real.md, section 5).
+            noise (docs/notes/diffusion.md).
         num_steps: Number of times T.
         beta_start: First beta of the schedule.
         beta_end: Last beta of the schedule.

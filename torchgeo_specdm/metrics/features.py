@@ -63,8 +63,8 @@ class RandomFeatures(Extractor):
     """Random convolutional features of all bands, or of one-hot masks.
 
     They need no download and no training, and are the same on every machine
-    (ecosystem.md, section 2). They see spectra and texture and hardly notice blur
-    (prototype.md, section 3), so never show their distance without pictures.
+    (docs/notes/torchgeo.md). They see spectra and texture and hardly notice blur
+    (docs/notes/diffusion.md), so never show their distance without pictures.
 
     Args:
         channels: Number of bands or classes.

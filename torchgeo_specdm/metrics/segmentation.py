@@ -14,8 +14,8 @@ class SegmentationScores(Metric):
     Pixels are counted over the whole epoch and all processes, and the scores are
     computed once from the counts: they are not means of batches. A class that is
     neither in the masks nor in the predictions has no score: it is NaN in the list of
-    classes and left out of the means, where a 0 or a 1 would move them (reliability.md,
-    33). With nothing scored at all, everything is NaN.
+    classes and left out of the means, where a 0 or a 1 would move them
+    (docs/notes/torchgeo.md). With nothing scored at all, everything is NaN.
     """
 
     higher_is_better = True

@@ -18,7 +18,7 @@ from .padding import check_pair, pad_to_32
 #: The encoders to choose from; ChangeFormer V3 has the shape of ``mit_b2``.
 Backbone: TypeAlias = Literal['mit_b0', 'mit_b2']
 
-# Of the four stages, from 1/4 to 1/32 of the image (changeformer.md, segformer.md).
+# Of the four stages, from 1/4 to 1/32 of the image (docs/notes/networks.md).
 _WIDTHS = {'mit_b0': (32, 64, 160, 256), 'mit_b2': (64, 128, 320, 512)}
 _DEPTHS = {'mit_b0': (2, 2, 2, 2), 'mit_b2': (3, 4, 6, 3)}
 _REDUCTIONS = (8, 4, 2, 1)
@@ -57,7 +57,7 @@ class ChangeFormer(nn.Module):
 
     Sizes that are no multiple of 32 are padded and cropped back. Blocks that the
     released network holds and never calls (8.4 M of its 32.7 M parameters) are left
-    out. Source of the widths and counts: changeformer.md.
+    out. Source of the widths and counts: docs/notes/networks.md.
     """
 
     def __init__(

@@ -46,7 +46,8 @@ class PFSegNet(AnySize):
     Sizes that are no multiple of 32 are padded and cropped back. A batch of one image
     cannot train, as the pyramid pooling normalises one value a channel. On images of
     128 pixels the dilated convolutions of the last stage see little but their centre,
-    as published for images of 896. Source of the widths and counts: pfsegnet.md.
+    as published for images of 896. Source of the widths and counts:
+    docs/notes/networks.md.
     """
 
     def __init__(

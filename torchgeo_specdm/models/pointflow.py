@@ -13,7 +13,7 @@ from torch import Tensor, nn
 Points: TypeAlias = Literal['scaled', 'paper']
 
 #: Channels in which two maps are compared, cells on each side for the best and for the
-#: mean certainty, and points at edges (pfsegnet.md).
+#: mean certainty, and points at edges (docs/notes/networks.md).
 _MATCH = 64
 _REGIONS = 14
 _MEANS = 9
@@ -30,7 +30,8 @@ class PointFlow(nn.Module):
     where a point is in both sets, the match counts.
 
     The choice has no gradient: edge logits learn from a loss of their own, the
-    certainty of a match from the features that it scales. Source: pfsegnet.md.
+    certainty of a match from the features that it scales. Source:
+    docs/notes/networks.md.
     """
 
     def __init__(self, width: int, points: Points = 'scaled') -> None:

@@ -14,7 +14,7 @@ from .padding import pad_to_32
 #: How an image with more than three bands gets into a network made for three.
 Stem: TypeAlias = Literal['widen', 'map']
 
-#: Width of the head in the paper, for each of its backbones (segformer.md).
+#: Width of the head in the paper, for each of its backbones (docs/notes/networks.md).
 _HEAD_WIDTHS = {
     'mit_b0': 256,
     'mit_b1': 256,
@@ -30,7 +30,7 @@ class BandMapper(nn.Conv2d):
 
     A 1x1 convolution with bias and nothing else: 3 x bands + 3 parameters. It is what
     the "mapping layer before the backbone" of SpecDM is taken to be; the paper leaves
-    kernel, bias and start open (segformer.md).
+    kernel, bias and start open (docs/notes/networks.md).
     """
 
     def __init__(
@@ -131,7 +131,7 @@ def segformer(
     """SegFormer (Xie et al. 2021) as in the paper, for any bands and sizes.
 
     Sizes that are no multiple of 32 are padded and cropped back. Source of the widths
-    and counts: segformer.md.
+    and counts: docs/notes/networks.md.
 
     Args:
         backbone: ``'mit_b0'`` ... ``'mit_b5'``, or the ``'tu-...'`` name of a timm

@@ -15,7 +15,7 @@ from .padding import check_pair, pad_to_32
 #: Encoders of SiamCRNN.
 ResNet: TypeAlias = Literal['resnet18', 'resnet34', 'resnet50', 'resnet101']
 
-#: Channels of the memory at each scale, and so of the pyramid (siamcrnn.md).
+#: Channels of the memory at each scale, and so of the pyramid (docs/notes/networks.md).
 _WIDTH = 128
 
 
@@ -28,7 +28,7 @@ class SiamCRNN(nn.Module):
 
     Sizes that are no multiple of 32 are padded and cropped back. Both dates share a
     batch, so BatchNorm takes its statistics over both; a batch of one pair can train.
-    Source of the widths and counts: siamcrnn.md.
+    Source of the widths and counts: docs/notes/networks.md.
 
     The ResNet is timm's. To keep 1/16, its last stage dilates every 3 x 3 convolution
     by 2, but the first of its first block; the released code, which has ResNet-18 and

@@ -41,7 +41,7 @@ class MultispectralChangeDetectionTask(PixelTask):
     Logged for validation and test (``test_`` instead of ``val_``):
 
     * ``val_miou``, ``val_f1``: macro means over the classes that occur, as SpecDM
-      reports them (datasets_numbers.md, A); ``val_accuracy``: share of right pixels;
+      reports them (docs/notes/networks.md); ``val_accuracy``: share of right pixels;
     * ``val_change_iou``, ``val_change_f1``, ``val_change_precision``,
       ``val_change_recall``: of class 1, as most others report them (with two classes);
     * ``val_iou/<class>``, ``val_loss``;
@@ -88,7 +88,7 @@ class MultispectralChangeDetectionTask(PixelTask):
             num_classes: Number of classes; None likewise.
             weights: Whether to fetch ImageNet weights for the encoder.
             loss: Cross-entropy, or its sum with 0.75 times the Lovasz loss, as
-                SiamCRNN's authors train (siamcrnn.md).
+                SiamCRNN's authors train (docs/notes/networks.md).
             class_weights: Weight of each class in the cross-entropy, above 0;
                 SiamCRNN's authors use [1, 10].
             ignore_index: Mask value of pixels without a label; None to read it from the

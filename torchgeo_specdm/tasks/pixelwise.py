@@ -24,7 +24,7 @@ from .support.guards import StepGuard
 _WEIGHT_DECAY = 0.01
 _WARMUP_START = 1e-6
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
-#: Weight of the Lovasz loss beside the cross-entropy (siamcrnn.md, recipe).
+#: Weight of the Lovasz loss beside the cross-entropy (docs/notes/networks.md).
 _LOVASZ_WEIGHT = 0.75
 
 
@@ -40,9 +40,9 @@ class PixelTask(
     its network in :meth:`build_network`. The first three are read from the
     datamodule's ``spec`` where they are None.
 
-    The optimiser and its schedule are those of SegFormer (segformer.md): AdamW with
-    weight decay .01 except on norms, linear warm-up, then linear decay to 0 at the last
-    step of the run.
+    The optimiser and its schedule are those of SegFormer (docs/notes/networks.md):
+    AdamW with weight decay .01 except on norms, linear warm-up, then linear decay to 0
+    at the last step of the run.
     """
 
     monitor = 'val_miou'

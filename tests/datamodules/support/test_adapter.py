@@ -258,7 +258,7 @@ class TestCheckUnits:
             check_units(data, CPU)
 
     def test_statistics_set_too_late(self) -> None:
-        # conventions.md, section 2: self.aug keeps the old mean and std
+        # docs/notes/torchgeo.md: self.aug keeps the old mean and std
         data = in_trainer(Foreign(Patches()))
         data.std = data.std * 1.6
         with pytest.raises(ValueError, match='mend the datamodule'):

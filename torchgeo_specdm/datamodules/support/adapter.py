@@ -153,11 +153,10 @@ def same_randomness() -> Iterator[None]:
 def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
     """Refuse a datamodule whose mean and std do not undo its normalisation.
 
-    Some TorchGeo datamodules forget to normalise in training (conventions.md,
-    section 2); a generator would then learn in wrong units, in silence. So blank
-    images of a dark and of a bright value of each band are sent through the
-    augmentation of training, and must come back: crops, flips and turns leave them
-    as they are.
+    Some TorchGeo datamodules forget to normalise in training (docs/notes/torchgeo.md);
+    a generator would then learn in wrong units, in silence. So blank images of a dark
+    and of a bright value of each band are sent through the augmentation of training,
+    and must come back: crops, flips and turns leave them as they are.
 
     Args:
         datamodule: After ``setup('fit')``, in a trainer that is fitting.

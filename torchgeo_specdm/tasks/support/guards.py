@@ -18,7 +18,7 @@ class StepGuard(LightningModule):
 
     Name it before the base class of the task: ``class MyTask(StepGuard, BaseTask)``. A
     task that overrides one of the hooks below calls ``super()`` in it. Lightning alone
-    lets these pass (reliability.md, 23, 51, 68):
+    lets these pass (docs/notes/torchgeo.md):
 
     * folders that cannot be written: it drops some of the checkpoint's errors;
     * a loss that is NaN or infinite: it trains on, and saves what comes out;
