@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, pad, pixel_shuffle, pixel_unshuffle
 from torchvision.transforms.functional import gaussian_blur
 
 from torchgeo_specdm.files import read_json, write_text
@@ -137,6 +137,49 @@ def plant(
         'one class missing': leave_out(pairs, spec.num_classes),
         'collapsed to a twentieth': [pairs[i] for i in drawn.tolist()],
     }
+
+
+def average_blocks(images: Tensor, side: int = 4) -> Tensor:
+    """Images (N, C, H, W) in cells of one colour each."""
+    cells = avg_pool2d(images, side)
+    return cells.repeat_interleave(side, -1).repeat_interleave(side, -2)
+
+
+def keep_components(
+    images: Tensor, training: Tensor, count: int = 8, side: int = 4
+) -> Tensor:
+    """Images (N, C, H, W) in cells of a few principal components of training images."""
+    rows = pixel_unshuffle(training, side).movedim(1, -1).flatten(0, 2)
+    middle = rows.mean(0)
+    basis = torch.pca_lowrank(rows - middle, count, center=False, niter=4)[2]
+    cells = pixel_unshuffle(images, side).movedim(1, -1) - middle
+    kept = cells @ basis @ basis.T + middle
+    return pixel_shuffle(kept.movedim(-1, 1), side)
+
+
+def add_noise(images: Tensor, share: float = 0.1) -> Tensor:
+    """Images (N, C, H, W) with a share of each band's spread as noise of its own."""
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape, generator=random)
+    return images + share * images.std((0, 2, 3), keepdim=True) * noise
+
+
+def add_grid(images: Tensor, share: float = 0.1, period: int = 4) -> Tensor:
+    """Images (N, C, H, W) with brighter lines, a share of each band's spread."""
+    lines = torch.zeros(images.shape[-2:])
+    lines[::period] += 1
+    lines[:, ::period] += 1
+    return images + share * images.std((0, 2, 3), keepdim=True) * lines
+
+
+def randomise_phases(images: Tensor) -> Tensor:
+    """Random fields (N, C, H, W) with the spectra and band correlations of images."""
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(images), 1, *images.shape[-2:], generator=random)
+    turn = torch.fft.fft2(noise)
+    middle = images.mean((2, 3), keepdim=True)
+    turned = torch.fft.fft2(images - middle) * turn / turn.abs()
+    return torch.fft.ifft2(turned).real + middle
 
 
 def move(mask: Tensor, pixels: int) -> Tensor:
