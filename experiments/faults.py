@@ -22,6 +22,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad, pixel_shuffle, pixel_unshuffle
+from torchgeo.datamodules import BaseDataModule
 from torchvision.transforms.functional import gaussian_blur
 
 from torchgeo_specdm.files import read_json, write_text
@@ -252,7 +253,7 @@ def measure_faults(
         Of each fault ``values``, ``reaction`` (the difference to real pairs) and
         ``lights``.
     """
-    data = make_object(real)
+    data = make_object(real, BaseDataModule)
     data.setup('fit')
     training, kept = (
         TileDataset(source, (size, size))

@@ -274,12 +274,15 @@ def _describe(options: argparse.Namespace) -> None:
 
 
 def _overlap(options: argparse.Namespace) -> None:
+    from torchgeo.datamodules import BaseDataModule
+
     from .objects import make_object
     from .trust.measuring import real_config
     from .trust.overlap import describe_overlaps, overlaps_between_splits
 
     # a loader is not needed, and a batch of one fits any split
-    datamodule = make_object(real_config(options.data, batch_size=1))
+    config = real_config(options.data, batch_size=1)
+    datamodule = make_object(config, BaseDataModule)
     found = overlaps_between_splits(datamodule)
     print(describe_overlaps(datamodule, found))
     count = sum(map(len, found.values()))

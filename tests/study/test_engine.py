@@ -237,7 +237,10 @@ class TestFailures:
         wrong = {'net': {'class_path': 'torchgeo_specdm.Nothing'}}
         study = read_study(tmp_path, world / 'rich', models=wrong, seeds=1)
         (run,) = Engine(study).run(study.cells())
-        assert "class_path='torchgeo_specdm.Nothing' names no class" in run.reason
+        assert (
+            "class_path='torchgeo_specdm.Nothing' gives no LightningModule"
+            in run.reason
+        )
 
     def test_classes_keep_their_names(self) -> None:
         found = {'test_loss': 1.0, 'test_miou': 0.5, 'test_iou/forest loss': 0.5}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchgeo.datamodules import NonGeoDataModule
 
 from tests.study.fakes import open_data, pixel_codec, write_generator
 from tests.study.worlds import (
@@ -315,7 +316,7 @@ class TestLearned:
         assert self.learned(study) == ['8-0/own', '8-1/own']
         found = []
         for draw in (0, 1):
-            subset = make_object(subset_config(study.data, 8, draw))
+            subset = make_object(subset_config(study.data, 8, draw), NonGeoDataModule)
             subset.setup('fit')
             wanted = {*fingerprints(subset.train_dataset)}
             home = study.out / 'sets' / f'8-{draw}'

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
 
 from ..codecs import make_codec
@@ -136,7 +136,7 @@ def time_steps(
     latent = torch.rand(shape, device=device)
     times = torch.ones_like(latent[:, : len(pixels.streams), 0, 0]).long()
     sizes = {'in_channels': spec.num_bands, 'num_classes': spec.num_classes}
-    task = make_object(network, **sizes).to(device)
+    task = make_object(network, LightningModule, **sizes).to(device)
     return {
         'autoencoder': _seconds(codec, lambda: codec.loss(sample)['loss'], half),
         'diffusion': _seconds(denoiser, lambda: denoiser(latent, times).mean(), half),

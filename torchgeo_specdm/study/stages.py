@@ -14,6 +14,9 @@ from ..files import CONFIG, write_text
 from ..objects import Config
 from .configs import generation_config, latents_config, stage_config
 
+#: What argparse exits with.
+_REFUSED = 2
+
 
 def learn_stage(
     stage: str, codec: str, data: Config, out: Path, plan: Mapping[str, Any], seed: int
@@ -42,7 +45,7 @@ def learn_stage(
     last = out / 'logs' / stage / 'last.ckpt'
     if last.exists():
         arguments += ['--ckpt_path', str(last)]
-    torchgeo(arguments)
+    _run(arguments)
     return folder
 
 
@@ -64,8 +67,26 @@ def draw_pairs(
     """
     config = generation_config(generator, out, count, seed, **source)
     path = write_config(out.parent, f'generate-{out.name}', 'predict', config)
-    torchgeo(['predict', '--config', path])
+    _run(['predict', '--config', path])
     return out
+
+
+def _run(arguments: list[str]) -> None:
+    """Run TorchGeo's command line; a refused configuration is an error as any other.
+
+    Raises:
+        ValueError: If the configuration is refused.
+    """
+    try:
+        torchgeo(arguments)
+    except SystemExit as stop:
+        # Lightning makes an exit of Ctrl-C too, which goes on
+        if stop.code != _REFUSED:
+            raise
+        raise ValueError(
+            f'torchgeo {" ".join(arguments)} was refused, as said above. Mend the data '
+            'or the generator of the study.'
+        ) from stop
 
 
 def write_config(out: Path, name: str, verb: str, config: Config) -> str:

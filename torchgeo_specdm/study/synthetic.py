@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchgeo.datamodules import NonGeoDataModule
+
 from ..codecs import CODECS
 from ..datamodules.support.mixing import decimal
 from ..objects import make_object
@@ -153,7 +155,8 @@ class SyntheticSets:
         out = self._unit(cell) / 'real'
         if (out / 'README.md').exists():
             return out
-        datamodule = make_object(subset_config(study.data, cell.size, draw))
+        config = subset_config(study.data, cell.size, draw)
+        datamodule = make_object(config, NonGeoDataModule)
         datamodule.prepare_data()
         datamodule.setup('fit')
         writer = PairWriter(out, datamodule.spec, {}, {'size': cell.size, 'draw': draw})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -175,11 +175,12 @@ def _is_trained(folder: Path, config: Mapping[str, Any]) -> bool:
     return path.exists() and read_json(path) == config
 
 
-def _make_judge(network: Config, spec: SampleSpec) -> Any:
+def _make_judge(network: Config, spec: SampleSpec) -> LightningModule:
     """A task, which has to be told its sizes: most datamodules have no spec."""
     sizes = {'in_channels': spec.num_bands, 'num_classes': spec.num_classes}
     given = network.get('init_args', {})
-    return make_object(network, **{k: v for k, v in sizes.items() if k not in given})
+    sizes = {name: size for name, size in sizes.items() if name not in given}
+    return make_object(network, LightningModule, **sizes)
 
 
 def load_judges(

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
+from torchgeo.datamodules import BaseDataModule
 
 from ..datasets.pairs import PairFolder
 from ..files import CONFIG, read_json, read_text, write_text
@@ -64,7 +65,7 @@ def measure_pairs(
         'updates': updates,
     }
     require_same_settings(out / SETTINGS, settings)
-    data = TrustDataModule(make_object(real), synthetic)
+    data = TrustDataModule(make_object(real, BaseDataModule), synthetic)
     there = read_json(out / MEASURES) if (out / MEASURES).exists() else {}
     if there and (generator is None or 'reconstruction' in there):
         data.prepare_data()
