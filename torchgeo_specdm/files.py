@@ -53,7 +53,7 @@ def write_verified(path: Path, data: bytes) -> str:
 
     Args:
         path: The final path.
-        data: What to write.
+        data: Content to write.
 
     Returns:
         The hexadecimal SHA-256 of the file.
@@ -126,9 +126,9 @@ def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> N
     The configuration comes last, so a folder that has one is whole.
 
     Args:
-        folder: Made if needed; old files are replaced.
+        folder: Folder to write to, made if needed; old files are replaced.
         config: Plain JSON types.
-        module: Its state is written.
+        module: The module whose state is written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {

@@ -137,7 +137,7 @@ class Quickstart:
         return report
 
     def _notes(self, plan: Config, has_settled: bool) -> list[str]:
-        """What a reader has to know before any number."""
+        """Sentences that a reader has to know before any number."""
         same = (
             f'The generator and the networks saw the same {plan["samples"]} labelled '
             'training samples and no others. All arms have equal updates; each batch '
@@ -306,7 +306,7 @@ class Quickstart:
         return Engine(study, lambda title: [StepProgressBar(title)], lambda said: None)
 
     def _find_updates(self, engine: Engine, plan: Config) -> Curve:
-        """How long the networks have to train, from real-only runs."""
+        """Find from real-only runs for how long the networks have to train."""
         if not (self.out / 'trust' / MEASURES).exists():
             self._say(
                 'Finding how long a network must train until real-only stops rising',
@@ -315,7 +315,7 @@ class Quickstart:
         return engine.pilot(self.task, 0)
 
     def _measure(self, config: Config, engine: Engine, updates: int) -> None:
-        """How far the generated pairs can be trusted."""
+        """Measure the trust that the generated pairs deserve."""
         trust, generator = self.out / 'trust', self.out / 'diffusion'
         if not (trust / MEASURES).exists():
             self._say('Measuring, with networks trained on real pairs as judges', 60)

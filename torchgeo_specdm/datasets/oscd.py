@@ -87,7 +87,7 @@ class OSCD(NonGeoDataset):
             split: One of 'train' (cities of Train Labels but *val_cities*), 'val'
                 (*val_cities*) or 'test' (cities of Test Labels).
             bands: Names of the bands to load, in this order.
-            transforms: Takes a sample and returns a transformed version.
+            transforms: Function that takes a sample and returns a transformed version.
             val_cities: Cities of Train Labels to validate on.
             patch_size: Side of a tile in pixels.
             overlap: Share of a tile, from 0 to below 1, that the next one shows too.
@@ -168,7 +168,7 @@ class OSCD(NonGeoDataset):
         """Whether each tile shows ground that a tile shows too.
 
         Args:
-            index: Of that tile.
+            index: Index of the tile whose ground is looked for.
 
         Returns:
             One truth value for each tile; its own is True.

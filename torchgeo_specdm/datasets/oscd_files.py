@@ -47,7 +47,7 @@ class OSCDNotFoundError(DatasetNotFoundError):
 
         Args:
             root: The folder that was looked into.
-            missing: What was not found there.
+            missing: Name of the thing that was not found there.
         """
         FileNotFoundError.__init__(
             self,
@@ -64,7 +64,7 @@ class Scene:
     """A city.
 
     Args:
-        name: Its folder.
+        name: Name of the folder of the city.
         height: Rows of its grid.
         width: Columns of its grid.
         crs: Coordinate reference system, or None.
@@ -79,7 +79,7 @@ class Scene:
 
 
 class _Raster(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     values: NDArray[Any]  #: (C, H, W) in the type of the file
     colors: tuple[ColorInterp, ...]  #: what each band means
@@ -131,8 +131,8 @@ def read_scene(
 
     Args:
         root: The folder that holds the three extracted archives.
-        city: Its folder name.
-        mask_path: Its mask.
+        city: Name of the folder of the city.
+        mask_path: File of the mask of change of the city.
         bands: Names of the bands to read, in this order.
         threshold: Least value in the mask that means change.
 

@@ -139,10 +139,10 @@ class SegMunich(NonGeoDataset):
             split: One of 'train', 'val' or 'test'. 'test' is read from ``val`` where
                 there is no ``test``.
             bands: Names of the bands to load, in this order.
-            transforms: Takes a sample and returns a transformed version.
+            transforms: Function that takes a sample and returns a transformed version.
             max_background: Leave out patches with a larger share (0 to 1) of
                 background; None to keep all. Every mask is read once for this.
-            leaks: What to do if copies of one source tile are in two splits: 'refuse'
+            leaks: Treatment of copies of one source tile in two splits: 'refuse'
                 raises, 'drop' leaves them out of the split that trains, 'allow' warns
                 (the published splits have such copies; for comparison only).
             transform_pattern: Regular expression for the part of a file stem that
@@ -222,7 +222,7 @@ class SegMunich(NonGeoDataset):
         """The same data set with fewer samples.
 
         Args:
-            ids: Which of :attr:`ids` to keep; their order stays.
+            ids: The part of :attr:`ids` to keep; their order stays.
 
         Returns:
             A new data set that shares the list of files.

@@ -33,7 +33,7 @@ class SegMunichNotFoundError(DatasetNotFoundError):
 
         Args:
             root: The folder that was looked into.
-            missing: What was not found there.
+            missing: Name of the thing that was not found there.
         """
         FileNotFoundError.__init__(
             self,

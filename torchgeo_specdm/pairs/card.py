@@ -52,8 +52,8 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
     """Describe a generated folder in Markdown.
 
     Args:
-        folder: With description and manifest.
-        config: Of the generator.
+        folder: Folder with description and manifest.
+        config: Configuration of the generator.
 
     Returns:
         The text for ``README.md``.

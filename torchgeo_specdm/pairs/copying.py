@@ -31,7 +31,7 @@ class CopyWriter(PairWriter):
 
         Args:
             name: The sample's id.
-            image: What the images hold, (C, H, W) or (T, C, H, W).
+            image: Content of the images, (C, H, W) or (T, C, H, W).
             paths: The image of each date.
             mask: Class positions or the ignore index (H, W).
             record: Further entries of the line, ``index`` among them.

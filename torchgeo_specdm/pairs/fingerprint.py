@@ -44,7 +44,7 @@ def fingerprints(dataset: Dataset[Any]) -> list[str]:
     so copies in it cannot be found in this way.
 
     Args:
-        dataset: Gives samples with ``image`` and ``mask``.
+        dataset: Data set of samples with ``image`` and ``mask``.
 
     Returns:
         The different fingerprints, sorted.
@@ -58,7 +58,7 @@ def write_seen_samples(root: str | Path, fingerprints: list[str]) -> None:
 
     Args:
         root: The generator's folder, or a folder that it wrote.
-        fingerprints: From :func:`fingerprints`.
+        fingerprints: Fingerprints from :func:`fingerprints`.
     """
     text = ''.join(f'{value}\n' for value in sorted(fingerprints))
     write_text(Path(root) / _SEEN, text)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How a sample is shown."""
+"""Plots of samples."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -65,7 +65,7 @@ def plot_sample(
     Args:
         sample: ``image`` (C, H, W) or (T, C, H, W), ``mask`` and maybe ``prediction``
             (H, W) or (1, H, W).
-        spec: What the sample is.
+        spec: Description of the sample.
         show_titles: Whether to show a title above each panel.
         suptitle: A title for the figure.
 

@@ -20,7 +20,7 @@ from .spec import SampleSpec
 
 
 class Raster(NamedTuple):
-    """What a georaster holds, as far as it matters here."""
+    """The content of a georaster, as far as it matters here."""
 
     values: NDArray[Any]  #: (C, H, W) in the type of the file
     names: tuple[str | None, ...]  #: description of each band, None where it has none

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What one labelled sample is: bands, classes, dates and units."""
+"""The description of a labelled sample: bands, classes, dates and units."""
 
 import colorsys
 import math
@@ -167,8 +167,8 @@ class SampleSpec:
 
         Args:
             other: The spec to compare with.
-            ours: What this spec describes, for the message.
-            theirs: What the other one describes.
+            ours: Name of this spec in the message.
+            theirs: Name of the other one in the message.
             names: The fields that must be equal.
 
         Raises:

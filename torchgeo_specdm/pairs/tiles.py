@@ -133,7 +133,7 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         """Some tiles, evenly spread since neighbours are alike.
 
         Args:
-            limit: At most this many, 1 or more.
+            limit: Largest number of tiles, 1 or more.
 
         Returns:
             The tiles.
@@ -145,10 +145,10 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         return Tiles(torch.stack(images), torch.stack(masks))
 
     def sharing_ground(self, number: int) -> Tensor:
-        """Which samples may show ground that a sample shows too.
+        """Tell the samples that may show ground that a sample shows too.
 
         Args:
-            number: Of the sample.
+            number: Number of the sample whose ground is looked for.
 
         Returns:
             Boolean, one for each sample; its own is True. Those of its place, unless

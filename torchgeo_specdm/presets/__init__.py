@@ -18,7 +18,7 @@ def load_preset(
     """Read a preset and lay overrides over it.
 
     Args:
-        name: One of :data:`PRESETS`.
+        name: Name of the preset, one of :data:`PRESETS`.
         overrides: Nested settings that replace those of the preset.
 
     Returns:
@@ -41,7 +41,7 @@ def generator_settings(preset: Mapping[str, Any], codec: str) -> dict[str, Any]:
     """The part of a preset that makes a generator.
 
     Args:
-        preset: From :func:`load_preset`.
+        preset: Preset from :func:`load_preset`.
         codec: Name of the codec.
 
     Returns:

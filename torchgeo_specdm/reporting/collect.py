@@ -31,7 +31,7 @@ def collect_measures(
 
     Args:
         trust: Folder that :class:`~torchgeo_specdm.TrustTask` wrote.
-        data: What was measured, set up.
+        data: Datamodule of the measured samples, set up.
         generator: Folder that stage 2 wrote, or None.
 
     Returns:
@@ -58,7 +58,7 @@ def rank_samples(scores: Sequence[Mapping[str, Any]]) -> list[int]:
     """Order samples by the mean of their ranks in each score, the best first.
 
     Args:
-        scores: Of each sample; None counts as the middle.
+        scores: Scores of each sample; None counts as the middle.
 
     Returns:
         Positions.

@@ -53,7 +53,7 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
 
     Args:
         rows: Title of each row and its tiles; the first row sets the stretch.
-        spec: What the samples are.
+        spec: Description of the samples.
         columns: Pairs in a row.
 
     Returns:
@@ -102,9 +102,9 @@ def score_dots(
     of real only.
 
     Args:
-        runs: Of one network and one real size.
+        runs: Runs of one network and one real size.
         score: Name of the score.
-        width: In inches.
+        width: Width of the figure in inches.
 
     Returns:
         The figure.
@@ -156,11 +156,11 @@ def _add_intervals(axis: Axes, runs: Sequence[Run], score: str) -> None:
 
 
 def class_changes(runs: Sequence[Run], width: float = WIDTH) -> Figure:
-    """How the IoU of each class differs from real only, by arm; means over seeds.
+    """Difference of the IoU of each class to real only, by arm; means over seeds.
 
     Args:
-        runs: Of one network and one real size.
-        width: In inches.
+        runs: Runs of one network and one real size.
+        width: Width of the figure in inches.
 
     Returns:
         The figure.
@@ -212,7 +212,7 @@ def panel(width: float) -> tuple[Figure, Axes]:
     """An empty figure of one panel.
 
     Args:
-        width: In inches.
+        width: Width of the figure in inches.
     """
     return plt.subplots(figsize=(width, 2.9), layout='constrained')
 
@@ -221,8 +221,8 @@ def legend_above(figure: Figure, width: float) -> None:
     """Name what is drawn where it hides nothing.
 
     Args:
-        figure: Of one panel, or of several that show the same.
-        width: Of the figure in inches.
+        figure: Figure of one panel, or of several that show the same.
+        width: Width of the figure in inches.
     """
     handles, labels = figure.axes[0].get_legend_handles_labels()
     entry = _SIGN + _LETTER * max((len(label) for label in labels), default=0)

@@ -29,8 +29,9 @@ def report_folder(
     """Write ``report.html`` and ``pairs.png`` for a run or a generated folder.
 
     Args:
-        path: What a quickstart wrote (it has ``synthetic`` and may have ``diffusion``,
-            ``trust``, ``comparison``, ``logs``, ``configs``), or a folder of pairs.
+        path: Folder that a quickstart wrote (it has ``synthetic`` and may have
+            ``diffusion``, ``trust``, ``comparison``, ``logs``, ``configs``), or a
+            folder of pairs.
         real: The real datamodule; that of the measures if None.
         trust: Folder of the measures, made if it is not there; None for ``trust`` in a
             run, else ``<path>-trust``.

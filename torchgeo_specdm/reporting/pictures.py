@@ -109,7 +109,7 @@ def stretch(
     """Digital numbers of black and white.
 
     Args:
-        tiles: What is shown.
+        tiles: Tiles that are shown.
         channels: Shown as red, green and blue.
         spec: Tells true colours, which are stretched together to stay true, and the
             value of missing pixels, which are left out.
@@ -139,12 +139,12 @@ def show_pairs(
     """Turn tiles into pictures.
 
     Args:
-        tiles: What to show.
-        spec: What the samples are.
+        tiles: Tiles to show.
+        spec: Description of the samples.
         channels: Shown as red, green and blue.
-        limits: From :func:`stretch`.
+        limits: Limits from :func:`stretch`.
         side: The most pixels of a side.
-        captions: One for each tile; none if empty.
+        captions: Caption of each tile; none if empty.
 
     Returns:
         A pair for each tile.

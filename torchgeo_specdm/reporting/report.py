@@ -38,8 +38,8 @@ class Captioned(NamedTuple):
     """Tiles, with a few words for each.
 
     Attributes:
-        tiles: What is shown.
-        captions: One for each tile.
+        tiles: Tiles that are shown.
+        captions: Caption of each tile.
     """
 
     tiles: Tiles
@@ -52,7 +52,7 @@ class Neighbours(NamedTuple):
     Attributes:
         generated: N tiles.
         training: N tiles, turned and flipped as they are nearest.
-        captions: One for each, with its distance.
+        captions: Caption of each pair, with its distance.
     """
 
     generated: Tiles
@@ -62,21 +62,21 @@ class Neighbours(NamedTuple):
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a page shows; what is empty has no section.
+    """The content of a page; empty parts have no section.
 
     Attributes:
-        title: What the data are.
-        spec: What a sample is.
+        title: Name of the data.
+        spec: Description of a sample.
         measures: Content of ``measures.json``.
         scores: Lines of ``scores/synthetic.jsonl``, in any order.
         rows: Title of each row of pairs and its tiles, such as ``real``,
             ``reconstructed`` and ``generated``; the first sets the stretch of all.
         best: Generated samples of the best scores.
-        worst: Those of the worst.
-        nearest: Those that are nearest to training samples.
+        worst: Generated samples of the worst scores.
+        nearest: Generated samples that are nearest to training samples.
         curves: Training curves of each stage, as :func:`read_curves` gives them.
-        runs: Of one network and one real size, if a study was run.
-        score: What the runs are compared by.
+        runs: Runs of one network and one real size, if there was a study.
+        score: Name of the score that the runs are compared by.
         settings: Plain values; texts of several lines (YAML) are folded.
         notes: Sentences that a reader needs before any number.
     """
@@ -101,7 +101,7 @@ def write_report(out: Path, content: ReportContent) -> Path:
 
     Args:
         out: The HTML file; its folder exists.
-        content: What to show.
+        content: Content of the page.
 
     Returns:
         The path of the page.

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a study leaves behind: a table of runs, a summary, figures, and its verdicts."""
+"""The results of a study: a table of runs, a summary, figures, and its verdicts."""
 
 import re
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def write_study(study: Study, runs: Sequence[Run]) -> Path:
     """Write ``runs.csv``, ``study.md`` and the figures of a study.
 
     Args:
-        study: What was compared.
-        runs: What is finished, failed ones included.
+        study: The study that was run.
+        runs: Finished runs, failed ones included.
 
     Returns:
         The path of ``study.md``.
@@ -65,7 +65,7 @@ def write_study(study: Study, runs: Sequence[Run]) -> Path:
 
 
 def _settings(study: Study) -> list[str]:
-    """What a reader has to know before any number."""
+    """Sentences that a reader has to know before any number."""
     budget = {
         'updates': f'{study.updates} updates for every run',
         'epochs': 'equal epochs: synthetic arms train longer, which favours them',

@@ -71,10 +71,10 @@ class Table(NamedTuple):
     """Numbers beside their references.
 
     Attributes:
-        title: What is measured.
-        columns: Their names.
+        title: Name of the measure.
+        columns: Names of the columns.
         rows: A name and one text for each column.
-        note: What the reader has to know.
+        note: Note that the reader needs.
         folded: Whether it is opened on demand.
     """
 
@@ -234,7 +234,7 @@ def comparison_tables(runs: Sequence[Run], score: str) -> list[Table]:
     """Scores of each arm, and the IoU of each class.
 
     Args:
-        runs: Of one network and one real size, failed ones included.
+        runs: Runs of one network and one real size, failed ones included.
         score: Name of the score that is compared.
 
     Returns:
@@ -296,7 +296,7 @@ def sample_table(
 
 
 def _cell(value: Any) -> tuple[str, str]:
-    """What to sort by, and what to show."""
+    """The key to sort a cell by, and its text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return '', '\N{EN DASH}'
     if isinstance(value, bool):

@@ -34,8 +34,8 @@ def class_spectra_figure(
             and ``curves``: for ``train`` and ``synthetic`` ``mean`` and ``std`` of
             reflectance, a list over the bands for each name; None is not drawn.
             ``synthetic`` may hold ``per_class``, angles in radians by name.
-        spec: What the samples are.
-        width: In inches.
+        spec: Description of the samples.
+        width: Width of the figure in inches.
 
     Returns:
         The figure.
@@ -108,8 +108,8 @@ def class_areas(
     Args:
         area: Shares in 0..1, a list over the classes for each of ``train``,
             ``held_out`` and ``synthetic``.
-        spec: What the samples are.
-        width: In inches.
+        spec: Description of the samples.
+        width: Width of the figure in inches.
 
     Returns:
         The figure.
@@ -136,8 +136,8 @@ def training_curves(
     """Logged values of one stage over its steps.
 
     Args:
-        curves: By name, (step, value) in order.
-        width: In inches.
+        curves: Curves by name, (step, value) in order.
+        width: Width of the figure in inches.
 
     Returns:
         The figure; its scale is logarithmic if all values are above zero.

@@ -198,7 +198,7 @@ def _rotate(rng: Generator, land: Land) -> Ids:
 
 
 def _shore(rng: Generator, land: Land) -> Where:
-    """What falls dry when the water is low, up to two pixels wide, but no marsh."""
+    """Pixels that fall dry at low water: up to two pixels wide, but no marsh."""
     wet = np.isin(land.cover, (_WATER, _WETLAND, _ROAD)).astype(float)
     level = blur(wet, 1.2) + 0.05 * noise(rng, len(wet), 6)
     return np.asarray((land.cover == _WATER) & (level < rng.uniform(0.4, 0.8)))

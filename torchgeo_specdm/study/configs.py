@@ -18,7 +18,7 @@ def pairs_config(root: Path, plan: Mapping[str, Any], seed: int) -> Config:
 
     Args:
         root: The folder.
-        plan: From :func:`torchgeo_specdm.study.planning.make_plan`.
+        plan: Plan from :func:`torchgeo_specdm.study.planning.make_plan`.
         seed: Seed of the split, if there are no lists.
 
     Returns:
@@ -72,7 +72,7 @@ def stage_config(
 
     Args:
         stage: ``autoencoder`` or ``diffusion``.
-        codec: As of the task.
+        codec: ``two_stream``, ``single_stream`` or ``pixels``.
         data: The datamodule.
         out: Folder of results; the stage writes to ``out/stage``.
         plan: ``steps`` of the stage, ``precision``, and maybe ``preset`` and

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a study compares: models, arms, ratios, real sizes and seeds."""
+"""The design of a study: models, arms, ratios, real sizes and seeds."""
 
 import math
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
 
 
 def arm_label(arm: str, ratio: float) -> str:
-    """How an arm is called, such as ``5x synthetic``."""
+    """Name an arm for people, such as ``5x synthetic``."""
     return f'{ratio:g}x {arm}' if ratio else arm
 
 
@@ -65,7 +65,7 @@ class Arm:
         real_share: Share of real samples in each batch of a mix; None for an even mix.
         source: Pairs drawn ``joint``, images drawn for real ``masks``, or variations
             of real pairs (``vary``), their masks kept.
-        strength: How far variations go, in 0..1.
+        strength: Distance that variations go from the real image, in 0..1.
         relabel: Whether the masks of synthetic samples are what the network reads that
             was trained on the real ones alone.
         batch_mix: ``cutmix`` or ``copy_paste`` within each real batch.
@@ -86,8 +86,8 @@ class Arm:
         """Refuse an arm that contradicts itself.
 
         Args:
-            name: Of the arm.
-            generators: The study's, by name.
+            name: Name of the arm.
+            generators: The recipes of the study by name.
 
         Raises:
             ValueError: With the value, the rule and the remedy.
@@ -131,18 +131,18 @@ class Arm:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a generator comes about.
+    """The ways to come by a generator.
 
     Attributes:
         pairs: Folder of pairs that it drew, if they are there already.
-        folder: What stage 2 wrote, if it is there already.
+        folder: Folder that stage 2 wrote, if it is there already.
         codec: ``two_stream``, ``single_stream`` or ``pixels``, to learn one here.
         preset: Preset of :class:`~torchgeo_specdm.SpecDMTask`.
-        settings: What replaces parts of the preset.
+        settings: Settings that replace parts of the preset.
         autoencoder: Steps of stage 1.
         diffusion: Steps of stage 2.
         passes: Augmented passes over the training set that stage 2 learns from.
-        batch_size: Of stage 2.
+        batch_size: Batch size of stage 2.
     """
 
     pairs: str | None = None
@@ -163,23 +163,23 @@ class Study:
     Attributes:
         out: Folder of results.
         data: The real datamodule, ``class_path`` and ``init_args``.
-        models: The tasks by name, likewise.
+        models: The tasks by name, each with ``class_path`` and ``init_args``.
         arms: The ways to train by name; ``real only`` is always one.
-        generators: By name.
+        generators: The recipes of the generators by name.
         sizes: Numbers of real training samples; 0 for all.
         seeds: Seeds of the networks: initial weights and order.
         draws: Number of real subsets, each with generators of its own; a seed uses
             the draw of its remainder.
         updates: Optimiser steps of each run.
-        most_updates: Above *updates*: double them until real-only stops rising on
-            validation (two doublings add less than a point), up to this.
+        most_updates: If more than *updates*: double these until real-only stops rising
+            on validation (two doublings add less than a point), up to this many.
         folds: Validate on each of so many parts of the training and validation samples
             in turn while doubling, and take the mean; 0 for the validation split.
         budget: Equal ``updates`` for all arms, or equal ``epochs``: an arm of ratio r
             then has 1 + r times as many updates, which favours it.
         protocol: Whether generators see the ``same_labels`` as the networks, or
             ``all_labels`` of the training set, as in the paper.
-        score: What is compared: ``miou``, ``f1`` or, for change, ``change_f1``.
+        score: Score that is compared: ``miou``, ``f1`` or, for change, ``change_f1``.
         trainer: Arguments of Lightning's trainer.
     """
 
@@ -264,7 +264,7 @@ class Study:
         return self.arms.get(cell.arm, Arm())
 
     def draw(self, cell: Cell) -> int:
-        """Which real subset and generator a cell uses."""
+        """Find the real subset and generator of a cell."""
         return cell.seed % self.draws
 
     def cells(self) -> list[Cell]:
@@ -288,14 +288,14 @@ class Study:
         return cell.size, self.draw(cell)
 
     def units(self) -> list[Any]:
-        """What one machine does, so that a generator is learned only once."""
+        """Parts for one machine each, so that a generator is learned only once."""
         return list(dict.fromkeys(map(self._shared, self.cells())))
 
     def shard(self, number: int, count: int) -> list[Cell]:
         """The cells of one of several machines that share the folder of results.
 
         Args:
-            number: Which machine, 1 to *count*.
+            number: Number of the machine, 1 to *count*.
             count: Number of machines.
 
         Returns:

@@ -47,7 +47,7 @@ class Engine:
     test set is read once, at the end of each run.
 
     Attributes:
-        study: What to compare.
+        study: The study to run.
         callbacks: Makes the callbacks of a training from its title.
         say: Tells people what is being done.
     """
@@ -70,7 +70,7 @@ class Engine:
         """The cells of one of several machines that share the folder of results.
 
         Args:
-            number: Which machine, 1 to *count*.
+            number: Number of the machine, 1 to *count*.
             count: Number of machines.
 
         Returns:
@@ -94,7 +94,7 @@ class Engine:
         """Make what cells share: generators, pairs, and how long to train.
 
         Args:
-            cells: Of the study.
+            cells: Cells of the study.
         """
         self._begin()
         for cell in self._unprepared(cells):
@@ -107,7 +107,7 @@ class Engine:
         """Train and test what is missing.
 
         Args:
-            cells: Of the study.
+            cells: Cells of the study.
             retry: Whether to do failed runs again.
 
         Returns:
@@ -174,7 +174,7 @@ class Engine:
         """Train the network of a cell.
 
         Args:
-            cell: Of the study.
+            cell: A cell of the study.
             updates: Optimiser steps.
 
         Returns:
@@ -264,7 +264,7 @@ class Engine:
     def _phases(
         self, cell: Cell, updates: int
     ) -> Iterator[tuple[NonGeoDataModule, int]]:
-        """What a cell is trained on, and for how long."""
+        """The data that a cell is trained on, one after the other, and for how long."""
         arm = self.study.arm(cell)
         real_only = self._mixed(cell)
         if arm.generator is None:
@@ -341,7 +341,7 @@ class Engine:
         return len(real.train_dataset)  # type: ignore[arg-type]
 
     def _settings(self) -> dict[str, Any]:
-        """What must not change within one folder, each part under a name of its own."""
+        """All that must not change within one folder, each part under a name."""
         study: dict[str, Any] = json.loads(json.dumps(asdict(self.study), default=str))
         names = ('data', 'draws', 'budget', 'protocol', 'trainer')
         settings = {name: study[name] for name in names}
@@ -354,7 +354,7 @@ class Engine:
         return settings
 
     def _time_left(self, runs: Sequence[Run], cells: Sequence[Cell]) -> str:
-        """How long the rest takes, from what runs of the same model took."""
+        """Estimate the time left from what runs of the same model took."""
         known = {c: self._known_updates(c) for c in cells}
         done = [run for run in runs if not run.reason]
         pace: dict[str, float] = {}

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How large a study is, before it begins."""
+"""The size of a study before it begins."""
 
 import time
 from collections import Counter
@@ -35,8 +35,8 @@ def describe_grid(engine: Engine, cells: Sequence[Cell]) -> str:
     """Show the grid, and time a few steps of each network here.
 
     Args:
-        engine: Of the study.
-        cells: What it would run.
+        engine: Engine of the study.
+        cells: Cells that it would run.
 
     Returns:
         Lines of text. Learning generators and drawing pairs is not in the time.

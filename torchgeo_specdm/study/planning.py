@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What fits into a given time on this machine."""
+"""Plans that fit into a given time on this machine."""
 
 import time
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def make_plan(
     """Choose steps and sizes that fit the minutes, by timing a few steps here.
 
     Args:
-        spec: What the samples are.
+        spec: Description of the samples.
         network: The task of the comparison, ``class_path`` and ``init_args``.
         size: Height and width of the smallest patch.
         samples: Number of training samples.
@@ -109,11 +109,11 @@ def time_steps(
     """Seconds of one training step of each network of the ``tiny`` preset, here.
 
     Args:
-        spec: What the samples are.
+        spec: Description of the samples.
         network: The task of the comparison, ``class_path`` and ``init_args``.
         patch_size: Side of the patches in pixels.
-        batch_size: Of stage 1 and the network.
-        latent_batch_size: Of stage 2.
+        batch_size: Batch size of stage 1 and of the network.
+        latent_batch_size: Batch size of stage 2.
 
     Returns:
         Seconds for ``autoencoder``, ``diffusion`` and ``network``.

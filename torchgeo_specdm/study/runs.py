@@ -31,12 +31,12 @@ class Run:
         ratio: Synthetic samples for each real one; 0 without any.
         size: Real training samples; 0 for all of them.
         seed: Seed of weights and order.
-        draw: Which real subset and generator.
+        draw: Number of the real subset and its generator.
         updates: Optimiser steps.
-        scores: Of the test set, in 0..1, by name: ``miou``, ``f1``, ``accuracy`` and
-            for change ``change_f1`` and so on; None where there is none.
+        scores: Scores on the test set, in 0..1, by name: ``miou``, ``f1``, ``accuracy``
+            and for change ``change_f1`` and so on; None where there is none.
         iou: IoU of each class on the test set, None where it does not occur.
-        seconds: How long it took.
+        seconds: Seconds that it took.
         reason: Why it failed; empty if it did not.
     """
 
@@ -68,7 +68,7 @@ def run_path(folder: Path, cell: Cell, updates: int) -> Path:
 
     Args:
         folder: Folder of results.
-        cell: Where it is in the grid.
+        cell: Place of the run in the grid.
         updates: Optimiser steps.
 
     Returns:
@@ -84,7 +84,7 @@ def write_run(folder: Path, run: Run) -> None:
 
     Args:
         folder: Folder of results.
-        run: What was measured.
+        run: The run to write.
     """
     path = run_path(folder, run.cell, run.updates)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def table(runs: Sequence[Run]) -> str:
     """All runs as CSV, one a line; columns ``iou/<class>`` hold the classes.
 
     Args:
-        runs: In the order of the lines.
+        runs: Runs in the order of the lines.
 
     Returns:
         The text.
@@ -143,7 +143,7 @@ def differences(
     """Paired differences of each arm and ratio against real only.
 
     Args:
-        runs: Of one model and one real size.
+        runs: Runs of one model and one real size.
         score: Name of the score.
 
     Returns:
@@ -168,7 +168,7 @@ def by_arm(
     """The finite scores of each arm and ratio by seed, in the order of the runs.
 
     Args:
-        runs: Of one model and one real size.
+        runs: Runs of one model and one real size.
         score: Name of the score.
 
     Returns:

@@ -25,7 +25,7 @@ def learn_stage(
 
     Args:
         stage: ``autoencoder`` or ``diffusion``.
-        codec: As of :class:`~torchgeo_specdm.SpecDMTask`.
+        codec: Codec of :class:`~torchgeo_specdm.SpecDMTask`.
         data: The real data; stage 2 takes it as cached latents.
         out: Folder of results.
         plan: ``steps`` of the stage, ``precision``; for stage 2 ``passes`` and
@@ -94,9 +94,9 @@ def write_config(out: Path, name: str, verb: str, config: Config) -> str:
 
     Args:
         out: Folder of results; the file goes to ``out/configs``.
-        name: Of the file.
-        verb: Of TorchGeo's command line.
-        config: What it holds.
+        name: Name of the file.
+        verb: Verb of TorchGeo's command line.
+        config: Content of the file.
 
     Returns:
         The path of the file.

@@ -77,9 +77,9 @@ def verdict(
 
     Args:
         what: The arm, such as ``5x synthetic``.
-        difference: Of the score, in 0..1.
+        difference: Paired difference of the score, in 0..1.
         score: Name of the score.
-        beside: What another arm gives, to be read with it.
+        beside: Result of another arm, to be read with it.
 
     Returns:
         The sentence; differences are in points (hundredths).
@@ -128,12 +128,12 @@ def visible_effect(spread: float, seeds: int) -> float:
 
 
 def needed_seeds(spread: float, effect: float, most: int = 1000) -> int:
-    """How many seeds could tell an effect from noise.
+    """Number of seeds that could tell an effect from noise.
 
     Args:
         spread: Standard deviation of real-only runs, over seeds.
         effect: The effect to see, above 0, in the same unit.
-        most: Give up above this.
+        most: Largest number to try.
 
     Returns:
         The number of seeds, at most *most*.

@@ -27,7 +27,7 @@ class SyntheticSets:
     """Makes generators and folders of pairs when a run first needs them.
 
     Args:
-        study: What is compared.
+        study: The study that is run.
         real_count: Number of real training samples that a size stands for.
     """
 
@@ -45,7 +45,7 @@ class SyntheticSets:
         """The pairs of a cell, drawn if they are not there.
 
         Args:
-            cell: Of an arm with a generator.
+            cell: A cell of an arm with a generator.
 
         Returns:
             A folder of pairs, with as many as any cell needs that shares it.
@@ -68,7 +68,7 @@ class SyntheticSets:
         """A cell for each folder of pairs that has not all that it should have.
 
         Args:
-            cells: Of the study.
+            cells: Cells of the study.
 
         Returns:
             The first of the cells that share the folder.
@@ -90,10 +90,11 @@ class SyntheticSets:
         """The pairs of a cell with the masks that a network reads in the images.
 
         Args:
-            cell: Of the study.
-            folder: Its pairs.
+            cell: A cell of the study.
+            folder: The pairs of the cell.
             updates: Optimiser steps of the network.
-            train: Gives the network, the datamodule that it was trained on, and more.
+            train: Trains and gives the network, the datamodule that it was trained on,
+                and more.
 
         Returns:
             A folder of pairs.
@@ -172,7 +173,7 @@ class SyntheticSets:
         return out
 
     def _key(self, cell: Cell) -> Any:
-        """What cells that share a folder of pairs have in common; None without any."""
+        """The key that cells with one folder of pairs share; None without any."""
         if self.study.arm(cell).generator is None:
             return None
         return self._home(cell), self._name(cell)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a study says, in sentences that follow from its intervals by rule."""
+"""The verdicts of a study: sentences that follow from its intervals by rule."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -26,10 +26,10 @@ _WANTED = 0.01
 def verdicts(
     runs: Sequence[Run], score: str = 'miou', rivals: Sequence[str] = ()
 ) -> list[str]:
-    """What follows for each arm of one model and one real size.
+    """Say what follows for each arm of one model and one real size.
 
     Args:
-        runs: Of one model and one real size.
+        runs: Runs of one model and one real size.
         score: Name of the score.
         rivals: Arms without synthetic samples; each other arm is set beside the best.
 
@@ -55,10 +55,10 @@ def verdicts(
 
 
 def noise(runs: Sequence[Run], score: str = 'miou') -> str:
-    """What the spread of real-only runs lets a study see.
+    """Say which effects the spread of real-only runs lets a study see.
 
     Args:
-        runs: Of one model and one real size, real only or more.
+        runs: Runs of one model and one real size, real only or more.
         score: Name of the score.
 
     Returns:

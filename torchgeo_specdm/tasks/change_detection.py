@@ -85,7 +85,7 @@ class MultispectralChangeDetectionTask(PixelTask):
                 segmentation_models_pytorch.
             in_channels: Number of bands of one date; None for that of the datamodule's
                 ``spec``.
-            num_classes: Number of classes; None likewise.
+            num_classes: Number of classes; None for that of the datamodule's ``spec``.
             weights: Whether to fetch ImageNet weights for the encoder.
             loss: Cross-entropy, or its sum with 0.75 times the Lovasz loss, as
                 SiamCRNN's authors train (docs/notes/networks.md).
@@ -145,9 +145,9 @@ class MultispectralChangeDetectionTask(PixelTask):
         """Log the loss of a batch, count its pixels and remember where they lie.
 
         Args:
-            batch: See the class.
+            batch: ``image`` (B, 2, C, H, W), ``mask``, and maybe ``tile``.
             split: 'val' or 'test'.
-            scores: What counts the pixels.
+            scores: Scores that count the pixels.
 
         Returns:
             Logits (B, K, H, W), float32.
@@ -160,7 +160,7 @@ class MultispectralChangeDetectionTask(PixelTask):
         """Predict the class of each pixel.
 
         Args:
-            batch: See the class; ``mask`` is not needed.
+            batch: ``image`` (B, 2, C, H, W), and maybe ``tile``.
             batch_idx: Index of the batch.
 
         Returns:
@@ -174,7 +174,8 @@ class MultispectralChangeDetectionTask(PixelTask):
         """Choose what is logged beside the IoU of each class.
 
         Args:
-            values: From :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
+            values: Values of
+                :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
 
         Returns:
             Scalars by name.
@@ -192,7 +193,7 @@ class MultispectralChangeDetectionTask(PixelTask):
 
         Args:
             split: 'val' or 'test'.
-            scores: What counted the pixels of the tiles.
+            scores: Scores that counted the pixels of the tiles.
         """
         super().log_scores(split, scores)
         found = self.stitcher.scenes()

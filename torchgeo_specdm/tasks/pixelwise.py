@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the tasks share that give every pixel a class."""
+"""The common base of the tasks that give every pixel a class."""
 
 import math
 from abc import abstractmethod
@@ -126,7 +126,7 @@ class PixelTask(
         """Compute the loss of a training batch.
 
         Args:
-            batch: See the class.
+            batch: ``image`` and ``mask``, as the task describes them.
             batch_idx: Index of the batch.
 
         Returns:
@@ -149,7 +149,7 @@ class PixelTask(
         """Compute what is trained on, for networks with a loss of their own too.
 
         Args:
-            batch: See the class.
+            batch: ``image`` and ``mask``, as the task describes them.
 
         Returns:
             The loss, scalar, 0 where nothing is labelled; and the number of labelled
@@ -162,7 +162,7 @@ class PixelTask(
         """Score a validation batch.
 
         Args:
-            batch: See the class.
+            batch: ``image`` and ``mask``, as the task describes them.
             batch_idx: Index of the batch.
         """
         self.evaluate(batch, 'val', self.val_scores)
@@ -171,7 +171,7 @@ class PixelTask(
         """Score a test batch.
 
         Args:
-            batch: See the class.
+            batch: ``image`` and ``mask``, as the task describes them.
             batch_idx: Index of the batch.
         """
         self.evaluate(batch, 'test', self.test_scores)
@@ -180,7 +180,7 @@ class PixelTask(
         """Predict the class of each pixel.
 
         Args:
-            batch: See the class; ``mask`` is not needed.
+            batch: ``image``, as the task describes it; ``mask`` is not needed.
             batch_idx: Index of the batch.
 
         Returns:
@@ -287,9 +287,9 @@ class PixelTask(
         """Log the loss of a batch and count its pixels.
 
         Args:
-            batch: See the class.
+            batch: ``image`` and ``mask``, as the task describes them.
             split: 'val' or 'test'.
-            scores: What counts them.
+            scores: Scores that count the pixels.
 
         Returns:
             Logits (B, K, H, W), float32.
@@ -307,7 +307,7 @@ class PixelTask(
 
         Args:
             split: 'val' or 'test'.
-            scores: What counted them.
+            scores: Scores that counted the pixels.
         """
         values = scores.compute()
         scores.reset()
@@ -318,7 +318,8 @@ class PixelTask(
 
         Args:
             prefix: 'val', 'test' or longer.
-            values: From :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
+            values: Values of
+                :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
         """
         spec = getattr(getattr(self.trainer, 'datamodule', None), 'spec', None)
         names = getattr(spec, 'classes', range(len(values['iou'])))
@@ -333,7 +334,8 @@ class PixelTask(
         """Choose what is logged beside the IoU of each class.
 
         Args:
-            values: From :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
+            values: Values of
+                :class:`~torchgeo_specdm.metrics.segmentation.SegmentationScores`.
 
         Returns:
             Scalars by name.

@@ -73,7 +73,7 @@ class MultispectralSegmentationTask(PixelTask):
                 (``'deeplabv3+'`` takes no ``'mit_...'``). For ``'pfsegnet'``, one of
                 :class:`~torchgeo_specdm.models.pfsegnet.PFSegNet`, as ``'resnet50s'``.
             in_channels: Number of bands; None for that of the datamodule's ``spec``.
-            num_classes: Number of classes; None likewise.
+            num_classes: Number of classes; None for that of the datamodule's ``spec``.
             stem: ``'widen'`` or ``'map'``, how many bands get into a backbone made for
                 three (see :func:`~torchgeo_specdm.models.segformer.segformer`). A
                 ``'map'`` starts from the RGB bands if ``in_channels`` is read from the
@@ -134,7 +134,7 @@ class MultispectralSegmentationTask(PixelTask):
         """Compute what is trained on: for PFSegNet, its own loss.
 
         Args:
-            batch: See the class.
+            batch: ``image`` (B, C, H, W) and ``mask`` (B, H, W) or (B, 1, H, W).
 
         Returns:
             The loss, scalar, 0 where nothing is labelled; and the number of labelled
