@@ -47,13 +47,31 @@ class TestDenoiser:
         [
             ({'widths': [8, 12]}, r'widths=\[8, 12\] must be multiples of groups=8'),
             ({'attention': [True]}, r'attention=\[True\]'),
-            ({'head_dim': 32}, 'head_dim=32 must divide'),
+            ({'head_dim': 32}, 'head_dim=32 '),
+            ({'widths': [8, 20], 'head_dim': None, 'groups': 4}, r'None: 8 heads'),
         ],
     )
     def test_refused(self, settings: dict[str, Any], said: str) -> None:
         plain = {'widths': [8, 16], 'attention': [False, False], 'head_dim': 8}
         with pytest.raises(ValueError, match=said):
-            JointDenoiser(4, 2, groups=8, layers=1, **plain | settings)
+            JointDenoiser(4, 2, layers=1, **{'groups': 8} | plain | settings)
+
+    def test_starts_as_nothing_at_all(self) -> None:
+        widths, attends = (32, 64), (True, False)
+        denoiser = JointDenoiser(4, 2, widths, attends, layers=1)
+        names = {
+            name
+            for name, parameter in denoiser.named_parameters()
+            if parameter.ndim > 1 and not parameter.any()
+        }
+        # four blocks and the resampling of each side, two blocks and an attention in
+        # the middle, an attention in the first level down and two up, and the output
+        blocks = {name for name in names if name.endswith('conv2.weight')}
+        attentions = {name for name in names if name.endswith('to_out.0.weight')}
+        assert (len(blocks), len(attentions)) == (10, 4)
+        assert names - blocks - attentions == {'network.conv_out.weight'}
+        with torch.no_grad():
+            assert not denoiser(torch.randn(1, 4, 8, 8), torch.ones(1, 2)).any()
 
     def test_size_is_refused_with_numbers(self) -> None:
         denoiser = flat_denoiser(3, 1)

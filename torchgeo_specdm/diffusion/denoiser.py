@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
+
+#: Heads of each attention of LDM's UNet, whatever its width.
+_HEADS = 8
 
 
 class JointDenoiser(nn.Module):
@@ -27,9 +32,13 @@ class JointDenoiser(nn.Module):
         layers: Residual blocks of each level.
         groups: Groups of the group norms; must divide every width.
         head_dim: Channels of an attention head; must divide the widths that attend,
-            and the last one, which always does.
+            and the last one, which always does. None takes eight heads at every level,
+            as LDM does.
         residual_resampling: Down- and upsample in residual blocks and let the time
             scale and shift, as the LDM for churches does (docs/notes/diffusion.md).
+
+    The last layer of each residual block, of each attention and of the network starts
+    at zero, as in LDM: at first every block passes on what it gets.
 
     Raises:
         ValueError: If *groups* or *head_dim* do not divide the widths, or the levels
@@ -44,7 +53,7 @@ class JointDenoiser(nn.Module):
         attention: Sequence[bool] = (True, True, True, True, False),
         layers: int = 2,
         groups: int = 32,
-        head_dim: int = 24,
+        head_dim: int | None = None,
         residual_resampling: bool = True,
     ) -> None:
         """Build the network."""
@@ -57,10 +66,15 @@ class JointDenoiser(nn.Module):
             block_out_channels=tuple(widths),
             layers_per_block=layers,
             norm_num_groups=groups,
-            attention_head_dim=head_dim,
+            # diffusers has no norm here where times scale and shift; LDM has
+            attn_norm_num_groups=groups,
+            attention_head_dim=head_dim or widths[0] // _HEADS,
             class_embed_type='identity' if num_times > 1 else None,
             **_blocks(attention, residual_resampling),
         )
+        if head_dim is None:
+            _set_heads(self.network)
+        _start_at_zero(self.network)
         width = widths[0]
         self.frequencies = Timesteps(
             width, flip_sin_to_cos=True, downscale_freq_shift=0
@@ -110,8 +124,29 @@ class JointDenoiser(nn.Module):
             )
 
 
+def _set_heads(network: nn.Module) -> None:
+    """Give each attention eight heads, which UNet2DModel knows no setting for."""
+    for layer in network.modules():
+        if isinstance(layer, Attention):
+            layer.heads = _HEADS
+            layer.scale = (layer.inner_dim // _HEADS) ** -0.5
+
+
+def _start_at_zero(network: UNet2DModel) -> None:
+    """Zero the last layer of each block and of the network."""
+    last: list[nn.Module] = [network.conv_out]
+    for layer in network.modules():
+        if isinstance(layer, ResnetBlock2D):
+            last.append(layer.conv2)
+        elif isinstance(layer, Attention):
+            last.append(layer.to_out[0])
+    for layer in last:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+
+
 def _check_widths(
-    widths: Sequence[int], attention: Sequence[bool], groups: int, head_dim: int
+    widths: Sequence[int], attention: Sequence[bool], groups: int, head_dim: int | None
 ) -> None:
     if len(widths) != len(attention) or any(width % groups for width in widths):
         raise ValueError(
@@ -119,10 +154,12 @@ def _check_widths(
             f'as attention={list(attention)}. Change one of them.'
         )
     attending = [w for w, attends in zip(widths, attention, strict=True) if attends]
-    if any(width % head_dim for width in (*attending, widths[-1])):
+    divisor = head_dim or _HEADS
+    if any(width % divisor for width in (*attending, widths[-1])):
         raise ValueError(
-            f'head_dim={head_dim} must divide the widths that attend, {attending}, and '
-            f'the last one, {widths[-1]}, which always does. Change either.'
+            f'head_dim={head_dim} (None: {_HEADS} heads) must divide the widths that '
+            f'attend, {attending}, and the last one, {widths[-1]}, which always does. '
+            'Change either.'
         )
 
 

@@ -29,13 +29,16 @@ def move_average(
     update(tuple(average.parameters()), tuple(trained.parameters()), step)
 
 
-def warm_up_and_decay(optimizer: Optimizer, warmup: float, total: float) -> LambdaLR:
+def warm_up_and_decay(
+    optimizer: Optimizer, warmup: float, total: float, decay: bool = True
+) -> LambdaLR:
     """A linear warm-up and a cosine decay to 0 over the whole run.
 
     Args:
         optimizer: Has the highest step size.
         warmup: Steps of the warm-up; at most a tenth of the run is used.
         total: Steps of the run; infinite for a run without decay.
+        decay: Whether the step size falls; LDM keeps it after the warm-up.
 
     Returns:
         A scheduler to be stepped with each batch.
@@ -45,6 +48,8 @@ def warm_up_and_decay(optimizer: Optimizer, warmup: float, total: float) -> Lamb
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        if not decay:
+            return 1.0
         done = (step - warmup) / max(total - warmup, 1)
         return 0.5 * (1 + math.cos(math.pi * min(done, 1)))
 

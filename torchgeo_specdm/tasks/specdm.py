@@ -179,7 +179,7 @@ class SpecDMTask(
         return codec
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a linear warm-up and a cosine decay over the whole run.
+        """AdamW with a linear warm-up and, unless the preset keeps it, a cosine decay.
 
         Returns:
             The optimizer and the scheduler, which steps with each batch.
@@ -187,11 +187,16 @@ class SpecDMTask(
         section = self.preset[self.stage]
         parameters = [p for p in self.parameters() if p.requires_grad]
         optimizer = AdamW(
-            parameters, section['lr'], weight_decay=section['weight_decay']
+            parameters,
+            section['lr'],
+            betas=section['betas'],
+            weight_decay=section['weight_decay'],
         )
         # infinite where only max_time ends the run
         total = float(self.trainer.estimated_stepping_batches)
-        scheduler = warm_up_and_decay(optimizer, section['warmup'], total)
+        scheduler = warm_up_and_decay(
+            optimizer, section['warmup'], total, section['decay']
+        )
         return [optimizer], [{'scheduler': scheduler, 'interval': 'step'}]
 
     def training_step(
