@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_generate,
         _add_filter,
         _add_report,
+        _add_convert,
     ):
         add(verbs)
     return parser
@@ -220,6 +221,19 @@ def _add_report(verbs: Any) -> None:
     report.set_defaults(verb=_report)
 
 
+def _add_convert(verbs: Any) -> None:
+    convert = verbs.add_parser(
+        'convert', help='published weights of a network, for the tasks of this package'
+    )
+    convert.add_argument(
+        'network',
+        choices=('changeformer', 'siamcrnn', 'pfsegnet', 'ldm-unet', 'ldm-autoencoder'),
+    )
+    convert.add_argument('checkpoint', help='file that its authors released')
+    convert.add_argument('--out', required=True, help='safetensors file to write')
+    convert.set_defaults(verb=_convert)
+
+
 def _add_measuring(verb: argparse.ArgumentParser, required: bool) -> None:
     verb.add_argument(
         '--real', required=required, help='folder of real pairs, or YAML of their data'
@@ -256,7 +270,7 @@ def _scenes(options: argparse.Namespace) -> None:
 
 def _describe(options: argparse.Namespace) -> None:
     from .datamodules.support.preparation import measure_statistics
-    from .datasets.pairs import PairFolder
+    from .pairs.reader import PairFolder
 
     folder = PairFolder(options.folder)
     folder.verify()
@@ -386,9 +400,16 @@ def _report(options: argparse.Namespace) -> None:
     print(f'Report: {report_folder(path, real, updates=options.updates, **given)}')
 
 
+def _convert(options: argparse.Namespace) -> None:
+    from .models.convert import convert_file
+
+    convert_file(options.network, Path(options.checkpoint), Path(options.out))
+    print(f'The weights are in {options.out}.')
+
+
 def _real(source: str, folder: Path) -> Any:
     """The real datamodule, with training crops as large as the generated patches."""
-    from .datasets.pairs import PairFolder
+    from .pairs.reader import PairFolder
     from .trust.measuring import real_config
 
     pairs = folder / 'synthetic' if (folder / 'synthetic').is_dir() else folder

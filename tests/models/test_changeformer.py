@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from torchgeo_specdm.models import ChangeFormer
 from torchgeo_specdm.models.changeformer import _Encoder, _load_mit
 
-#: Logits of two pixels, from torch 2.15.
-STORED = [-0.0283744, -0.00869217, 0.00412549, 0.01583, 0.0209558, -0.00548694]
-
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
@@ -96,14 +93,6 @@ class TestChangeFormer:
         with torch.device('meta'):
             model = ChangeFormer(width=32)
         assert count(model) - count(model.encoder) == 32_896 + 4_128 + 9_248
-
-    def test_stored_logits(self, model: ChangeFormer, image: Tensor) -> None:
-        with torch.no_grad():
-            logits = model(image)
-        assert logits.shape == (2, 3, 64, 64)
-        assert logits.dtype == torch.float32
-        found = logits[0, :, 0, 0].tolist() + logits[1, :, 31, 47].tolist()
-        assert found == pytest.approx(STORED, abs=1e-5)
 
     def test_order_of_the_dates_does_not_matter(
         self, model: ChangeFormer, image: Tensor

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchgeo_specdm.models.pointflow import PointFlow, Points, point_counts
+from torchgeo_specdm.models.pointflow import PointFlow, Points, point_counts, resize
 
 
 class TestPointFlow:
@@ -34,6 +34,10 @@ class TestPointFlow:
     ) -> None:
         assert point_counts(*size, points) == counts
 
+    def test_corners_are_aligned(self) -> None:
+        ramp = torch.arange(4.0).expand(1, 1, 4, 4)
+        assert resize(ramp, (1, 7))[0, 0, 0].tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+
     def test_pixels_that_are_no_point_are_kept(self) -> None:
         coarse, fine = self.maps(8)
         flowed, edges = PointFlow(8)(coarse, fine)
@@ -51,7 +55,7 @@ class TestPointFlow:
         flow.certainty.register_forward_hook(lambda *x: seen.append(x[2].sigmoid()))
         flowed, edges = flow(coarse, fine)
         best = F.adaptive_max_pool2d(seen[0], 3)
-        salient = coarse * (1 + F.interpolate(best, (6, 6), mode='bilinear'))
+        salient = coarse * (1 + resize(best, (6, 6)))
         for sample in range(2):
             expected = fine[sample].clone()
             rows, columns = divmod6(edges[sample].flatten().topk(9).indices)
@@ -79,7 +83,7 @@ class TestPointFlow:
         flow.certainty.register_forward_hook(lambda *x: seen.append(x[2].sigmoid()))
         flow.edge.register_forward_hook(lambda *x: seen.append(x[1][0]))
         flow(coarse, fine)
-        smooth = F.interpolate(F.avg_pool2d(seen[0], 2), (4, 4), mode='bilinear')
+        smooth = resize(F.avg_pool2d(seen[0], 2), (4, 4))
         torch.testing.assert_close(seen[1], coarse * (1 - smooth))
 
     def test_more_points_than_pixels(self) -> None:
@@ -94,7 +98,7 @@ class TestPointFlow:
     def test_a_match_overwrites_an_edge(self) -> None:
         coarse, fine = self.maps(1)
         flow = PointFlow(8, 'paper')
-        matches = flow.coarse_match(coarse), flow.fine_match(fine.mean((2, 3), True))
+        matches = flow.coarse_match(coarse), flow.fine_match(fine[..., :1, :1])
         certainty = flow.certainty(torch.cat(matches, 1)).sigmoid()
         expected = fine.detach().clone()
         expected[..., :1, :1] += (coarse * (1 + certainty)).detach()

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from torchgeo_specdm.models import SiamCRNN
 from torchgeo_specdm.models.siamcrnn import ResNet
 
-#: Logits of two pixels, from torch 2.15 and timm 1.0.31.
-STORED = [-0.00503498, -0.0243239, 0.0397886, 0.00760227, -0.00036997, 0.0534436]
-
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
@@ -74,14 +71,6 @@ class TestSiamCRNN:
             shapes = [f.shape[1:] for f in encoder(torch.zeros(1, 3, 64, 96))]
         sizes = [(16, 24), (8, 12), (4, 6), (4, 6)]
         assert shapes == [(w, *size) for w, size in zip(widths, sizes, strict=True)]
-
-    def test_stored_logits(self, model: SiamCRNN, image: Tensor) -> None:
-        with torch.no_grad():
-            logits = model(image)
-        assert logits.shape == (2, 3, 64, 64)
-        assert logits.dtype == torch.float32
-        found = logits[0, :, 0, 0].tolist() + logits[1, :, 31, 47].tolist()
-        assert found == pytest.approx(STORED, abs=1e-5)
 
     def test_order_of_the_dates_matters(self, model: SiamCRNN, image: Tensor) -> None:
         with torch.no_grad():

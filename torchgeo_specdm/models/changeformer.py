@@ -28,21 +28,20 @@ _HEADS = (1, 2, 4, 8)
 #: Share of the samples that skip the last block; it grows linearly from 0.
 _DROP_PATH = 0.1
 
-#: What smp calls the layers of a block, and those of a stage ({} is its number).
+#: What MiT calls the layers of a block and those of a stage, and what they are here.
 _MIT_NAMES = {
-    'attention_norm': 'norm1',
-    'attention.query': 'attn.q',
-    'attention.key_value': 'attn.kv',
-    'attention.reduce': 'attn.sr',
-    'attention.reduce_norm': 'attn.norm',
-    'attention.output': 'attn.proj',
-    'mlp_norm': 'norm2',
-    'mlp.expand': 'mlp.fc1',
-    'mlp.depthwise': 'mlp.dwconv.dwconv',
-    'mlp.contract': 'mlp.fc2',
-    'embed': 'patch_embed{}.proj',
-    'embed_norm': 'patch_embed{}.norm',
-    'norm': 'norm{}',
+    'norm1': 'attention_norm',
+    'attn.q': 'attention.query',
+    'attn.kv': 'attention.key_value',
+    'attn.sr': 'attention.reduce',
+    'attn.norm': 'attention.reduce_norm',
+    'attn.proj': 'attention.output',
+    'norm2': 'mlp_norm',
+    'mlp.fc1': 'mlp.expand',
+    'mlp.dwconv.dwconv': 'mlp.depthwise',
+    'mlp.fc2': 'mlp.contract',
+    'proj': 'embed',
+    'norm': 'embed_norm',
 }
 
 
@@ -268,17 +267,26 @@ def _init(module: nn.Module) -> None:
 
 
 def _load_mit(encoder: _Encoder, state: Mapping[str, Tensor]) -> None:
-    """Copy the parameters of smp's MiT-B2 with as many bands."""
-    names = encoder.state_dict()
-    encoder.load_state_dict({name: state[_mit_name(name)] for name in names})
+    """Copy the parameters of smp's MiT with as many bands."""
+    encoder.load_state_dict({mit_name(name): value for name, value in state.items()})
 
 
-def _mit_name(name: str) -> str:
-    """What smp calls a parameter of the encoder."""
-    _, stage, *path, kind = name.split('.')
-    number = int(stage) + 1
-    match path:
-        case ['blocks', block, *layer]:
-            return f'block{number}.{block}.{_MIT_NAMES[".".join(layer)]}.{kind}'
-        case _:
-            return f'{_MIT_NAMES[".".join(path)].format(number)}.{kind}'
+def mit_name(name: str) -> str:
+    """Rename a parameter of MiT.
+
+    Args:
+        name: As smp and the authors of ChangeFormer call it, such as
+            ``block1.0.attn.q.weight``.
+
+    Returns:
+        Its name in the encoder of :class:`ChangeFormer`.
+    """
+    part, *path, kind = name.split('.')
+    stage = f'stages.{int(part[-1]) - 1}'
+    match part[:-1]:
+        case 'block':
+            block, *layer = path
+            return f'{stage}.blocks.{block}.{_MIT_NAMES[".".join(layer)]}.{kind}'
+        case 'patch_embed':
+            return f'{stage}.{_MIT_NAMES[path[0]]}.{kind}'
+    return f'{stage}.norm.{kind}'

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pointflow import PointFlow, Points
+from .pointflow import PointFlow, Points, resize
 from .segformer import AnySize, Stem, band_mapper
 
 #: Encoders of PFSegNet; the first two are published.
@@ -281,14 +281,9 @@ class _Network(nn.Module):
             pyramid.append(self.smooth[level](above))
             edges.append(edge)
         grid, size = above.shape[-2:], image.shape[-2:]
-        # aligned at the corners here only, as published
-        finest = [
-            F.interpolate(x, grid, mode='bilinear', align_corners=True)
-            for x in reversed(pyramid)
-        ]
+        finest = [resize(x, grid) for x in reversed(pyramid)]
         logits = self.head(self.fuse(torch.cat(finest, dim=1)))
-        found = [F.interpolate(x, size, mode='bilinear') for x in (logits, *edges)]
-        return torch.cat(found, dim=1)
+        return torch.cat([resize(x, size) for x in (logits, *edges)], dim=1)
 
 
 class _Context(nn.Module):
@@ -309,8 +304,8 @@ class _Context(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         size = features.shape[-2:]
-        means = [F.interpolate(m(features), size, mode='bilinear') for m in self.means]
-        merged: Tensor = self.drop(self.merge(torch.cat([features, *means], dim=1)))
+        means = [resize(mean(features), size) for mean in self.means]
+        merged: Tensor = self.drop(self.merge(torch.cat([*means, features], dim=1)))
         return merged
 
 

@@ -3,6 +3,7 @@
 
 """Point flow: a coarse map passes on what it knows, at a few points only."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -50,7 +51,7 @@ class PointFlow(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
-            nn.Conv2d(width, 1, 3, padding=1),
+            nn.Conv2d(width, 1, 3, padding=1, bias=False),
         )
 
     def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,22 +67,34 @@ class PointFlow(nn.Module):
         """
         grid = coarse.shape[-2:]
         regions, means, edge_points = point_counts(grid[0], grid[1], self.points)
-        # what reading the fine map at the centres of the coarse pixels gives
-        halved = F.avg_pool2d(fine, 2)
-        matches = [self.coarse_match(coarse), self.fine_match(halved)]
+        matches = [self.coarse_match(coarse), self.fine_match(resize(fine, grid))]
         certainty = self.certainty(torch.cat(matches, dim=1)).sigmoid()
 
         smooth = F.adaptive_avg_pool2d(certainty, means)
-        smooth = F.interpolate(smooth, grid, mode='bilinear')
-        edges: Tensor = self.edge(coarse * (1 - smooth))
+        edges: Tensor = self.edge(coarse * (1 - resize(smooth, grid)))
         chosen = edges.flatten(1).topk(edge_points).indices
+        # what reading the fine map at the centres of the coarse pixels gives
+        halved = F.avg_pool2d(fine, 2)
         flowed = _write(fine, chosen, _flow(coarse, halved, chosen))
 
         best, matched = F.adaptive_max_pool2d(certainty, regions, return_indices=True)
-        salient = coarse * (1 + F.interpolate(best, grid, mode='bilinear'))
+        salient = coarse * (1 + resize(best, grid))
         matched = matched.flatten(1)
         corners = fine[..., ::2, ::2]
         return _write(flowed, matched, _flow(salient, corners, matched)), edges
+
+
+def resize(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps bilinearly with their corners aligned, as PFSegNet does throughout.
+
+    Args:
+        features: Float (B, D, h, w).
+        size: Height and width to resize to.
+
+    Returns:
+        Float (B, D, height, width).
+    """
+    return F.interpolate(features, tuple(size), mode='bilinear', align_corners=True)
 
 
 def point_counts(height: int, width: int, points: Points) -> tuple[int, int, int]:

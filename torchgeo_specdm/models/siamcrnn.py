@@ -30,9 +30,9 @@ class SiamCRNN(nn.Module):
     batch, so BatchNorm takes its statistics over both; a batch of one pair can train.
     Source of the widths and counts: docs/notes/networks.md.
 
-    The ResNet is timm's. To keep 1/16, its last stage dilates every 3 x 3 convolution
-    by 2, but the first of its first block; the released code, which has ResNet-18 and
-    34 only, dilates the first one of each block. Counts are the same.
+    To keep 1/16, the last stage of the ResNet dilates the first 3 x 3 convolution of
+    each block by 2, as the released code does. That has ResNet-18 and 34 only; a block
+    of ResNet-50 and 101 has one such convolution.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class SiamCRNN(nn.Module):
             zero_init_last=False,
         )
         widths = encoder.feature_info.channels()
+        for block in encoder.get_submodule('layer4'):
+            _dilate_first(block)
         self.encoder = encoder
         # the cell, as ConvLSTM itself takes and returns something else in 0.10
         self.cells = nn.ModuleList(ConvLSTMCell(w, _WIDTH, (3, 3)) for w in widths)
@@ -106,6 +108,15 @@ class SiamCRNN(nn.Module):
             pyramid = smooth(larger + state)
         logits = F.interpolate(self.head(pyramid), image.shape[-2:], mode='bilinear')
         return logits[..., :height, :width]
+
+
+def _dilate_first(block: nn.Module) -> None:
+    """Dilate the first 3 x 3 convolution of a block by 2, and no other."""
+    dilation = 2
+    for layer in block.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            layer.dilation = layer.padding = (dilation, dilation)
+            dilation = 1
 
 
 def _smooth() -> nn.Sequential:
