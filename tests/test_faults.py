@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from experiments.faults import COLUMNS, measure_faults, table
-from torchgeo_specdm.pairs import rasters, reader
+from torchgeo_specdm.datasets import pairs
+from torchgeo_specdm.pairs import rasters
 from torchgeo_specdm.scenes.land import scene_spec
 from torchgeo_specdm.scenes.writing import write_scenes
 
@@ -57,7 +58,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         # ten runs over the same files: read each of them once
         once = functools.cache(rasters.read_raster)
         patch.setattr(rasters, 'read_raster', once)
-        patch.setattr(reader, 'read_raster', once)
+        patch.setattr(pairs, 'read_raster', once)
         # the splits share nothing
         patch.setattr('torchgeo_specdm.trust.task._MOST_PAIRS', 0)
         yield measure_faults(real, out, SIZE, COUNT, UPDATES, judge)

@@ -11,9 +11,9 @@ from .datamodules.oscd import OSCDDataModule
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.segmunich import SegMunichDataModule
 from .datasets.oscd import OSCD
+from .datasets.pairs import PairFolder
 from .datasets.segmunich import SegMunich
 from .diffusion import Generator
-from .pairs.reader import PairFolder
 from .pairs.spec import SampleSpec
 from .tasks.change_detection import MultispectralChangeDetectionTask
 from .tasks.segmentation import MultispectralSegmentationTask

@@ -270,7 +270,7 @@ def _scenes(options: argparse.Namespace) -> None:
 
 def _describe(options: argparse.Namespace) -> None:
     from .datamodules.support.preparation import measure_statistics
-    from .pairs.reader import PairFolder
+    from .datasets.pairs import PairFolder
 
     folder = PairFolder(options.folder)
     folder.verify()
@@ -409,7 +409,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _real(source: str, folder: Path) -> Any:
     """The real datamodule, with training crops as large as the generated patches."""
-    from .pairs.reader import PairFolder
+    from .datasets.pairs import PairFolder
     from .trust.measuring import real_config
 
     pairs = folder / 'synthetic' if (folder / 'synthetic').is_dir() else folder

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
+from .datasets.pairs import PairFolder
 from .files import CONFIG, read_json, write_text
 from .objects import Config
-from .pairs.reader import PairFolder
 from .pairs.tiles import TileDataset
 from .reporting.folder import FACTS, report_folder
 from .scenes.writing import write_scenes

@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.data.pairs import image_of, make_pairs, write_tiff
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.pairs import PairFolderDataModule
-from torchgeo_specdm.pairs.reader import PairFolder
+from torchgeo_specdm.datasets.pairs import PairFolder
 
 SPLITS = ('train', 'val', 'test')
 

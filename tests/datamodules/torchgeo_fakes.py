@@ -31,7 +31,7 @@ from torchgeo.datasets import DeepGlobeLandCover, LandCoverAI
 
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
-from torchgeo_specdm.pairs.reader import PairFolder
+from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.pairs.writer import PairWriter
 

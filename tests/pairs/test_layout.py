@@ -13,10 +13,10 @@ import tifffile
 import torch
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
-from torchgeo_specdm.pairs import reader
+from torchgeo_specdm.datasets import pairs
+from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.pairs.rasters import Raster, read_raster
-from torchgeo_specdm.pairs.reader import PairFolder
 from torchgeo_specdm.pairs.spec import SampleSpec
 
 
@@ -388,7 +388,7 @@ class TestFaults:
             seen.append(path.name)
             return read_raster(path)
 
-        monkeypatch.setattr(reader, 'read_raster', record)
+        monkeypatch.setattr(pairs, 'read_raster', record)
         folder.verify()
         assert sorted(seen) == [f'{i:04d}_{t}.tif' for i in range(3) for t in (1, 2)]
 

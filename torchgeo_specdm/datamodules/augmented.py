@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchgeo.datamodules import BaseDataModule
 
-from ..pairs.reader import PairFolder
+from ..datasets.pairs import PairFolder
 from .support.mixing import (
     MatchedSamples,
     MixSampler,

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule
 from tqdm import tqdm
 
+from ..datasets.pairs import PairFolder
 from ..diffusion.noise import stream_random
 from ..files import WEIGHTS, sha256
 from ..pairs.card import data_card
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
-from ..pairs.reader import PairFolder
 from ..pairs.spec import SampleSpec
 from ..pairs.writer import PairWriter
 

@@ -9,8 +9,8 @@ from hashlib import blake2b
 
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..datasets.pairs import PairFolder
 from ..pairs.layout import read_places
-from ..pairs.reader import PairFolder
 from ..pairs.spec import SampleSpec
 from .support.preparation import (
     evaluation_augmentations,

@@ -14,7 +14,7 @@ from torchgeo.datamodules import BaseDataModule
 from ..datamodules.generation import GenerationDataModule
 from ..datamodules.support.mixing_checks import require_same_names
 from ..datamodules.support.wrapping import WrappingDataModule
-from ..pairs.reader import PairFolder
+from ..datasets.pairs import PairFolder
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import TileDataset
 

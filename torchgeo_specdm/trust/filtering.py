@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..datasets.pairs import PairFolder
 from ..files import sha256
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.manifest import read_manifest
-from ..pairs.reader import PairFolder
 from .choosing import TRUST, Decision, choose, read_scores
 from .choosing import balance as balanced
 from .filter_summary import FilterSummary, write_cards

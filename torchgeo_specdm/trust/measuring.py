@@ -11,9 +11,9 @@ import yaml
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import BaseDataModule
 
+from ..datasets.pairs import PairFolder
 from ..files import CONFIG, read_json, read_text, write_text
 from ..objects import Config, make_object
-from ..pairs.reader import PairFolder
 from ..settings import content_hash, require_same_settings
 from ..tasks.support.networks import NETWORKS
 from ..tasks.support.progress import StepProgressBar

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..datasets.pairs import PairFolder
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.manifest import read_manifest
-from ..pairs.reader import PairFolder
 
 _CARD = """# Relabelled image patches
 

@@ -19,8 +19,8 @@ from torchgeo.datamodules import (
 from torchgeo.datasets import LandCoverAI
 
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
+from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.fingerprint import fingerprint, write_seen_samples
-from torchgeo_specdm.pairs.reader import PairFolder
 from torchgeo_specdm.pairs.spec import SampleSpec
 
 from ..torchgeo_fakes import (

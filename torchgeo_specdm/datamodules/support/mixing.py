@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from ...pairs.reader import PairFolder
+from ...datasets.pairs import PairFolder
 
 #: Streams of random numbers below this are for subsets, those above for the order.
 _ORDER = 2

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchgeo.datamodules import NonGeoDataModule
 
+from ...datasets.pairs import PairFolder
 from ...pairs.fingerprint import fingerprints, read_seen_samples
-from ...pairs.reader import PairFolder
 from ...pairs.spec import SampleSpec
 
 #: Means of the same band that differ by more than this factor have other units.

@@ -19,11 +19,11 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from ..files import read_json, sha256, write_text
-from .description import CLASSES, check_image, describe
-from .layout import DESCRIPTION, read_list, read_places
-from .manifest import read_manifest
-from .plotting import plot_sample
-from .rasters import Raster, read_codes, read_raster
+from ..pairs.description import CLASSES, check_image, describe
+from ..pairs.layout import DESCRIPTION, read_list, read_places
+from ..pairs.manifest import read_manifest
+from ..pairs.plotting import plot_sample
+from ..pairs.rasters import Raster, read_codes, read_raster
 
 #: How many faulty samples verify() looks for before it gives up.
 _MOST_FAULTS = 5

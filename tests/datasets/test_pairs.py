@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
-from torchgeo_specdm.pairs.reader import PairFolder
+from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.spec import DTYPES
 
 
