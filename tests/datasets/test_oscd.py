@@ -23,8 +23,8 @@ from tests.data.oscd import (
     mask_path,
     write_mask,
 )
+from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.datasets.oscd import OSCD, oscd_spec, tile_grid, tile_stride
-from torchgeo_specdm.pairs.spec import TEN_BANDS
 
 #: The published sizes; sides may be swapped, which changes no count.
 OFFICIAL_TRAIN = {

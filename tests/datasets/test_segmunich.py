@@ -15,8 +15,8 @@ from torch.utils.data import default_collate
 from torchgeo.datasets import DatasetNotFoundError, RGBBandsMissingError
 
 from tests.data.segmunich import CODES, SPECTRA, make_segmunich
+from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.datasets.segmunich import SegMunich
-from torchgeo_specdm.pairs.spec import TEN_BANDS
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchgeo.models import ResNet50_Weights, resnet50
 
+from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.metrics import features
 from torchgeo_specdm.metrics.features import (
     Features,
@@ -20,7 +21,7 @@ from torchgeo_specdm.metrics.features import (
     make_extractor,
     mask_planes,
 )
-from torchgeo_specdm.pairs.spec import TEN_BANDS, SampleSpec
+from torchgeo_specdm.pairs.spec import SampleSpec
 
 from ..processes import on_two_processes
 

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from torchgeo_specdm.metrics.spectral import (
-    index_channels,
     lit_pixels,
     mean_spectral_angle,
     normalized_difference,
     spectral_angle,
 )
-from torchgeo_specdm.pairs.spec import TEN_BANDS, SampleSpec
 
 
 def reference(a: Tensor, b: Tensor) -> Tensor:
@@ -121,25 +119,7 @@ class TestMeanSpectralAngle:
         assert not bool(prediction.grad.any())
 
 
-class TestIndices:
-    @pytest.mark.parametrize(
-        ('bands', 'wanted'),
-        [
-            (TEN_BANDS, {'ndvi': (3, 2), 'ndwi': (1, 3), 'ndbi': (8, 3)}),
-            (('B04', 'B8A'), {'ndvi': (1, 0)}),
-            (('NIR', 'Red', 'SWIR_1'), {'ndvi': (0, 1), 'ndbi': (2, 0)}),
-            (('r', 'g', 'b', 'NIR_NARROW'), {'ndvi': (3, 0), 'ndwi': (1, 3)}),
-            # Landsat's numbers, or Sentinel-2 without near infrared
-            (('B02', 'B03', 'B04', 'B05', 'B06', 'B07'), {}),
-            (('B3', 'B4', 'B5', 'B6'), {}),
-            (('red', 'green', 'blue'), {}),
-        ],
-    )
-    def test_bands(
-        self, bands: tuple[str, ...], wanted: dict[str, tuple[int, int]]
-    ) -> None:
-        assert index_channels(SampleSpec(bands, ('a', 'b'))) == wanted
-
+class TestNormalizedDifference:
     def test_values(self) -> None:
         a = torch.tensor([0.3, 0.1, 0.0, -0.1, 0.2, -0.2])
         b = torch.tensor([0.1, 0.3, 0.0, 0.1, -0.1, -0.1])

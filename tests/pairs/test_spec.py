@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchgeo_specdm.pairs.spec import DTYPES, TEN_BANDS, SampleSpec
+from torchgeo_specdm.pairs.spec import DTYPES, SampleSpec
 
 FULL = SampleSpec(
     bands=('B04', 'B03'),
@@ -123,25 +123,7 @@ class TestMatch:
 
 
 class TestColors:
-    @pytest.mark.parametrize(
-        ('bands', 'rgb'),
-        [
-            (TEN_BANDS, (2, 1, 0)),
-            (('Coastal', 'Blue', 'Green', 'Red', 'NIR'), (3, 2, 1)),
-            (('B4', 'B3', 'B2', 'B5'), (0, 1, 2)),
-            (('R', 'G', 'B'), (0, 1, 2)),
-            (('band_1', 'band_2', 'band_3'), (0, 1, 2)),
-            (('band_1', 'band_2', 'band_3', 'band_4'), (2, 1, 0)),
-            (('VV', 'VH'), (0, 0, 0)),
-        ],
-    )
-    def test_rgb(self, bands: tuple[str, ...], rgb: tuple[int, ...]) -> None:
-        assert make(bands=bands).rgb == rgb
-
     def test_hues_differ(self) -> None:
         colors = make(classes=[str(i) for i in range(40)]).colors
         assert len({*colors}) == 40
         assert np.min(colors) >= 0 and np.max(colors) <= 255
-
-    def test_wavelengths(self) -> None:
-        assert make(bands=('b8a', 'B01', 'NDVI')).wavelengths == (864.7, 442.7, None)

@@ -6,22 +6,12 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 import torch
 
 from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.pairs.plotting import show_mask
-from torchgeo_specdm.pairs.spec import TEN_BANDS
 from torchgeo_specdm.pairs.tiles import Tiles
-from torchgeo_specdm.reporting.pictures import (
-    TRUE_COLOUR,
-    band_combinations,
-    picture_side,
-    show_pairs,
-    stretch,
-)
-
-NIR, SWIR = 'near infrared', 'shortwave infrared'
+from torchgeo_specdm.reporting.pictures import picture_side, show_pairs, stretch
 
 
 def tiles(*shape: int, count: int = 2) -> Tiles:
@@ -38,33 +28,11 @@ def pixels(uri: str) -> np.ndarray:
     return shown[..., :3]
 
 
-@pytest.mark.parametrize(
-    'bands, expected',
-    [
-        (TEN_BANDS, {TRUE_COLOUR: (2, 1, 0), NIR: (3, 2, 1), SWIR: (9, 3, 2)}),
-        # without the longer shortwave band, the shorter one
-        (
-            ('B11', 'B04', 'B8A', 'B03', 'B02'),
-            {TRUE_COLOUR: (1, 3, 4), NIR: (2, 1, 3), SWIR: (0, 2, 1)},
-        ),
-        (('blue', 'green', 'red', 'nir'), {TRUE_COLOUR: (2, 1, 0), NIR: (3, 2, 1)}),
-        (('R', 'G', 'B'), {TRUE_COLOUR: (0, 1, 2)}),
-        (('VV', 'VH'), {TRUE_COLOUR: (0, 0, 0)}),
-    ],
-)
-def test_combinations(
-    bands: tuple[str, ...], expected: dict[str, tuple[int, int, int]]
-) -> None:
-    found = band_combinations(SampleSpec(bands, ('a', 'b')))
-    assert found == expected
-    assert next(iter(found)) == TRUE_COLOUR
-
-
 def test_pixels_are_stretched_and_not_resampled() -> None:
     spec = SampleSpec(('B02', 'B03', 'B04', 'B08'), ('a', 'b', 'c'))
     made = tiles(4, 16, 16)
     made.images[:, 3] += 3000
-    channels = band_combinations(spec)[NIR]
+    channels = (3, 2, 1)
     low, high = stretch(made, channels, spec)
     # each band by itself, or vegetation would be all red
     assert low[0, 0, 0] > 3000 > high[1, 0, 0]

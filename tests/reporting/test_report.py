@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from torchgeo_specdm import SampleSpec
-from torchgeo_specdm.pairs.spec import TEN_BANDS
+from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.pairs.tiles import Tiles
 from torchgeo_specdm.reporting import report
 from torchgeo_specdm.reporting.report import (

@@ -9,7 +9,7 @@ from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from torchgeo_specdm.pairs.spec import TEN_BANDS
+from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.scenes.change import change_spec, develop, make_change_scene
 from torchgeo_specdm.scenes.land import COVERS, MINIMUM_UNIT, Land, lay_out
 

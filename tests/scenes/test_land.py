@@ -9,7 +9,7 @@ import pytest
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from torchgeo_specdm.pairs.spec import TEN_BANDS
+from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.scenes.land import (
     MINIMUM_UNIT,
     Look,

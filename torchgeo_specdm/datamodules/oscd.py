@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..bands import TEN_BANDS
 from ..datasets.oscd import OSCD, oscd_spec
-from ..pairs.spec import TEN_BANDS, SampleSpec
+from ..pairs.spec import SampleSpec
 from .support.preparation import (
     evaluation_augmentations,
     measure_statistics,

@@ -9,8 +9,9 @@ from typing import Literal
 
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..bands import TEN_BANDS
 from ..datasets.segmunich import TRANSFORM_PATTERN, SegMunich, segmunich_spec
-from ..pairs.spec import TEN_BANDS, SampleSpec
+from ..pairs.spec import SampleSpec
 from .support.preparation import (
     evaluation_augmentations,
     measure_statistics,

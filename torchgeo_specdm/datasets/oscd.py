@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
+from ..bands import SENTINEL2_WAVELENGTHS, TEN_BANDS
 from ..pairs.plotting import plot_sample
-from ..pairs.spec import SENTINEL2_WAVELENGTHS, TEN_BANDS, SampleSpec
+from ..pairs.spec import SampleSpec
 from .oscd_files import LABELS, OSCDNotFoundError, Scene, find_cities, read_scene
 
 _SPLITS = ('train', 'val', 'test')

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
+from ..bands import TEN_BANDS
 from ..pairs.plotting import plot_sample
-from ..pairs.spec import TEN_BANDS, SampleSpec
+from ..pairs.spec import SampleSpec
 from .segmunich_files import (
     CODES,
     SPLITS,

@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError
 
-from ..pairs.spec import TEN_BANDS
+from ..bands import TEN_BANDS
 
 #: Raw label code of each class position.
 CODES = (0, 21, 22, 23, 31, 5, 32, 33, 41, 13, 14, 11, 12)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..bands import INDICES, index_channels
 from ..pairs.spec import SampleSpec
-from .spectral import INDICES, index_channels, normalized_difference, spectral_angle
+from .spectral import normalized_difference, spectral_angle
 
 #: Values that are in memory at once as float64.
 _VALUES = 2**22
@@ -88,7 +89,7 @@ class ClassSpectra(Metric):
         """
         super().__init__()
         self.spec = spec
-        self.channels = index_channels(spec)
+        self.channels = index_channels(spec.wavelengths)
         dates, classes, size = spec.dates, spec.num_classes, spec.num_bands + 1
         # one row a date, and with several a last one for their difference; of each
         # class the outer product of (1, spectrum): count, sums and products in one

@@ -1,44 +1,13 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Spectral angles, in radians, on reflectance, and spectral indices."""
-
-from collections.abc import Mapping
-from typing import NamedTuple
+"""Spectral angles, in radians, on reflectance, and normalized differences."""
 
 import torch
 from torch import Tensor
 
-from ..pairs.spec import SampleSpec
-
 #: Reflectance norm below which a spectrum has no direction (blank borders).
 _DARK = 1e-4
-
-#: The bands a and b of the indices (a - b) / (a + b): of plants, of water (McFeeters,
-#: 1996) and of built-up land (Zha et al., 2003).
-INDICES: Mapping[str, tuple[str, str]] = {
-    'ndvi': ('nir', 'red'),
-    'ndwi': ('green', 'nir'),
-    'ndbi': ('swir1', 'nir'),
-}
-
-
-class _Colour(NamedTuple):
-    """Which bands may stand for a colour: nanometres, tolerance, and plain names."""
-
-    center: float
-    within: float
-    names: tuple[str, ...]
-
-
-# from nir, the red edge of Sentinel-2 (B07, 783 nm) is too far, and B09 (945 nm), which
-# sees water vapour
-_COLOURS = {
-    'green': _Colour(560, 30, ('green', 'g')),
-    'red': _Colour(665, 30, ('red', 'r')),
-    'nir': _Colour(842, 45, ('nir', 'nirbroad', 'nirnarrow', 'nir08')),
-    'swir1': _Colour(1610, 70, ('swir1', 'swir16')),
-}
 
 
 def spectral_angle(prediction: Tensor, target: Tensor, dim: int = 1) -> Tensor:
@@ -91,29 +60,6 @@ def lit_pixels(target: Tensor, dim: int = 1) -> Tensor:
     return target.float().square().sum(dim) > _DARK**2
 
 
-def index_channels(spec: SampleSpec) -> dict[str, tuple[int, int]]:
-    """Find the two channels of each index of :data:`INDICES`.
-
-    A colour is the band whose known wavelength is nearest to it and near enough (842 nm
-    for nir, within 45), else the one named by a word (``NIR``, ``SWIR_1``). A mere
-    number says nothing: ``B5`` is nir on Landsat 8 and red edge on Sentinel-2. Where
-    Landsat's bands are named ``B02`` to ``B07``, as Sentinel-2's are, no band is near
-    enough to nir, and all three indices are left out.
-
-    Args:
-        spec: Tells the bands.
-
-    Returns:
-        The channels a and b of each index whose bands are there.
-    """
-    found = {}
-    for name, colours in INDICES.items():
-        a, b = (_channel(spec, _COLOURS[colour]) for colour in colours)
-        if a is not None and b is not None:
-            found[name] = (a, b)
-    return found
-
-
 def normalized_difference(a: Tensor, b: Tensor) -> Tensor:
     """The index (a - b) / (a + b) of two bands.
 
@@ -129,18 +75,6 @@ def normalized_difference(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = a.clamp(min=0), b.clamp(min=0)
     return (a - b) / (a + b)
-
-
-def _channel(spec: SampleSpec, colour: _Colour) -> int | None:
-    distances = [
-        (abs(wave - colour.center), i)
-        for i, wave in enumerate(spec.wavelengths)
-        if wave is not None and abs(wave - colour.center) <= colour.within
-    ]
-    if distances:
-        return min(distances)[1]
-    words = [''.join(c for c in band.lower() if c.isalnum()) for band in spec.bands]
-    return next((words.index(name) for name in colour.names if name in words), None)
 
 
 def _unit(spectra: Tensor, dim: int) -> Tensor:

@@ -11,35 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
-#: Central wavelengths of the Sentinel-2A bands in nanometres (ESA, MSI user guide).
-SENTINEL2_WAVELENGTHS: Mapping[str, float] = {
-    'B01': 442.7,
-    'B02': 492.4,
-    'B03': 559.8,
-    'B04': 664.6,
-    'B05': 704.1,
-    'B06': 740.5,
-    'B07': 782.8,
-    'B08': 832.8,
-    'B8A': 864.7,
-    'B09': 945.1,
-    'B10': 1373.5,
-    'B11': 1613.7,
-    'B12': 2202.4,
-}
-
-#: The ten bands, in file order, that SegMunich holds and that OSCD is read with.
-TEN_BANDS = ('B02', 'B03', 'B04', 'B08', 'B05', 'B06', 'B07', 'B8A', 'B11', 'B12')
+from ..bands import band_wavelengths, true_colour
 
 #: Types of digital numbers that GeoTIFF, GDAL and NumPy all know.
 DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64')
-
-_RGB_NAMES = (
-    ('b04', 'b03', 'b02'),
-    ('b4', 'b3', 'b2'),
-    ('red', 'green', 'blue'),
-    ('r', 'g', 'b'),
-)
 
 
 @dataclass(frozen=True)
@@ -107,25 +82,13 @@ class SampleSpec:
 
     @property
     def rgb(self) -> tuple[int, int, int]:
-        """Channels to show as red, green and blue.
-
-        By name where the names tell (Sentinel-2, Landsat 8 or colour names). Else
-        three bands are taken as red, green and blue, more as ordered by wavelength
-        from blue on, and one or two as grey.
-        """
-        lower = [band.lower() for band in self.bands]
-        for names in _RGB_NAMES:
-            if set(names) <= set(lower):
-                red, green, blue = (lower.index(name) for name in names)
-                return red, green, blue
-        if len(lower) < 3:
-            return (0, 0, 0)
-        return (0, 1, 2) if len(lower) == 3 else (2, 1, 0)
+        """Channels to show as red, green and blue; see :func:`.bands.true_colour`."""
+        return true_colour(self.wavelengths)
 
     @property
     def wavelengths(self) -> tuple[float | None, ...]:
         """Central wavelength of each band in nanometres, None where not known."""
-        return tuple(SENTINEL2_WAVELENGTHS.get(band.upper()) for band in self.bands)
+        return band_wavelengths(self.bands)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain types for JSON."""

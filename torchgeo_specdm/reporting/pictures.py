@@ -5,7 +5,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -18,20 +18,6 @@ from ..pairs.plotting import show_mask
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import Tiles
 
-TRUE_COLOUR = 'true colour'
-#: Names of a kind of band, and where its wavelengths are, in nanometres.
-_KINDS: Mapping[str, tuple[tuple[str, ...], float, float]] = {
-    'green': (('green', 'g'), 520, 600),
-    'red': (('red', 'r'), 620, 690),
-    'nir': (('nir', 'nir08', 'nir1', 'n'), 780, 900),
-    'swir': (('swir2', 'swir22', 'swir'), 2000, 2400),
-    'swir, shorter': (('swir1', 'swir16'), 1500, 1750),
-}
-#: What is shown as red, green and blue; where a kind is missing, the next in its list.
-_COMBINATIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    'near infrared': (('nir',), ('red',), ('green',)),
-    'shortwave infrared': (('swir', 'swir, shorter'), ('nir',), ('red',)),
-}
 #: Pixels of all images of a page together: about 10 MB if they were noise.
 _PIXELS = 2_500_000
 _MOST_SIDE = 128
@@ -49,41 +35,6 @@ class Pair(NamedTuple):
     images: list[str]
     mask: str
     caption: str = ''
-
-
-def band_combinations(spec: SampleSpec) -> dict[str, tuple[int, int, int]]:
-    """Channels to show as red, green and blue, by the name of the combination.
-
-    Args:
-        spec: Tells names and wavelengths of the bands.
-
-    Returns:
-        True colour first, then what the bands allow: near infrared (near infrared, red,
-        green) and shortwave infrared (shortwave infrared, near infrared, red).
-    """
-    found = {TRUE_COLOUR: spec.rgb}
-    for name, wanted in _COMBINATIONS.items():
-        channels = [
-            next((c for kind in kinds if (c := _channel(kind, spec)) is not None), None)
-            for kinds in wanted
-        ]
-        red, green, blue = channels
-        if red is not None and green is not None and blue is not None:
-            found[name] = red, green, blue
-    return found
-
-
-def _channel(kind: str, spec: SampleSpec) -> int | None:
-    """The band of a kind, by name, else the first by wavelength."""
-    names, low, high = _KINDS[kind]
-    lower = [band.lower() for band in spec.bands]
-    for name in names:
-        if name in lower:
-            return lower.index(name)
-    inside = [
-        i for i, wave in enumerate(spec.wavelengths) if wave and low <= wave <= high
-    ]
-    return inside[0] if inside else None
 
 
 def picture_side(tiles: Sequence[tuple[Tiles, int]]) -> int:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, Template
 from matplotlib.figure import Figure
 
+from ..bands import composites
 from ..files import write_text
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import Tiles
@@ -23,7 +24,7 @@ from ..study.verdicts import NAMES, verdicts
 from ..trust.lights import codec_sentences, lights
 from ..trust.numbers import number, short
 from .figures import NARROW, WIDTH, as_data_uri, score_dots
-from .pictures import Pair, band_combinations, picture_side, show_pairs, stretch
+from .pictures import Pair, picture_side, show_pairs, stretch
 from .tables import MOST_SAMPLES, comparison_tables, measure_tables, sample_table
 from .trust_figures import class_areas, class_spectra_figure, training_curves
 
@@ -231,7 +232,7 @@ def _pictures(content: ReportContent) -> dict[str, Any]:
         'worst': [content.worst] if content.worst else [],
         'nearest': _sides(content.nearest),
     }
-    combinations = band_combinations(spec)
+    combinations = composites(spec.wavelengths)
     shown = [(tiles, len(combinations)) for tiles in content.rows.values()]
     shown += [(group.tiles, 1) for groups in chosen.values() for group in groups]
     if not shown:

@@ -16,7 +16,8 @@ from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..pairs.spec import TEN_BANDS, SampleSpec
+from ..bands import TEN_BANDS
+from ..pairs.spec import SampleSpec
 from .land import (
     COVERS,
     MINIMUM_UNIT,

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from ..pairs.spec import SENTINEL2_WAVELENGTHS, TEN_BANDS, SampleSpec
+from ..bands import SENTINEL2_WAVELENGTHS, TEN_BANDS
+from ..pairs.spec import SampleSpec
 from .materials import absorb, materials, step
 
 Field = NDArray[np.float64]

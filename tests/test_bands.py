@@ -1,0 +1,103 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import pytest
+
+from torchgeo_specdm.bands import (
+    TEN_BANDS,
+    TRUE_COLOUR,
+    band_wavelengths,
+    channel,
+    composites,
+    index_channels,
+    true_colour,
+)
+
+NIR, SWIR = 'near infrared', 'shortwave infrared'
+
+
+@pytest.mark.parametrize(
+    ('names', 'wanted'),
+    [
+        (('b8a', 'B01', 'NDVI'), (864.7, 442.7, None)),
+        # without the zero
+        (('B2', 'B3', 'B4', 'B8'), (492.4, 559.8, 664.6, 832.8)),
+        # Landsat's numbers say as much as Sentinel-2's up to red, and no more
+        (('B3', 'B4', 'B5', 'B6', 'B7'), (559.8, 664.6, None, None, None)),
+        (('SR_B2', 'SR_B4', 'SR_B5', 'SR_B6'), (482.0, 654.6, 864.7, 1608.9)),
+        (('SR_B1', 'SR_B4', 'SR_B5', 'SR_B7'), (485.0, 830.0, 1650.0, 2215.0)),
+        (('SR_B1', 'ST_B10', 'SR_QA'), (485.0, None, None)),
+        (('Coastal', 'NIR_Narrow', 'SWIR 1', 'swir22'), (443, 865, 1610, 2200)),
+        (('650 nm', '0.65 um', 'Band 7 (2201.0 Nanometers)'), (650, 650, 2201)),
+        # numbers of a file, not of a satellite
+        (('VV', 'VH', 'band_1'), (None, None, None)),
+    ],
+)
+def test_wavelengths(names: tuple[str, ...], wanted: tuple[float | None, ...]) -> None:
+    assert band_wavelengths(names) == wanted
+
+
+@pytest.mark.parametrize(
+    ('names', 'wanted'),
+    [
+        (TEN_BANDS, (2, 1, 0)),
+        (('Coastal', 'Blue', 'Green', 'Red', 'NIR'), (3, 2, 1)),
+        (('B4', 'B3', 'B2', 'B5'), (0, 1, 2)),
+        (('R', 'G', 'B'), (0, 1, 2)),
+        # names that say nothing: by position
+        (('x', 'y', 'z'), (0, 1, 2)),
+        (('w', 'x', 'y', 'z'), (2, 1, 0)),
+        (('VV', 'VH'), (0, 0, 0)),
+        # the bands nearest to 665, 560 and 490 nm of 198 ones
+        ([f'{427 + 10 * i} nm' for i in range(198)], (24, 13, 6)),
+    ],
+)
+def test_true_colour(names: tuple[str, ...], wanted: tuple[int, int, int]) -> None:
+    assert true_colour(band_wavelengths(names)) == wanted
+
+
+@pytest.mark.parametrize(
+    ('names', 'wanted'),
+    [
+        (TEN_BANDS, {TRUE_COLOUR: (2, 1, 0), NIR: (3, 2, 1), SWIR: (9, 3, 2)}),
+        # without the longer shortwave band, the shorter one
+        (
+            ('B11', 'B04', 'B8A', 'B03', 'B02'),
+            {TRUE_COLOUR: (1, 3, 4), NIR: (2, 1, 3), SWIR: (0, 2, 1)},
+        ),
+        (
+            ('Blue', 'Green', 'Red', 'NIR_Narrow'),
+            {TRUE_COLOUR: (2, 1, 0), NIR: (3, 2, 1)},
+        ),
+        (('B2', 'B3', 'B4', 'B8'), {TRUE_COLOUR: (2, 1, 0), NIR: (3, 2, 1)}),
+        (('R', 'G', 'B'), {TRUE_COLOUR: (0, 1, 2)}),
+    ],
+)
+def test_composites(
+    names: tuple[str, ...], wanted: dict[str, tuple[int, int, int]]
+) -> None:
+    found = composites(band_wavelengths(names))
+    assert found == wanted
+    assert next(iter(found)) == TRUE_COLOUR
+
+
+@pytest.mark.parametrize(
+    ('names', 'wanted'),
+    [
+        (TEN_BANDS, {'ndvi': (3, 2), 'ndwi': (1, 3), 'ndbi': (8, 3)}),
+        (('B04', 'B8A'), {'ndvi': (1, 0)}),
+        (('NIR', 'Red', 'SWIR_1'), {'ndvi': (0, 1), 'ndbi': (2, 0)}),
+        (('r', 'g', 'b', 'NIR_NARROW'), {'ndvi': (3, 0), 'ndwi': (1, 3)}),
+        (('B2', 'B3', 'B4', 'B8'), {'ndvi': (3, 2), 'ndwi': (1, 3)}),
+        # Landsat's numbers, or Sentinel-2 without near infrared
+        (('B02', 'B03', 'B04', 'B05', 'B06', 'B07'), {}),
+        (('B3', 'B4', 'B5', 'B6'), {}),
+        (('red', 'green', 'blue'), {}),
+    ],
+)
+def test_indices(names: tuple[str, ...], wanted: dict[str, tuple[int, int]]) -> None:
+    assert index_channels(band_wavelengths(names)) == wanted
+
+
+def test_red_edge_is_no_near_infrared() -> None:
+    assert channel((783.0, 945.0, None), 'nir') is None

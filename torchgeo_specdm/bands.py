@@ -1,0 +1,217 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The only table of bands: names, wavelengths, colours, composites and indices.
+
+A band is known by its central wavelength in nanometres. Names are turned into
+wavelengths here, and everything else (true colour, composites, indices, the axis of
+spectra) goes by wavelength.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+Wavelengths = Sequence[float | None]
+
+#: Central wavelengths of the Sentinel-2A bands in nanometres (ESA, MSI user guide).
+SENTINEL2_WAVELENGTHS: Mapping[str, float] = {
+    'B01': 442.7,
+    'B02': 492.4,
+    'B03': 559.8,
+    'B04': 664.6,
+    'B05': 704.1,
+    'B06': 740.5,
+    'B07': 782.8,
+    'B08': 832.8,
+    'B8A': 864.7,
+    'B09': 945.1,
+    'B10': 1373.5,
+    'B11': 1613.7,
+    'B12': 2202.4,
+}
+#: The ten bands, in file order, that SegMunich holds and that OSCD is read with.
+TEN_BANDS = ('B02', 'B03', 'B04', 'B08', 'B05', 'B06', 'B07', 'B8A', 'B11', 'B12')
+
+#: Operational Land Imager of Landsat 8 and 9 (USGS).
+_LANDSAT8 = {1: 443.0, 2: 482.0, 3: 561.4, 4: 654.6, 5: 864.7, 6: 1608.9, 7: 2200.7}
+#: Thematic Mapper of Landsat 4, 5 and 7 (USGS).
+_LANDSAT4 = {1: 485.0, 2: 560.0, 3: 660.0, 4: 830.0, 5: 1650.0, 7: 2215.0}
+#: Bands of these words, in lower case without anything but letters and digits. Landsat,
+#: HLS, NAIP and PlanetScope are delivered with them.
+_WORDS: Mapping[str, float] = {
+    **dict.fromkeys(('coastal', 'coastalblue', 'coastalaerosol', 'aerosol'), 443),
+    **dict.fromkeys(('b', 'blue'), 490),
+    'greeni': 531,
+    **dict.fromkeys(('g', 'green', 'greenii'), 560),
+    'yellow': 610,
+    **dict.fromkeys(('r', 'red'), 665),
+    **dict.fromkeys(('rededge', 'rededge1', 're', 're1'), 705),
+    **dict.fromkeys(('rededge2', 're2'), 740),
+    **dict.fromkeys(('rededge3', 're3'), 783),
+    **dict.fromkeys(('n', 'nir', 'nir1', 'nirbroad', 'nirwide', 'nearinfrared'), 842),
+    **dict.fromkeys(('nirnarrow', 'nir08', 'narrownir', 'rededge4', 're4'), 865),
+    'watervapor': 945,
+    'cirrus': 1374,
+    **dict.fromkeys(('swir1', 'swir16'), 1610),
+    **dict.fromkeys(('swir', 'swir2', 'swir22'), 2200),
+}
+#: ``650 nm``, ``0.65 um``, ``Band 3 (559.8 Nanometers)``.
+_UNITS = re.compile(
+    r'(\d+(?:\.\d+)?)\s*(nm|nano|um|\u00b5m|\u03bcm|micro)', re.IGNORECASE
+)
+_NUMBERED = re.compile(r'(sr_)?b0?(\d{1,2}|8a)', re.IGNORECASE)
+
+
+class _Colour(NamedTuple):
+    """Nanometres: the wavelength that is best, and the range of those that will do."""
+
+    best: float
+    low: float
+    high: float
+
+
+# red edge (B07, 783 nm) and water vapour (B09, 945 nm) are not near infrared
+_COLOURS = {
+    'blue': _Colour(490, 440, 515),
+    'green': _Colour(560, 520, 600),
+    'red': _Colour(665, 620, 690),
+    'nir': _Colour(842, 797, 900),
+    'swir1': _Colour(1610, 1500, 1750),
+    'swir2': _Colour(2200, 2000, 2400),
+}
+TRUE_COLOUR = 'true colour'
+#: Colours shown as red, green and blue; the first composite of a name that the bands
+#: allow counts.
+_COMPOSITES = (
+    ('near infrared', ('nir', 'red', 'green')),
+    ('shortwave infrared', ('swir2', 'nir', 'red')),
+    ('shortwave infrared', ('swir1', 'nir', 'red')),
+)
+#: Colours a and b of the indices (a - b) / (a + b): of plants, of water (McFeeters,
+#: 1996) and of built-up land (Zha et al., 2003).
+INDICES: Mapping[str, tuple[str, str]] = {
+    'ndvi': ('nir', 'red'),
+    'ndwi': ('green', 'nir'),
+    'ndbi': ('swir1', 'nir'),
+}
+
+
+def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
+    """Central wavelengths of bands by their names.
+
+    A name may hold the wavelength (``650 nm``), be a word (``Red``, ``NIR_Narrow``) or
+    a number. Numbers mean different bands on different satellites, so all names are
+    looked at: ``B8A``, ``B12`` or ``B8`` tell Sentinel-2; ``SR_B6`` tells Landsat 8 or
+    9, and ``SR_B1`` without it Landsat 4 to 7. ``B5`` to ``B7`` alone tell nothing, and
+    have no wavelength.
+
+    Args:
+        names: Names of all bands of an image.
+
+    Returns:
+        Nanometres, None for a band that is not known.
+    """
+    keys = [match and match[2].upper() for match in map(_NUMBERED.fullmatch, names)]
+    is_sentinel2 = bool({'8', '8A', '12'} & {*keys})
+    landsat = _LANDSAT8 if '6' in keys or '1' not in keys else _LANDSAT4
+    found: list[float | None] = []
+    for name, key in zip(names, keys, strict=True):
+        if key is not None and name.lower().startswith('sr_'):
+            found.append(landsat.get(int(key)) if key.isdigit() else None)
+        elif key is not None and (is_sentinel2 or key not in ('5', '6', '7')):
+            found.append(SENTINEL2_WAVELENGTHS.get(f'B{key:>02}'))
+        else:
+            found.append(_stated_wavelength(name))
+    return tuple(found)
+
+
+def _stated_wavelength(text: str) -> float | None:
+    """The wavelength that a text states by a number with a unit, or by a word."""
+    match = _UNITS.search(text)
+    if match is None:
+        return _WORDS.get(''.join(c for c in text.lower() if c.isalnum()))
+    value = float(match[1])
+    return value if match[2].lower().startswith('n') else 1000 * value
+
+
+def channel(wavelengths: Wavelengths, colour: str) -> int | None:
+    """The band that comes nearest to a colour.
+
+    Args:
+        wavelengths: Nanometres of each band, None where not known.
+        colour: ``blue``, ``green``, ``red``, ``nir``, ``swir1`` or ``swir2``.
+
+    Returns:
+        The position of the band; None if no band lies in the range of the colour.
+    """
+    best, low, high = _COLOURS[colour]
+    distances = [
+        (abs(wave - best), i)
+        for i, wave in enumerate(wavelengths)
+        if wave is not None and low <= wave <= high
+    ]
+    return min(distances)[1] if distances else None
+
+
+def true_colour(wavelengths: Wavelengths) -> tuple[int, int, int]:
+    """Channels to show as red, green and blue.
+
+    Args:
+        wavelengths: Nanometres of each band, None where not known.
+
+    Returns:
+        The bands nearest to 665, 560 and 490 nm. Where one of these is missing, three
+        bands count as red, green and blue, more as ordered by wavelength from blue on,
+        and one or two as grey.
+    """
+    found = _channels(wavelengths, ('red', 'green', 'blue'))
+    if found is not None:
+        return found
+    if len(wavelengths) < 3:
+        return (0, 0, 0)
+    return (0, 1, 2) if len(wavelengths) == 3 else (2, 1, 0)
+
+
+def composites(wavelengths: Wavelengths) -> dict[str, tuple[int, int, int]]:
+    """Channels to show as red, green and blue, by the name of the composite.
+
+    Args:
+        wavelengths: Nanometres of each band, None where not known.
+
+    Returns:
+        True colour first, then what the bands allow: near infrared (near infrared, red,
+        green) and shortwave infrared (shortwave infrared, near infrared, red).
+    """
+    found = {TRUE_COLOUR: true_colour(wavelengths)}
+    for name, colours in _COMPOSITES:
+        channels = _channels(wavelengths, colours)
+        if channels is not None:
+            found.setdefault(name, channels)
+    return found
+
+
+def index_channels(wavelengths: Wavelengths) -> dict[str, tuple[int, int]]:
+    """The two channels of each index of :data:`INDICES`.
+
+    Args:
+        wavelengths: Nanometres of each band, None where not known.
+
+    Returns:
+        The channels a and b of each index whose bands are there.
+    """
+    found = {}
+    for name, colours in INDICES.items():
+        a, b = (channel(wavelengths, colour) for colour in colours)
+        if a is not None and b is not None:
+            found[name] = (a, b)
+    return found
+
+
+def _channels(
+    wavelengths: Wavelengths, colours: tuple[str, str, str]
+) -> tuple[int, int, int] | None:
+    red, green, blue = (channel(wavelengths, colour) for colour in colours)
+    if red is None or green is None or blue is None:
+        return None
+    return red, green, blue
