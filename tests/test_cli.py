@@ -353,3 +353,16 @@ def test_as_a_command(tmp_path: Path) -> None:
     assert last.startswith('torchgeo-specdm: ') and 'image 0002 without mask' in last
     assert 'Traceback' not in done.stderr
     assert not (tmp_path / 'out').exists()
+
+
+def test_help_is_there_before_torch() -> None:
+    code = (
+        'import sys, torchgeo_specdm.cli as cli\n'
+        'try: cli.main(["-h"])\n'
+        'finally: assert not {"torch", "lightning", "torchgeo"} & {*sys.modules}'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert 'quickstart' in done.stdout

@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 _INTERRUPTED = 130
 #: What a user can mend; anything else is a fault of ours and shows its traceback.
-_EXPECTED = (ValueError, OSError, RuntimeError, TypeError, MisconfigurationException)
+_EXPECTED = (ValueError, OSError, RuntimeError, TypeError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print('\nInterrupted. The same command goes on from here.', file=sys.stderr)
         return _INTERRUPTED
-    except _EXPECTED as error:
-        if options.debug:
+    except Exception as error:
+        # Lightning's own, by its name: importing Lightning takes seconds
+        misconfigured = type(error).__name__ == 'MisconfigurationException'
+        if options.debug or not (misconfigured or isinstance(error, _EXPECTED)):
             raise
         print(f'torchgeo-specdm: {error}', file=sys.stderr)
         return 1
