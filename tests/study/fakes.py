@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchgeo_specdm import Generator, PairFolderDataModule, SampleSpec
 from torchgeo_specdm.codecs import Codec, make_codec
@@ -46,7 +46,10 @@ def write_generator(codec: Codec, settings: dict[str, Any], out: Path) -> Path:
         'patch_size': [32, 32],
         'training': {'samples': 16, 'updates': 0, 'datamodule': 'PairFolderDataModule'},
     }
-    Generator.build(codec, config).save(out)
+    generator = Generator.build(codec, config)
+    # before training it says nothing, whatever the noise
+    nn.init.normal_(generator.denoiser.network.conv_out.weight, std=0.02)
+    generator.save(out)
     return out
 
 
