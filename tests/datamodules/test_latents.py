@@ -77,6 +77,5 @@ class TestCache:
             trainer = quiet_trainer(tmp_path, max_steps=1, limit_val_batches=0)
             trainer.fit(task, data)
             assert trainer.global_step == 1
-            assert task.codec is not None
-            found.append(task.codec.state_dict())
+            found.append(task.model.codec.state_dict())
         assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())

@@ -60,6 +60,7 @@ class TestStagesDoNotMix:
                 r"codec='runs/x' has nothing",
             ),
             ({'stage': 'diffusion'}, r"codec='two_stream' is no learned codec"),
+            ({'stage': 'autoencoder', 'generator': 'runs/g'}, "generator='runs/g' is"),
             ({'stage': 'autoencoder', 'preset': 'huge'}, "preset='huge'"),
             (
                 {'stage': 'autoencoder', 'settings': {'vae': {}}},
@@ -139,8 +140,28 @@ class TestRefusals:
 
     def test_no_folder_to_write(self, pair_folder: Path, tmp_path: Path) -> None:
         task = SpecDMTask('autoencoder')
-        with pytest.raises(ValueError, match=r'out=None.*model\.init_args\.out'):
+        with pytest.raises(ValueError, match=r'out=None .*model\.init_args\.out'):
             self.fit(task, pairs(pair_folder), tmp_path)
+
+    @pytest.mark.parametrize('stage', ['autoencoder', 'diffusion'])
+    @pytest.mark.parametrize('verb', ['validate', 'test'])
+    def test_nothing_to_measure(
+        self, pair_folder: Path, tmp_path: Path, stage: Any, verb: str
+    ) -> None:
+        codec = 'pixels' if stage == 'diffusion' else 'two_stream'
+        task = SpecDMTask(stage, codec=codec)
+        measure = getattr(quiet_trainer(tmp_path), verb)
+        with pytest.raises(ValueError, match=rf'^{verb} has nothing .*--ckpt_path'):
+            measure(task, pairs(pair_folder))
+
+    def test_generator_and_checkpoint(
+        self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        task = SpecDMTask('diffusion', generator=str(diffusion_run.out))
+        with pytest.raises(ValueError, match='Give one of them'):
+            quiet_trainer(tmp_path).validate(
+                task, pairs(pair_folder), diffusion_run.checkpoint
+            )
 
     def test_generator_in_fit(
         self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
@@ -148,7 +169,7 @@ class TestRefusals:
         task = SpecDMTask(
             'diffusion', str(tmp_path / 'g'), generator=str(diffusion_run.out)
         )
-        with pytest.raises(ValueError, match='no generator, which is what predict'):
+        with pytest.raises(ValueError, match='is what predict draws from'):
             self.fit(task, pairs(pair_folder), tmp_path)
 
     def test_folder_that_is_a_file(self, pair_folder: Path, tmp_path: Path) -> None:

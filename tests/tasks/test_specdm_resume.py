@@ -122,8 +122,7 @@ class TestResume:
             assert set(found) == set(wanted)
             weights = [key for key in wanted if 'latent_' not in key]
             assert all(torch.equal(found[key], wanted[key]) for key in weights)
-            assert task.codec is not None
-            assert task.codec.spec.bands == PAIR_BANDS
+            assert task.model.codec.spec.bands == PAIR_BANDS
 
     def test_validate_from_checkpoint(
         self, diffusion_run: Run, pair_folder: Path, tmp_path: Path
@@ -135,3 +134,27 @@ class TestResume:
         found = trainer.validate(task, pairs(pair_folder), verbose=False)[0]
         wanted = float(diffusion_run.trainer.callback_metrics['val_loss'])
         assert found['val_loss'] == pytest.approx(wanted, rel=1e-4)
+
+    def test_test_from_checkpoint(
+        self,
+        autoencoder_run: Run,
+        diffusion_run: Run,
+        pair_folder: Path,
+        tiny_settings: dict[str, Any],
+    ) -> None:
+        data = LatentDataModule(pairs(pair_folder))
+        for run, stage in (
+            (autoencoder_run, 'autoencoder'),
+            (diffusion_run, 'diffusion'),
+        ):
+            codec = 'pixels' if stage == 'diffusion' else 'two_stream'
+            task = SpecDMTask(stage, codec=codec, settings=tiny_settings)
+            trainer = quiet_trainer(run.out)
+            (found,) = trainer.test(task, data, run.checkpoint, verbose=False)
+            wanted = run.trainer.callback_metrics
+            assert set(found) == {
+                name.replace('val', 'test') for name in wanted if 'val' in name
+            }
+            # other samples of the same kind
+            loss = float(wanted['val_loss'])
+            assert found['test_loss'] == pytest.approx(loss, rel=0.5)

@@ -4,6 +4,7 @@
 """Cached latents of any datamodule, for stage 2."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,14 +80,14 @@ class LatentDataModule(NonGeoDataModule):
         self.mean, self.std = self.real.mean, self.real.std
         if stage != 'fit' or self.trainer is None:
             return
-        prepare = getattr(self.trainer.lightning_module, 'prepare_codec', None)
-        if prepare is None or self.trainer.lightning_module.stage != 'diffusion':
+        task: Any = self.trainer.lightning_module
+        if getattr(task, 'stage', '') != 'diffusion':
             raise ValueError(
                 'LatentDataModule serves latents to SpecDMTask(stage="diffusion") '
                 'only. Give the task the datamodule behind it, real, as it is.'
             )
         device = self.trainer.strategy.root_device
-        codec = prepare(self.real, device).to(device)
+        codec = task.prepare_codec(self.real, device).to(device)
         with torch.no_grad(), same_randomness():
             latents = [
                 codec.encode(batch).half().cpu()
@@ -102,6 +103,12 @@ class LatentDataModule(NonGeoDataModule):
         """The real datamodule's validation samples."""
         loader: torch.utils.data.DataLoader[dict[str, Tensor]]
         loader = self.real.val_dataloader()
+        return loader
+
+    def test_dataloader(self) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
+        """The real datamodule's test samples."""
+        loader: torch.utils.data.DataLoader[dict[str, Tensor]]
+        loader = self.real.test_dataloader()
         return loader
 
     def on_after_batch_transfer(

@@ -4,41 +4,30 @@
 """Trainer for SpecDM: learn labelled samples, and draw new ones."""
 
 import warnings
-from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torchgeo.datamodules import BaseDataModule
 
-from ..codecs import (
-    CODECS,
-    Codec,
-    ReconstructionScores,
-    codec_from_config,
-    codec_to_config,
-    load_codec,
-    make_codec,
-    require_learnable,
-    require_learned,
-    save_codec,
-)
+from ..codecs import CODECS, Codec, codec_from_config, load_codec, make_codec
 from ..compat import BaseTask
 from ..datamodules.latents import LatentDataModule
 from ..datamodules.support.adapter import (
     describe_datamodule,
     digital_numbers,
     fit_codec,
-    fit_statistics,
 )
-from ..diffusion import Generator, JointDenoiser, move_average, warm_up_and_decay
+from ..diffusion import Generator, warm_up_and_decay
 from ..pairs.fingerprint import fingerprints, write_seen_samples
-from ..presets import generator_settings, load_preset
+from ..presets import load_preset
 from .support.guards import StepGuard, require_writable
+from .support.stages import STAGES, DiffusionStage, Stage
 
-Stage = Literal['autoencoder', 'diffusion']
+#: Numbers kept free for the samples of a batch in validation.
+_BATCH_NUMBERS = 10_000
 
 
 class SpecDMTask(
@@ -66,9 +55,12 @@ class SpecDMTask(
     # stage and paths belong to a run, not to the model: see on_load_checkpoint
     ignore = ('weights', 'stage', 'out', 'generator')
 
+    #: The networks of the stage; made when it is known what data they are for.
+    model: Stage
+
     def __init__(
         self,
-        stage: Stage,
+        stage: Literal['autoencoder', 'diffusion'],
         out: str | None = None,
         codec: str = 'two_stream',
         preset: str = 'tiny',
@@ -95,49 +87,46 @@ class SpecDMTask(
             FileNotFoundError: If a folder of an earlier stage is missing.
             ValueError: If an argument does not fit its stage.
         """
-        if stage not in get_args(Stage):
+        if stage not in STAGES:
             raise ValueError(
-                f'stage={stage!r} must be one of {get_args(Stage)}: first learn the '
+                f'stage={stage!r} must be one of {list(STAGES)}: first learn the '
                 'autoencoder, then the diffusion model.'
+            )
+        if generator is not None and stage != 'diffusion':
+            raise ValueError(
+                f'generator={generator!r} is what stage diffusion wrote, but this is '
+                f'stage {stage!r}. Draw from it with stage=diffusion.'
             )
         self.stage = stage
         self.out = out
         self.generator_folder = generator
-        #: Stage 1: what is learned.
-        self.autoencoder: Codec | None = None
-        #: Stage 2: the codec, and the average of the denoiser's weights.
-        self.generator: Generator | None = None
-        #: Stage 2: what is learned.
-        self.denoiser: JointDenoiser | None = None
         super().__init__()
-
-    @property
-    def codec(self) -> Codec | None:
-        """The codec of either stage; None until the data are known."""
-        return self.autoencoder if self.generator is None else self.generator.codec
 
     def configure_models(self) -> None:
         """Read the preset, and the generator if there is one; refuse what is wrong."""
         self.preset = load_preset(self.hparams['preset'], self.hparams['settings'])
-        if self.stage == 'autoencoder':
-            require_learnable(self.hparams['codec'])
-        elif self.generator_folder is None:
-            # the weights are read in setup; a wrong folder is refused at once
-            require_learned(self.hparams['codec'])
+        if self.generator_folder is None:
+            # networks are made when data or a checkpoint tell what for
+            STAGES[self.stage].check(self.hparams['codec'])
         else:
-            self.generator = Generator.load(self.generator_folder)
+            generator = Generator.load(self.generator_folder)
+            self.model = DiffusionStage(generator, generator.denoiser, decay=1)
 
     def prepare_data(self) -> None:
-        """Refuse a missing or unwritable *out* before anything is computed."""
+        """Refuse a missing or unwritable *out* before anything is computed.
+
+        Raises:
+            RuntimeError: If *out* cannot be written.
+            ValueError: If there is none, or a generator that is learned already.
+        """
         super().prepare_data()
         if self.trainer.state.fn == 'fit':
-            if self.out is None or self.generator_folder is not None:
+            if self.generator_folder is not None:
                 raise ValueError(
-                    f'out={self.out!r} and generator={self.generator_folder!r}: '
-                    'fit needs the folder to write to as model.init_args.out, and no '
-                    'generator, which is what predict draws from.'
+                    f'generator={self.generator_folder!r} is what predict draws from, '
+                    'and fit learns a new one. Leave it out.'
                 )
-            require_writable(self.out)
+            require_writable(self._folder)
 
     def setup(self, stage: str) -> None:
         """Build the networks for the data at hand.
@@ -168,14 +157,16 @@ class SpecDMTask(
         """
         spec = describe_datamodule(datamodule, self.hparams['spec'])
         name: str = self.hparams['codec']
-        codec = self.codec
-        if codec is None and name in CODECS:
+        if self._built:
+            codec = self.model.codec
+        elif name in CODECS:
             codec = make_codec(name, spec, self.preset[name]['codec'])
-        codec = codec or load_codec(Path(name))
+        else:
+            codec = load_codec(Path(name))
         codec.spec.require_match(spec, f'the codec of {name}', 'the data')
-        if self.codec is None:
+        if not self._built:
             patch_size = fit_codec(codec.to(device), datamodule, device)
-            self._set_networks(codec, patch_size)
+            self.model = STAGES[self.stage].build(codec, self.preset, patch_size)
         return codec
 
     def configure_optimizers(self) -> Any:
@@ -212,14 +203,7 @@ class SpecDMTask(
         Returns:
             The loss.
         """
-        if self.stage == 'autoencoder':
-            assert self.autoencoder is not None
-            losses = self.autoencoder.loss(self._raw(batch))
-        else:
-            assert self.generator is not None and self.denoiser is not None
-            losses = self.generator.process.training_losses(
-                self.denoiser, self._latent(batch, self.generator.codec)
-            )
+        losses = self.model.losses(self._digital(batch))
         self.log_dict(
             {f'train_{name}': value for name, value in losses.items()},
             batch_size=len(next(iter(batch.values()))),
@@ -236,13 +220,11 @@ class SpecDMTask(
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the averaged weights towards the trained ones."""
         super().optimizer_step(*args, **kwargs)
-        if self.generator is not None and self.denoiser is not None:
-            move_average(
-                self.generator.denoiser,
-                self.denoiser,
-                self.trainer.global_step + 1,
-                self.preset['diffusion']['ema'],
-            )
+        self.model.after_step(self.trainer.global_step + 1)
+
+    def on_validation_start(self) -> None:
+        """Refuse to score untrained weights."""
+        self._require_weights('validate')
 
     def validation_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -254,30 +236,32 @@ class SpecDMTask(
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
         """
-        if self.stage == 'autoencoder':
-            assert self.autoencoder is not None
-            self.val_scores.update(self.autoencoder, self._raw(batch))
-            return
-        assert self.generator is not None
-        latent = self._latent(batch, self.generator.codec)
-        place = batch_idx * self.trainer.world_size + self.global_rank
-        losses = self.generator.process.validation_losses(
-            self.generator.denoiser, latent, place * 10_000
-        )
-        self.log_dict(
-            {f'val_{name}': value for name, value in losses.items()},
-            batch_size=len(latent),
-            sync_dist=True,
-        )
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        self.model.evaluate(self._digital(batch), number * _BATCH_NUMBERS)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the reconstruction of stage 1."""
-        if self.stage == 'autoencoder':
-            scores = self.val_scores.compute()
-            scores = {f'val_{name}': value for name, value in scores.items()}
-            # equal on all processes already, which Lightning cannot know
-            self.log_dict(scores, sync_dist=True)
-            self.val_scores.reset()
+        """Log the scores of all batches."""
+        self._log_scores('val')
+
+    def on_test_start(self) -> None:
+        """Refuse to score untrained weights."""
+        self._require_weights('test')
+
+    def test_step(
+        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Measure on the test set what is measured in validation.
+
+        Args:
+            batch: ``image`` and ``mask`` of a datamodule.
+            batch_idx: Integer displaying index of this batch.
+            dataloader_idx: Index of the current dataloader.
+        """
+        self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of all batches."""
+        self._log_scores('test')
 
     def on_train_end(self) -> None:
         """Write the folder of this stage."""
@@ -314,25 +298,39 @@ class SpecDMTask(
     def sampling(self) -> dict[str, Any]:
         """Sampler, steps and clip: the generator's own unless *settings* name them."""
         overrides = (self.hparams['settings'] or {}).get('sampling', {})
-        trained = {} if self.generator is None else self.generator.config['sampling']
-        return {**trained, **overrides}
+        return {**self.generator.config['sampling'], **overrides}
+
+    @property
+    def generator(self) -> Generator:
+        """What samples are drawn from.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self._built and isinstance(self.model, DiffusionStage):
+            return self.model.generator
+        raise ValueError(
+            f'SpecDMTask(stage={self.stage!r}) has no generator to draw from. Set '
+            'model.init_args.generator to the folder that stage diffusion wrote.'
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the stage and what the networks were built from."""
         super().on_save_checkpoint(checkpoint)
-        assert self.codec is not None
-        checkpoint['specdm'] = codec_to_config(self.codec) | {
-            'stage': self.stage,
-            'patch_size': self.generator and self.generator.config['patch_size'],
-        }
+        checkpoint['specdm'] = self.model.config()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of the other stage; build networks if there are none.
 
         Raises:
-            ValueError: If the stages differ.
+            ValueError: If the stages differ, or a generator is given as well.
         """
         super().on_load_checkpoint(checkpoint)
+        if self.generator_folder is not None:
+            raise ValueError(
+                f'generator={self.generator_folder!r} holds the weights, and so does '
+                'the checkpoint. Give one of them.'
+            )
         saved: dict[str, Any] = checkpoint.get('specdm', {})
         if saved.get('stage') != self.stage:
             raise ValueError(
@@ -340,23 +338,37 @@ class SpecDMTask(
                 f'stage {self.stage!r}. A checkpoint resumes its own stage; give the '
                 'folder that stage autoencoder wrote as model.init_args.codec instead.'
             )
-        if self.codec is None:
-            self._set_networks(codec_from_config(saved), saved['patch_size'])
+        if not self._built:
+            self.model = STAGES[self.stage].build(
+                codec_from_config(saved), self.preset, saved['patch_size']
+            )
 
-    def _set_networks(self, codec: Codec, patch_size: list[int]) -> None:
-        """Register the networks of the stage, untrained."""
-        if self.stage == 'autoencoder':
-            self.autoencoder = codec
-            self.val_scores = ReconstructionScores(codec.spec.num_classes)
-            return
-        settings = generator_settings(self.preset, codec.name)
-        self.generator = Generator.build(
-            codec, {'stage': 'diffusion', **settings, 'patch_size': patch_size}
-        )
-        self.denoiser = deepcopy(self.generator.denoiser)
-        # frozen; no layer here acts differently in evaluation mode, so Lightning need
-        # not warn of modules in it
-        self.generator.requires_grad_(False).train()
+    @property
+    def _built(self) -> bool:
+        """Whether data, a checkpoint or a folder have told what networks to make."""
+        return hasattr(self, 'model')
+
+    @property
+    def _folder(self) -> Path:
+        """The folder that the stage writes to.
+
+        Raises:
+            ValueError: If none was given.
+        """
+        if self.out is None:
+            raise ValueError(
+                f'out={self.out!r} must be a folder: stage {self.stage!r} writes what '
+                'it has learned there. Set model.init_args.out.'
+            )
+        return Path(self.out)
+
+    def _require_weights(self, verb: str) -> None:
+        if not self._built:
+            raise ValueError(
+                f'{verb} has nothing to measure: stage {self.stage!r} was given no '
+                'checkpoint, and weights must come from one. Give the one that fit '
+                'wrote as --ckpt_path.'
+            )
 
     def _datamodule(self) -> Any:
         """The datamodule, or the one with the real samples behind cached latents."""
@@ -369,35 +381,31 @@ class SpecDMTask(
         cached = isinstance(datamodule, LatentDataModule)
         return datamodule.real if cached else datamodule
 
-    def _raw(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A normalised batch in digital numbers."""
+    def _digital(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A normalised batch in digital numbers; cached latents as they are."""
+        if 'latent' in batch:
+            return batch
         image = digital_numbers(self._datamodule(), batch['image'])
         return {'image': image, 'mask': batch['mask']}
 
-    def _latent(self, batch: dict[str, Tensor], codec: Codec) -> Tensor:
-        if 'latent' in batch:
-            return batch['latent']
-        with torch.no_grad():
-            return codec.encode(self._raw(batch)).float()
+    def _log_scores(self, split: str) -> None:
+        scores = {f'{split}_{name}': v for name, v in self.model.scores().items()}
+        # equal on all processes already, which Lightning cannot know
+        self.log_dict(scores, sync_dist=True)
 
     def _write_folder(self) -> None:
         if self._written or self.trainer.global_step == 0:
             return
-        assert self.out is not None
-        out, datamodule = Path(self.out), self._datamodule()
-        if self.autoencoder is not None:
-            fit_statistics(self.autoencoder, datamodule, self.device)
+        datamodule = self._datamodule()
+        self.model.finish(datamodule, self.device)
         if self.trainer.is_global_zero:
-            if self.autoencoder is not None:
-                save_codec(self.autoencoder, out)
-            if self.generator is not None:
-                self.generator.config['training'] = {
-                    'datamodule': type(datamodule).__name__,
-                    'samples': len(datamodule.train_dataset),
-                    'updates': self.trainer.global_step,
-                    'preset': self.hparams['preset'],
-                }
-                self.generator.save(out)
-            write_seen_samples(out, fingerprints(datamodule.train_dataset))
+            training = {
+                'datamodule': type(datamodule).__name__,
+                'samples': len(datamodule.train_dataset),
+                'updates': self.trainer.global_step,
+                'preset': self.hparams['preset'],
+            }
+            self.model.save(self._folder, training)
+            write_seen_samples(self._folder, fingerprints(datamodule.train_dataset))
         self._written = True
         self.trainer.strategy.barrier()

@@ -1,0 +1,229 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The two stages of SpecDM: what each learns, how it is measured and handed on."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torchgeo.datamodules import BaseDataModule
+from torchmetrics import MeanMetric
+
+from ...codecs import (
+    Codec,
+    ReconstructionScores,
+    codec_to_config,
+    require_learnable,
+    require_learned,
+    save_codec,
+)
+from ...datamodules.support.adapter import fit_statistics
+from ...diffusion import Generator, JointDenoiser, move_average
+from ...presets import generator_settings
+
+Batch = dict[str, Tensor]
+
+
+class Stage(nn.Module, ABC):
+    """The networks of a stage, and all that is done with them.
+
+    A batch has ``image`` in digital numbers, (B, C, H, W) or (B, T, C, H, W), and
+    ``mask``, (B, H, W) or (B, 1, H, W).
+    """
+
+    #: The name in configurations.
+    name: ClassVar[str]
+    #: Height and width of the patches that the networks are for; None for any.
+    patch_size: list[int] | None = None
+
+    @staticmethod
+    @abstractmethod
+    def check(name: str) -> None:
+        """Refuse a codec that is of no use to the stage, before data are read."""
+
+    @classmethod
+    @abstractmethod
+    def build(
+        cls, codec: Codec, preset: Mapping[str, Any], patch_size: list[int]
+    ) -> Self:
+        """Make the networks, untrained, around a codec that is fitted to the data."""
+
+    @property
+    @abstractmethod
+    def codec(self) -> Codec:
+        """Encodes and decodes samples."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute ``loss``, which training makes small, and its parts; all scalar."""
+
+    def after_step(self, step: int) -> None:
+        """Follow the weights after an optimiser step, numbered from 1."""
+
+    @abstractmethod
+    def evaluate(self, batch: Batch, first: int) -> None:
+        """Score a batch; *first* is the number of its first sample."""
+
+    @abstractmethod
+    def scores(self) -> dict[str, Tensor]:
+        """Return the scores of all batches of all processes, and forget them."""
+
+    def finish(self, datamodule: BaseDataModule, device: torch.device) -> None:
+        """Measure what is known only when training is over."""
+
+    @abstractmethod
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write what is handed on, with what is known of its training."""
+
+    def config(self) -> dict[str, Any]:
+        """What the networks were built from, as plain JSON types."""
+        return codec_to_config(self.codec) | {
+            'stage': self.name,
+            'patch_size': self.patch_size,
+        }
+
+
+class AutoencoderStage(Stage):
+    """Stage 1: learn to encode samples and to decode them again.
+
+    Args:
+        codec: What is learned.
+    """
+
+    name = 'autoencoder'
+    check = staticmethod(require_learnable)
+
+    def __init__(self, codec: Codec) -> None:
+        """Put the parts together."""
+        super().__init__()
+        self.autoencoder = codec
+        self.reconstruction = ReconstructionScores(codec.spec.num_classes)
+
+    @classmethod
+    def build(
+        cls, codec: Codec, preset: Mapping[str, Any], patch_size: list[int]
+    ) -> Self:
+        """Take the codec as it is; it is fully convolutional."""
+        return cls(codec)
+
+    @property
+    def codec(self) -> Codec:
+        """What is learned."""
+        return self.autoencoder
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Compare batches with their reconstruction (see :meth:`Codec.loss`)."""
+        return self.codec.loss(batch)
+
+    def evaluate(self, batch: Batch, first: int) -> None:
+        """Reconstruct a batch without sampling the posterior."""
+        self.reconstruction.update(self.codec, batch)
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return the errors of the reconstruction (see :class:`ReconstructionScores`)."""
+        scores = self.reconstruction.compute()
+        self.reconstruction.reset()
+        return scores
+
+    def finish(self, datamodule: BaseDataModule, device: torch.device) -> None:
+        """Measure mean and std of the latents, which stage 2 needs."""
+        fit_statistics(self.codec, datamodule, device)
+
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write the codec."""
+        save_codec(self.codec, folder)
+
+
+class DiffusionStage(Stage):
+    """Stage 2: learn to take noise out of latents.
+
+    Training moves the denoiser; the generator has the average of its weights over
+    the steps, which is what is scored and handed on.
+
+    Args:
+        generator: Codec, process and averaged denoiser.
+        denoiser: What is trained; the generator's own if nothing is.
+        decay: Share of the old average that stays in a step.
+    """
+
+    name = 'diffusion'
+    check = staticmethod(require_learned)
+
+    def __init__(
+        self, generator: Generator, denoiser: JointDenoiser, decay: float
+    ) -> None:
+        """Put the parts together."""
+        super().__init__()
+        # frozen; no layer here acts differently in evaluation mode, so Lightning need
+        # not warn of modules in it
+        self.generator = generator.requires_grad_(False).train()
+        self.denoiser = denoiser
+        self.decay = decay
+        self.patch_size = generator.config['patch_size']
+        names = ('loss', *(f'loss_{stream}' for stream in generator.process.streams))
+        self.means: Any = nn.ModuleDict({name: MeanMetric() for name in names})
+
+    @classmethod
+    def build(
+        cls, codec: Codec, preset: Mapping[str, Any], patch_size: list[int]
+    ) -> Self:
+        """Make an untrained generator, and a copy of its denoiser to train."""
+        settings = generator_settings(preset, codec.name)
+        generator = Generator.build(
+            codec, {'stage': cls.name, **settings, 'patch_size': patch_size}
+        )
+        return cls(generator, deepcopy(generator.denoiser), preset[cls.name]['ema'])
+
+    @property
+    def codec(self) -> Codec:
+        """The generator's, which is not changed any more."""
+        return self.generator.codec
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Let the denoiser find the noise of each stream (see :class:`JointProcess`)."""
+        return self.generator.process.training_losses(
+            self.denoiser, self._latent(batch)
+        )
+
+    def after_step(self, step: int) -> None:
+        """Move the averaged weights towards the trained ones."""
+        move_average(self.generator.denoiser, self.denoiser, step, self.decay)
+
+    def evaluate(self, batch: Batch, first: int) -> None:
+        """Score the averaged weights at times and noise that *first* fixes."""
+        latent = self._latent(batch)
+        losses = self.generator.process.validation_losses(
+            self.generator.denoiser, latent, first
+        )
+        for name, value in losses.items():
+            self.means[name].update(value, len(latent))
+
+    def scores(self) -> dict[str, Tensor]:
+        """Return the mean losses over samples, overall and of each stream."""
+        scores = {name: metric.compute() for name, metric in self.means.items()}
+        for metric in self.means.values():
+            metric.reset()
+        return scores
+
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write the generator."""
+        self.generator.config['training'] = dict(training)
+        self.generator.save(folder)
+
+    def _latent(self, batch: Batch) -> Tensor:
+        """Latents (B, D, h, w) of a batch, or those that it holds already."""
+        if 'latent' in batch:
+            return batch['latent']
+        with torch.no_grad():
+            return self.codec.encode(batch).float()
+
+
+#: The stages by their name in configurations.
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage for stage in (AutoencoderStage, DiffusionStage)
+}
