@@ -14,7 +14,7 @@ second start goes on where the first one stopped.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from torchgeo.datamodules import BaseDataModule
 from torchvision.transforms.functional import gaussian_blur
 
 from torchgeo_specdm.files import read_json, write_text
+from torchgeo_specdm.metrics.detail import OCTAVES
 from torchgeo_specdm.objects import Config, make_object
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.pairs.tiles import TileDataset
@@ -42,6 +43,10 @@ SCENES = (200, 100, 100)
 _LEAST_AREA = 0.005
 
 
+#: Training tiles whose principal components are kept.
+_SEEN = 200
+
+
 class Column(NamedTuple):
     """A number of the table.
 
@@ -55,13 +60,19 @@ class Column(NamedTuple):
 
 
 _RATIO = 'over the larger of floor and held-out'
+_TO_TRAINING = 'to that of training pairs'
 COLUMNS = {
     'FD': Column(f'Frechet distance of images, {_RATIO}', 0.4),
     'FD mask': Column(f'Frechet distance of masks, {_RATIO}', 0.4),
     'prec': Column('precision of images', 0.15),
     'rec': Column('recall of images', 0.15),
     'cov': Column('coverage of images', 0.15),
-    'sharp': Column('sharpness over that of training images', 0.15),
+    'fine': Column(f'power above 1/4 cycle a pixel, {_TO_TRAINING}', 0.3),
+    'mid': Column(f'power of 1/8 to 1/4 cycle a pixel, {_TO_TRAINING}', 0.3),
+    'steps': Column(f'steps on a grid, {_TO_TRAINING}', 0.1),
+    'bands': Column(f'agreement of fine detail of bands, {_TO_TRAINING}', 0.2),
+    'form': Column('structure, 0 is a random field and 1 is as in training', 0.3),
+    'lines': Column(f'boundary pixels of masks, {_TO_TRAINING}', 0.2),
     'mSAD': Column('angle between mean spectra of classes, radians', 0.03),
     'gain': Column('brightness over that of training images', 0.05),
     'spread': Column('standard deviation within classes, likewise', 0.1),
@@ -80,14 +91,19 @@ def read_columns(measures: Any) -> dict[str, float | None]:
     """Find the numbers of the table in measures.json; None where there is none."""
     image, mask = (measures['fidelity'][name] for name in ('image', 'mask'))
     spectra, alignment = measures['spectra']['synthetic'], measures['alignment']
-    nearness = measures['memorisation']
+    nearness, detail = measures['memorisation'], measures['detail']['synthetic']
     return {
         'FD': _over_real(image['frechet']),
         'FD mask': _over_real(mask['frechet']),
         'prec': image['precision']['value'],
         'rec': image['recall']['value'],
         'cov': image['coverage']['value'],
-        'sharp': measures['sharpness']['synthetic'],
+        'fine': detail['power'][OCTAVES[3]],
+        'mid': detail['power'][OCTAVES[2]],
+        'steps': detail['seams'],
+        'bands': detail['correlation'],
+        'form': detail['structure'],
+        'lines': detail['boundary'],
         'mSAD': spectra['msad'],
         'gain': spectra['gain'],
         'spread': spectra['spread'],
@@ -113,6 +129,7 @@ def plant(
     random = torch.Generator().manual_seed(0)
     count = len(pairs)
     images, masks = [list(side) for side in zip(*pairs, strict=True)]
+    whole, seen = torch.stack(images), training.spread(_SEEN).images
     others = masks[count // 3 :] + masks[: count // 3]
     swapped = list(range(spec.num_bands))
     red, _, blue = spec.rgb
@@ -123,8 +140,8 @@ def plant(
     def moved(pixels: int) -> list[Pair]:
         return [(image, move(mask, pixels)) for image, mask in pairs]
 
-    def changed(change: Callable[[Tensor], Tensor]) -> list[Pair]:
-        return [(change(image), mask) for image, mask in pairs]
+    def together(changed: Tensor) -> list[Pair]:
+        return list(zip(changed, masks, strict=True))
 
     return {
         'none (real pairs)': pairs,
@@ -132,9 +149,14 @@ def plant(
         'masks shuffled': list(zip(images, others, strict=True)),
         'masks moved by 2 pixels': moved(2),
         'masks moved by 8 pixels': moved(8),
-        'red and blue swapped': changed(lambda image: image[swapped]),
-        'gain of 10 %': changed(lambda image: image * 1.1),
-        'blurred (sigma 1 pixel)': changed(lambda image: gaussian_blur(image, 7, 1.0)),
+        'red and blue swapped': together(whole[:, swapped]),
+        'gain of 10 %': together(whole * 1.1),
+        'blurred (sigma 1 pixel)': together(gaussian_blur(whole, 7, 1.0)),
+        'averaged over 4 x 4 pixels': together(average_blocks(whole)),
+        'eight components of 4 x 4 pixels': together(keep_components(whole, seen)),
+        'noise of a tenth': together(add_noise(whole)),
+        'grid of period 4': together(add_grid(whole)),
+        'phases at random': together(randomise_phases(whole)),
         'one class missing': leave_out(pairs, spec.num_classes),
         'collapsed to a twentieth': [pairs[i] for i in drawn.tolist()],
     }

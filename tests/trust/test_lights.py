@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from torchgeo_specdm.metrics.detail import OCTAVES
 from torchgeo_specdm.trust.lights import codec_sentences, lights, paints_labels
 
 LOOKS, FIT, COPIED = 'looks real', 'labels fit', 'not copied'
@@ -110,21 +111,64 @@ def test_labels_fit(found: dict[str, Any], expected: str) -> None:
     assert states(found)[FIT] == expected
 
 
+def detail(**synthetic: Any) -> dict[str, Any]:
+    usual = {
+        'power': dict.fromkeys(OCTAVES, 1.0),
+        'seams': 1.02,
+        'correlation': 1.0,
+        'structure': 1.1,
+        'boundary': 1.0,
+    }
+    # real test images have less fine detail than training ones, as their places are
+    real = {'power': dict.fromkeys(OCTAVES, 0.9), 'seams': 1.05, 'structure': 1.3}
+    return {'detail': {'synthetic': usual | synthetic, 'held_out': usual | real}}
+
+
+def power(*values: float) -> dict[str, float]:
+    return dict(zip(OCTAVES, values, strict=True))
+
+
 @pytest.mark.parametrize(
-    'synthetic, expected',
-    [(1.0, 'good'), (0.75, 'good'), (0.7, 'doubtful'), (0.5, 'bad'), (1.2, 'doubtful')],
+    'synthetic, expected, word',
+    [
+        ({}, 'good', 'their detail is that of real images'),
+        ({'power': power(0.9, 0.9, 0.9, 0.64)}, 'good', 'their detail is'),
+        (
+            {'power': power(1, 1, 1, 0.62)},
+            'doubtful',
+            'soft: power of fine detail is 0.69',
+        ),
+        ({'power': power(1, 1, 0.35, 1)}, 'bad', 'soft'),
+        ({'power': power(1, 1, 1, 1.4)}, 'good', 'their detail is'),
+        ({'power': power(1, 1, 1, 1.5)}, 'doubtful', 'grainy'),
+        ({'power': power(1, 1, 1, 2.6)}, 'bad', 'grainy'),
+        ({'correlation': 0.6}, 'doubtful', 'grainy'),
+        ({'correlation': 0.3}, 'bad', 'grainy'),
+        ({'seams': 1.2}, 'good', 'their detail is'),
+        ({'seams': 1.3}, 'doubtful', 'blocky'),
+        ({'seams': 2.0, 'power': power(1, 1, 1, 9)}, 'bad', 'blocky'),
+        ({'structure': 0.5}, 'doubtful', 'without structure'),
+        ({'structure': 0.1}, 'bad', 'without structure'),
+        ({'structure': 1.5}, 'good', 'their detail is'),
+        ({'power': power(0.4, 1, 1, 1)}, 'doubtful', 'flat'),
+        ({'power': power(9, 1, 1, 1)}, 'doubtful', 'too rich in contrast'),
+        ({'boundary': 0.5}, 'doubtful', 'masks are coarser'),
+        ({'boundary': 3.0}, 'bad', 'masks are more speckled'),
+        ({name: None for name in detail()['detail']['held_out']}, 'not measured', ''),
+    ],
 )
-def test_sharpness(synthetic: float, expected: str) -> None:
-    # real test images are a little less sharp than training ones
-    found = {'sharpness': {'synthetic': synthetic, 'held_out': 0.9}}
-    assert states(found)[LOOKS] == expected
+def test_detail(synthetic: dict[str, Any], expected: str, word: str) -> None:
+    light = lights(detail(**synthetic))[0]
+    assert light.state == expected
+    assert word.lower() in light.sentence.lower()
+    # what is blocky has its fine detail from there
+    assert not ('blocky' in light.sentence and 'grainy' in light.sentence)
 
 
 @pytest.mark.parametrize('share, expected', [(0.05, 'doubtful'), (0.04, 'good')])
 def test_a_class_that_only_synthetic_masks_lack(share: float, expected: str) -> None:
     area = {'missing': ['water', 'ice'], 'missing_held_out': ['ice']}
-    found = {'sharpness': {'synthetic': 1.0, 'held_out': 1.0}}
-    light = lights(found | {'area': area | {'missing_share': share}})[0]
+    light = lights(detail() | {'area': area | {'missing_share': share}})[0]
     assert light.state == expected
     assert f'no mask has water (at least {share:.1%} of real pixels)' in light.sentence
 

@@ -59,7 +59,7 @@ class DetailSummary(NamedTuple):
         """
         found = []
         for period in PERIODS:
-            folded = self.steps.unflatten(-1, (-1, period)).nanmean(-2)
+            folded = self.steps.reshape(*self.steps.shape[:-1], -1, period).nanmean(-2)
             high = folded.nan_to_num(-torch.inf).amax(-1)
             others = folded.isfinite().sum(-1) - 1
             found.append(others * high / (folded.nansum(-1) - high))

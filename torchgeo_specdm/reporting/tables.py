@@ -48,6 +48,15 @@ _FIDELITY = {
     'density': 'Density',
     'coverage': 'Coverage',
 }
+_DETAIL = {
+    'power': 'Power',
+    'contrast': 'Contrast within images',
+    'levels': 'Spread of image means',
+    'seams': 'Steps on a grid',
+    'correlation': "Agreement of the bands' fine detail",
+    'structure': 'Structure beyond a random field',
+    'boundary': 'Boundary pixels of masks',
+}
 _SPECTRA = {
     'msad': 'Angle between class spectra (mSAD, radians)',
     'spread': 'Spread within classes, to the real one',
@@ -95,7 +104,8 @@ def measure_tables(measures: Mapping[str, Any]) -> list[Table]:
         The tables.
     """
     tables = [
-        _fidelity(measures.get('fidelity') or {}, measures.get('sharpness') or {}),
+        _detail(measures.get('detail') or {}),
+        _fidelity(measures.get('fidelity') or {}),
         *_agreement(measures.get('alignment') or {}),
         *_spectra(measures.get('spectra') or {}),
         _copies(measures.get('memorisation') or {}),
@@ -104,12 +114,30 @@ def measure_tables(measures: Mapping[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _fidelity(fidelity: Mapping[str, Any], sharpness: Mapping[str, Any]) -> Table:
+def _detail(detail: Mapping[str, Any]) -> Table:
+    sides = ('synthetic', 'reconstructed', 'held_out')
     rows = []
-    if sharpness:
-        sides = ('synthetic', 'reconstructed', 'held_out')
-        cells = [number(sharpness.get(side), '.2f') for side in sides]
-        rows.append(('Sharpness, to that of real training images', [*cells, '1']))
+    for key, name in _DETAIL.items():
+        values = [(detail.get(side) or {}).get(key) for side in sides]
+        parts = next((list(v) for v in values if isinstance(v, Mapping)), None)
+        for part in parts or [None]:
+            found = [(v or {}).get(part) if parts else v for v in values]
+            called = name if part is None else f'{name} {part} cycles a pixel'
+            if any(value is not None for value in found):
+                rows.append((called, [number(value, '.2f') for value in found]))
+    note = (
+        'Ratios to real training images, median over bands: 1 is equal. Blur lowers the '
+        'power of high frequencies, noise raises it and lowers the agreement of bands. '
+        'Steps on a grid are third differences where cells of 2, 4 or 8 pixels may meet, '
+        'over those elsewhere. Structure: 0 is a random field, as of clouds, with '
+        'whatever spectrum; 1 is as real. Spread of image means: how much places differ '
+        'in brightness.'
+    )
+    return Table('Detail', [_SIDES[side] for side in sides], rows, note)
+
+
+def _fidelity(fidelity: Mapping[str, Any]) -> Table:
+    rows = []
     for part, found in fidelity.items():
         called = part.replace('image_', 'date ').replace('image', 'images')
         called = called.replace('mask', 'masks')
@@ -122,7 +150,7 @@ def _fidelity(fidelity: Mapping[str, Any], sharpness: Mapping[str, Any]) -> Tabl
     note = (
         'Against real training samples; real halves against each other. Precision and density: how many look real; '
         'recall and coverage: how much of what is real is there. The default features '
-        'are random convolutions, which hardly notice blur: read them with the pictures.'
+        'are random convolutions, which hardly notice blur: read them with the detail.'
     )
     if sizes:
         note += f' Sets of {sizes} samples.'

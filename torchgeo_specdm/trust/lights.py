@@ -3,13 +3,11 @@
 
 """Three traffic lights and what the codec does to labels, by rule, in words."""
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from .numbers import short
-
-State = Literal['good', 'doubtful', 'bad', 'not measured']
+from .looks import detail_findings
+from .numbers import State, find_number, graded, short
 
 #: From worst to best.
 _ORDER: tuple[State, ...] = ('bad', 'doubtful', 'good')
@@ -19,8 +17,6 @@ _REAL, _UNREAL = 1.5, 3.0
 _COLLAPSED = 0.5
 #: Ratio of brightness, synthetic to real.
 _GAIN = (0.9, 1.1)
-#: Sharpness over that of real test images: good and doubtful from here on.
-_SHARP, _BLURRED = 0.8, 0.6
 #: Share of real pixels of classes that are missing: rare ones may be.
 _COMMON = 0.05
 #: Of the way from shuffled (0) to real pairs (1).
@@ -58,10 +54,13 @@ def lights(measures: Mapping[str, Any]) -> list[Light]:
     *Looks real*: the Frechet distance of its images (with several dates, of the worst)
     against the larger of real against real and real test against training: good up to
     1.5 times, doubtful up to 3, else bad. Bad too if its coverage is below half of that
-    of real images, or if it is less than 0.6 or more than 1.67 times as sharp as real
-    test images. At most doubtful if this is outside 0.8 to 1.25, if its brightness is
-    outside 0.9 to 1.1 of the real one, or if it lacks classes that cover 5 % of the
-    training pixels and of the test pixels.
+    of real images. Bad or doubtful if images are soft (power of fine detail below 0.4,
+    0.7 of the real one), grainy (above 2.5, 1.43 of it; or the bands' detail agrees
+    below 0.4, 0.7), blocky (seams above 1.5, 1.15) or without structure (below 0.35,
+    0.6 of the way from a random field), or masks have too few or too many boundaries
+    (by 2.5, 1.67 times). At most doubtful if the power of large forms is outside 0.5
+    to 2 of the real one, if the brightness is outside 0.9 to 1.1, or if classes lack
+    that cover 5 % of the training pixels and of the test pixels.
 
     *Labels fit*: what a judge reads in the images agrees with their masks; 0 is as
     shuffled pairs, 1 as real ones. Good from 0.9 on, with edges and spectra from 0.8
@@ -95,12 +94,12 @@ def codec_sentences(measures: Mapping[str, Any]) -> list[str]:
         Sentences; none if nothing was measured.
     """
     said = []
-    ratio = _number(measures, 'alignment', 'transparency')
+    ratio = find_number(measures, 'alignment', 'transparency')
     if ratio is not None:
         said.append(_transparency_sentence(ratio))
     read, before = _swapped(measures)
     if read is not None and before is not None:
-        own = _number(measures, 'alignment', 'swapped', 'own')
+        own = find_number(measures, 'alignment', 'swapped', 'own')
         kept = '' if own is None else f', and the true mask in {own:.0%}'
         follows = (
             'The codec paints labels into images: agreement of generated pairs is no '
@@ -145,7 +144,7 @@ def _looks_real(measures: Mapping[str, Any]) -> Light:
     found = {}
     for name in images:
         value, *references = (
-            _number(fidelity, name, 'frechet', key)
+            find_number(fidelity, name, 'frechet', key)
             for key in ('value', 'floor', 'held_out')
         )
         known = [x for x in references if x is not None]
@@ -154,15 +153,15 @@ def _looks_real(measures: Mapping[str, Any]) -> Light:
     if found:
         worst = max(found, key=lambda name: found[name][0])
         ratio, value, reference = found[worst]
-        states.append(_graded(-ratio, -_REAL, -_UNREAL))
+        states.append(graded(-ratio, -_REAL, -_UNREAL))
         said.append(
             f'{_called(worst)} are {ratio:.1f} times as far from the real training '
             f'images as other real images are (Fréchet distance {short(value)} against '
             f'{short(reference)})'
         )
     for name in images:
-        share = _number(fidelity, name, 'coverage', 'value')
-        floor = _number(fidelity, name, 'coverage', 'floor')
+        share = find_number(fidelity, name, 'coverage', 'value')
+        floor = find_number(fidelity, name, 'coverage', 'floor')
         if share is not None and floor is not None and share < _COLLAPSED * floor:
             states.append('bad')
             said.append(
@@ -176,24 +175,20 @@ def _looks_real(measures: Mapping[str, Any]) -> Light:
 def _add_findings(
     measures: Mapping[str, Any], states: list[State], said: list[str]
 ) -> None:
-    """Sharpness, missing classes and brightness."""
-    sharp, real = (
-        _number(measures, 'sharpness', side) for side in ('synthetic', 'held_out')
-    )
-    if sharp and real:
-        ratio = sharp / real
-        states.append(_graded(min(ratio, 1 / ratio), _SHARP, _BLURRED))
-        said.append(f'they are {ratio:.2f} times as sharp as other real images')
+    """Detail, missing classes and brightness."""
+    for state, words in detail_findings(measures):
+        states.append(state)
+        said.append(words)
     area = measures.get('area') or {}
     rare = area.get('missing_held_out') or []
     lost = [name for name in area.get('missing') or [] if name not in rare]
     if lost:
-        share = _number(area, 'missing_share') or 0
+        share = find_number(area, 'missing_share') or 0
         states += ['doubtful'] if share >= _COMMON else []
         said.append(
             f'no mask has {", ".join(lost)} (at least {share:.1%} of real pixels)'
         )
-    gain = _number(measures, 'spectra', 'synthetic', 'gain')
+    gain = find_number(measures, 'spectra', 'synthetic', 'gain')
     if gain is not None and not _GAIN[0] <= gain <= _GAIN[1]:
         states.append('doubtful')
         said.append(f'they are {gain:.2f} times as bright as the real ones')
@@ -201,13 +196,16 @@ def _add_findings(
 
 def _labels_fit(measures: Mapping[str, Any]) -> Light:
     """Agreement with a judge, with edges and with spectra."""
-    share, blind = _number(measures, 'alignment', 'calibrated'), blind_judges(measures)
+    share, blind = (
+        find_number(measures, 'alignment', 'calibrated'),
+        blind_judges(measures),
+    )
     if share is None and not blind:
         return _light('labels fit', [], [])
     states: list[State] = []
     said = [blind]
     if share is not None and not blind:
-        states = [_graded(share, _ALIGNED, _HALF_ALIGNED)]
+        states = [graded(share, _ALIGNED, _HALF_ALIGNED)]
         start = 'A network trained on real pairs finds the generated labels'
         said = [
             f'{start} at {share:.2f} of the way from shuffled pairs (0) to real ones (1)'
@@ -242,7 +240,7 @@ def blind_judges(measures: Mapping[str, Any]) -> str:
     """
     alignment = measures.get('alignment') or {}
     low, *reals = (
-        _number(alignment, 'judge', side, str(alignment.get('score')))
+        find_number(alignment, 'judge', side, str(alignment.get('score')))
         for side in ('shuffled', 'real', 'held_out')
     )
     known = [real for real in reals if real is not None]
@@ -269,7 +267,7 @@ def paints_labels(measures: Mapping[str, Any]) -> bool:
     if read is not None and before is not None:
         return read - before > _PAINTED
     # without the direct test, better than the originals is reason enough
-    ratio = _number(measures, 'alignment', 'transparency')
+    ratio = find_number(measures, 'alignment', 'transparency')
     return ratio is not None and ratio > _TRANSPARENT
 
 
@@ -280,8 +278,8 @@ def _not_copied(measures: Mapping[str, Any]) -> Light:
     for name, found in (measures.get('memorisation') or {}).items():
         if name not in ('pixels', 'features') or not found:
             continue
-        alarm, ratio = found.get('alarm'), _number(found, 'median_ratio')
-        share, real = _number(found, 'share'), _number(found, 'expected')
+        alarm, ratio = found.get('alarm'), find_number(found, 'median_ratio')
+        share, real = find_number(found, 'share'), find_number(found, 'expected')
         if alarm is None and ratio is None:
             continue
         # features of blander images are nearer to each other, copied or not
@@ -313,11 +311,6 @@ def _light(name: str, states: list[State], said: list[str]) -> Light:
     return Light(name, state, f'{sentence[0].upper()}{sentence[1:]}.')
 
 
-def _graded(value: float, good: float, doubtful: float) -> State:
-    """More is better."""
-    return 'good' if value >= good else 'doubtful' if value >= doubtful else 'bad'
-
-
 def _way(measures: Mapping[str, Any], name: str, best: bool = False) -> float | None:
     """How far a score has come from shuffled (0) to real pairs (1).
 
@@ -325,7 +318,7 @@ def _way(measures: Mapping[str, Any], name: str, best: bool = False) -> float | 
     or the *best*.
     """
     value, low, *reals = (
-        _number(measures, 'alignment', name, side)
+        find_number(measures, 'alignment', name, side)
         for side in ('synthetic', 'shuffled', 'real', 'held_out')
     )
     known = [real for real in reals if real is not None]
@@ -338,20 +331,10 @@ def _way(measures: Mapping[str, Any], name: str, best: bool = False) -> float | 
 def _swapped(measures: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Share of a foreign mask read after decoding with it, and in the original."""
     read, before = (
-        _number(measures, 'alignment', 'swapped', key)
+        find_number(measures, 'alignment', 'swapped', key)
         for key in ('other', 'original_other')
     )
     return read, before
-
-
-def _number(values: Any, *path: str) -> float | None:
-    """A finite number of nested mappings; None for whatever else is there."""
-    for key in path:
-        if not isinstance(values, Mapping):
-            return None
-        values = values.get(key)
-    known = isinstance(values, int | float) and math.isfinite(values)
-    return float(values) if known else None
 
 
 def _called(name: str) -> str:

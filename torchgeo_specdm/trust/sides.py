@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..metrics.change import ChangeEvidence
 from ..metrics.class_spectra import ClassSpectra, SpectraSummary
+from ..metrics.detail import DetailSummary, FineDetail
 from ..metrics.edges import EdgeAgreement
 from ..metrics.features import (
     Extractor,
@@ -20,7 +21,6 @@ from ..metrics.features import (
     mask_planes,
 )
 from ..metrics.segmentation import SegmentationScores
-from ..metrics.sharpness import Sharpness
 from ..pairs.spec import SampleSpec
 
 
@@ -73,10 +73,11 @@ class Alignment(nn.Module):
             ``judge`` with ``accuracy``, ``miou``, ``iou`` of each class and, with
             several dates, ``change_f1``, all in 0..1, counted over all judges;
             ``edges``, the chance in 0..1 that a boundary pixel has the stronger
-            gradient; and ``spectrum``, the mean over classes of the share of pixels
-            whose spectrum is of their class. NaN where nothing could be counted.
+            gradient; ``boundary``, the share of boundary pixels; and ``spectrum``, the
+            mean over classes of the share of pixels whose spectrum is of their class. NaN where nothing could be counted.
         """
         judged, spectrum = self.judge.compute(), self.spectrum.compute()
+        edges = self.edges.compute()
         found: dict[str, Any] = {
             'accuracy': float(judged['accuracy']),
             'miou': float(judged['miou']),
@@ -86,7 +87,8 @@ class Alignment(nn.Module):
             found['change_f1'] = float(judged['class_f1'][1])
         return {
             'judge': found,
-            'edges': float(self.edges.compute()['auc']),
+            'edges': float(edges['auc']),
+            'boundary': float(edges['boundary']),
             'spectrum': float(spectrum['recall'].nanmean()),
         }
 
@@ -99,14 +101,14 @@ class SideSummary(NamedTuple):
         spectra: Of each class.
         features: Of the images of each date and of the masks, by name.
         change: See :class:`ChangeEvidence`; None with one date.
-        sharpness: See :class:`Sharpness`, (T, C).
+        detail: Of the images.
     """
 
     alignment: dict[str, Any]
     spectra: SpectraSummary
     features: dict[str, Features]
     change: dict[str, float] | None
-    sharpness: Tensor
+    detail: DetailSummary
 
 
 class Side(nn.Module):
@@ -132,7 +134,7 @@ class Side(nn.Module):
         self.register_buffer('std', std.float())
         self.alignment = Alignment(spec)
         self.spectra = ClassSpectra(spec)
-        self.sharpness = Sharpness(spec)
+        self.detail = FineDetail(spec)
         self.change = ChangeEvidence(spec.scale) if spec.dates > 1 else None
         self.image_extractor = extractor
         self.mask_extractor = RandomFeatures(spec.num_classes)
@@ -157,7 +159,7 @@ class Side(nn.Module):
         images, masks = batch['image'], batch['mask']
         self.alignment.update(images, masks if truth is None else truth, readings)
         self.spectra.update(images, masks)
-        self.sharpness.update(images)
+        self.detail.update(images)
         if self.change is not None:
             self.change.update(images, masks)
         dates = images.unbind(1) if self.spec.dates > 1 else (images,)
@@ -175,7 +177,7 @@ class Side(nn.Module):
             self.spectra.compute(),
             {name: sample.compute() for name, sample in self.features.items()},
             None if self.change is None else self.change.compute(),
-            self.sharpness.compute(),
+            self.detail.compute(),
         )
 
 

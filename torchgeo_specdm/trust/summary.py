@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..metrics.class_spectra import SpectraSummary, class_areas, compare_spectra
+from ..metrics.detail import OCTAVES, compare_detail
 from ..metrics.fidelity import compare_features
 from ..metrics.memorisation import memorisation
-from ..metrics.sharpness import compare_sharpness
 from ..pairs.spec import SampleSpec
 from .sides import SideSummary
 
@@ -32,12 +32,12 @@ def summarise(
         spec: What the samples are.
 
     Returns:
-        ``fidelity``, ``sharpness``, ``spectra``, ``area``, ``alignment`` and, with
+        ``fidelity``, ``detail``, ``spectra``, ``area``, ``alignment`` and, with
         several dates, ``change``: plain numbers, NaN where there is none.
     """
     found = {
         'fidelity': _fidelity(sides),
-        'sharpness': _sharpness(sides, spec),
+        'detail': _detail(sides, spec),
         'spectra': _spectra(sides, spec),
         'area': _areas(sides, spec),
         'alignment': _alignment(sides, shuffled, spec),
@@ -86,29 +86,34 @@ def _fidelity(sides: Mapping[str, SideSummary]) -> dict[str, Any]:
     }
 
 
-def _sharpness(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:
-    """Sharpness of each side over that of training images, lower quartile over bands.
+def _detail(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:
+    """Detail of each side over that of training images.
 
-    Bands of coarser pixels are smooth in any image, so the median may miss a blur.
+    Power is the median over bands, and ``per_band`` has that of each.
     """
-    real = sides['train'].sharpness
-    ratios = {
-        name: compare_sharpness(real, side.sharpness)
-        for name, side in sides.items()
-        if name != 'train'
-    }
+    real = sides['train']
     names = list(spec.bands)
     if spec.dates > 1:
         dates = range(1, spec.dates + 1)
         names = [f'{band}, date {date}' for date in dates for band in spec.bands]
-    found: dict[str, Any] = {
-        name: float(ratio.nanquantile(0.25)) for name, ratio in ratios.items()
-    }
-    found['per_band'] = {
-        band: {name: float(ratio[i]) for name, ratio in ratios.items()}
-        for i, band in enumerate(names)
-    }
+    found: dict[str, Any] = {'per_band': {name: {} for name in names}}
+    for side in sides.keys() - {'train'}:
+        ratio = compare_detail(real.detail, sides[side].detail)
+        middle = ratio.power.nanquantile(0.5, 0).tolist()
+        found[side] = ratio._asdict() | {
+            'power': dict(zip(OCTAVES, middle, strict=True))
+        }
+        for name, power in zip(names, ratio.power.tolist(), strict=True):
+            found['per_band'][name][side] = dict(zip(OCTAVES, power, strict=True))
+        # reconstructed images are judged with the true masks
+        if side != 'reconstructed':
+            shares = (part.alignment['boundary'] for part in (sides[side], real))
+            found[side]['boundary'] = _over(*shares)
     return found
+
+
+def _over(value: float, real: float) -> float:
+    return value / real if real > 0 else math.nan
 
 
 def _spectra(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:
@@ -175,8 +180,7 @@ def _alignment(
         sides_of = {side: part[name] for side, part in parts.items()}
         found[name] = sides_of | {'calibrated': _between(sides_of)}
     if 'reconstructed' in value:
-        real = value['held_out']
-        found['transparency'] = value['reconstructed'] / real if real > 0 else math.nan
+        found['transparency'] = _over(value['reconstructed'], value['held_out'])
     return found
 
 
