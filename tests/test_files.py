@@ -16,6 +16,7 @@ from torchgeo_specdm.files import (
     read_config,
     read_json,
     read_text,
+    read_yaml,
     save_module,
     sha256,
     write_atomically,
@@ -124,6 +125,26 @@ class TestText:
         path = tmp_path / 'a.json'
         path.write_text('{"a": "ä"}', encoding='utf-8-sig')
         assert read_json(path) == {'a': 'ä'}
+
+    def test_yaml_as_torchgeo_reads_it(self, tmp_path: Path) -> None:
+        path = tmp_path / 'a.yaml'
+        path.write_text('lr: 1e-4\nsizes: [1e3, 2]\n')
+        assert read_yaml(path) == {'lr': 1e-4, 'sizes': [1000.0, 2]}
+
+    @pytest.mark.parametrize(
+        ('text', 'message'),
+        [
+            ('a: [', 'is no YAML'),
+            ('a: !!python/object/apply:os.getcwd []', 'is no YAML'),
+            ('', 'holds a NoneType'),
+            ('5', 'holds a int'),
+        ],
+    )
+    def test_wrong_yaml(self, tmp_path: Path, text: str, message: str) -> None:
+        path = tmp_path / 'a.yaml'
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf'a\.yaml {message}'):
+            read_yaml(path)
 
 
 class TestModule:

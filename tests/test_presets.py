@@ -1,8 +1,10 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +62,15 @@ class TestOverrides:
         assert changed['diffusion'] == plain['diffusion'] | {'lr': 2e-4}
         assert changed['sampling'] == plain['sampling'] | {'clip': 3.0}
         assert changed['denoiser'] == plain['denoiser']
+
+    def test_numbers_of_numpy_can_be_written(self) -> None:
+        given = {
+            'diffusion': {'lr': np.float64(2e-4)},
+            'denoiser': {'groups': np.int64(8)},
+        }
+        written = json.loads(json.dumps(load_preset('tiny', given)))
+        assert written['diffusion']['lr'] == 2e-4
+        assert written['denoiser']['groups'] == 8
 
     def test_are_not_kept(self) -> None:
         load_preset('tiny', {'two_stream': {'codec': {'stem': 1}}})

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+from jsonargparse import get_loader
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -116,6 +118,24 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(
             f'{path} holds a JSON {type(values).__name__}, but must hold one object '
             '{...}. Mend it.'
+        )
+    return values
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML of keys as ``torchgeo fit`` does, to which 1e-4 is a number.
+
+    Raises:
+        ValueError: If the file holds anything else; the message names it.
+    """
+    try:
+        values = get_loader('yaml')(read_text(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path} is no YAML: {error}') from error
+    if type(values) is not dict:
+        raise ValueError(
+            f'{path} holds a {type(values).__name__}, but must hold keys and values. '
+            'Mend it.'
         )
     return values
 

@@ -93,16 +93,6 @@ def test_refuses(
     assert line.startswith('torchgeo-specdm: ') and said in line
 
 
-@pytest.mark.parametrize(
-    'text, said', [('a: [', 'is no YAML'), ('5', 'keys of a study'), ('', 'keys of a')]
-)
-def test_refuses_what_is_no_study(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / 'study.yaml'
-    path.write_text(text)
-    with pytest.raises(ValueError, match=said):
-        Study.read(path)
-
-
 def test_what_is_not_given(tmp_path: Path) -> None:
     study = read(tmp_path, generators=None)
     assert study.out == Path('runs/study') and study.data == DATA

@@ -330,6 +330,13 @@ class TestArguments:
         with pytest.raises(ValueError, match=r'one positive number for each of 3'):
             known_task(class_weights=weights)
 
+    def test_no_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+        monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+        known_task(backbone='mit_b0')
+        with pytest.raises(RuntimeError, match='weights of mit_b0 cannot be fetched'):
+            known_task(backbone='mit_b0', weights=True)
+
     def test_hyperparameters_are_plain(self) -> None:
         task = known_task(class_weights=[1.0, 2.0, 3.0])
         plain = (str, int, float, bool, list, type(None))

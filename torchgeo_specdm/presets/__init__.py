@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import yaml
 
 PRESETS = ('paper', 'small', 'tiny')
@@ -72,6 +73,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: str) -> dict[str
                 f'settings {path}{key}={value!r} must be like {old!r}. YAML reads '
                 '1e-4 as a text and 1.0e-4 as a number.'
             )
+        # numpy's numbers cannot be written as JSON when the training has ended
+        value = value.item() if isinstance(value, np.generic) else value
         both = isinstance(old, dict) and isinstance(value, Mapping)
         merged[key] = _merge(old, value, f'{path}{key}.') if both else value
     return merged

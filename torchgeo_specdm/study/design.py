@@ -10,9 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
-import yaml
-
-from ..files import read_text
+from ..files import read_yaml
 from ..objects import Config
 
 #: The arm that every study has and that all others are compared with.
@@ -244,12 +242,7 @@ class Study:
         Raises:
             ValueError: If a key is unknown or missing, or a value does not fit.
         """
-        try:
-            values = yaml.safe_load(read_text(Path(path)))
-        except yaml.YAMLError as error:
-            raise ValueError(f'{path} is no YAML: {error}') from error
-        if type(values) is not dict:
-            raise ValueError(f'{path} must hold the keys of a study, such as data.')
+        values = read_yaml(Path(path))
         arms = _build_all(Arm, values.pop('arms', None), 'arm')
         recipes = _build_all(Recipe, values.pop('generators', None), 'generator')
         if type(values.get('seeds')) is int:

@@ -65,10 +65,23 @@ class PixelTask(
         """
 
     def configure_models(self) -> None:
-        """Build the network, if bands and classes are known already."""
+        """Build the network, if bands and classes are known already.
+
+        Raises:
+            RuntimeError: If its weights cannot be fetched.
+        """
         self.model = None
-        if self._is_resolved():
+        if not self._is_resolved():
+            return
+        try:
             self.model = self.build_network()
+        except OSError as error:
+            backbone = self.hparams['backbone']
+            raise RuntimeError(
+                f'the ImageNet weights of {backbone} cannot be fetched ({error}). Build '
+                'the task once with network access, which keeps them in the cache, or '
+                'set weights to false.'
+            ) from error
 
     def configure_losses(self) -> None:
         """Keep the class weights on the device.

@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import BaseDataModule
 
 from ..datasets.pairs import PairFolder
-from ..files import CONFIG, read_json, read_text, write_text
+from ..files import CONFIG, read_json, read_yaml, write_text
 from ..objects import Config, make_object
 from ..settings import content_hash, require_same_settings
 from ..tasks.support.networks import NETWORKS
@@ -105,8 +104,8 @@ def real_config(
         if patch_size is not None:
             given['patch_size'] = patch_size
         return {'class_path': _PATCHES, 'init_args': given}
-    found = yaml.safe_load(read_text(path))
-    config = found.get('data', found) if isinstance(found, dict) else {}
+    found = read_yaml(path)
+    config = found.get('data', found)
     if not isinstance(config, dict) or 'class_path' not in config:
         raise ValueError(
             f'{path} must hold class_path and init_args of a datamodule, or these '

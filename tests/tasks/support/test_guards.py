@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -74,6 +75,7 @@ def fit(
     root: Path, ckpt_path: str | None = None, samples: int = 8, **options: Any
 ) -> Trainer:
     bad = options.pop('bad', 100)
+    task = options.pop('task', None) or MeanTask()
     trainer = Trainer(
         accelerator='cpu',
         default_root_dir=root,
@@ -82,7 +84,7 @@ def fit(
         **{'logger': False, 'max_epochs': 1} | options,
     )
     data = PointsDataModule(samples=samples, bad=bad)
-    trainer.fit(MeanTask(), datamodule=data, ckpt_path=ckpt_path)
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -121,6 +123,25 @@ class TestSteps:
         fit(tmp_path)
         (checkpoint,) = (tmp_path / 'checkpoints').iterdir()
         assert fit(tmp_path, str(checkpoint)).global_step == 4
+
+
+class SettledTask(MeanTask):
+    def __init__(self, lr: float, roots: list[Path], settings: dict[str, Any]) -> None:
+        super().__init__()
+
+
+class TestCheckpoint:
+    def test_hyperparameters_of_any_type_are_loaded(self, tmp_path: Path) -> None:
+        given = {'widths': (np.int64(3), np.arange(2)), 'folder': tmp_path}
+        task = SettledTask(np.float64(0.1), [tmp_path], given)
+        trainer = fit(tmp_path, task=task)
+        assert trainer.global_step == 4
+        (checkpoint,) = (tmp_path / 'checkpoints').iterdir()
+        loaded = SettledTask.load_from_checkpoint(checkpoint)
+        assert loaded.hparams['lr'] == 0.1
+        assert loaded.hparams['roots'] == [str(tmp_path)]
+        plain = {'widths': [3, [0, 1]], 'folder': str(tmp_path)}
+        assert loaded.hparams['settings'] == plain
 
 
 class TestLoss:

@@ -5,8 +5,11 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -22,7 +25,9 @@ class StepGuard(LightningModule):
 
     * folders that cannot be written: it drops some of the checkpoint's errors;
     * a loss that is NaN or infinite: it trains on, and saves what comes out;
-    * a loader without a batch: it skips the training and reports success.
+    * a loader without a batch: it skips the training and reports success;
+    * numpy's numbers and paths among the hyperparameters: it saves them into a
+      checkpoint that cannot be loaded, so they are saved as plain types here.
     """
 
     def prepare_data(self) -> None:
@@ -57,6 +62,17 @@ class StepGuard(LightningModule):
                 'trainer.gradient_clip_val or trainer.precision to 32.'
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save hyperparameters as plain types.
+
+        Args:
+            checkpoint: All that is saved, with the hyperparameters in it.
+        """
+        super().on_save_checkpoint(checkpoint)
+        key = self.CHECKPOINT_HYPER_PARAMS_KEY
+        if key in checkpoint:
+            checkpoint[key] = _plain(checkpoint[key])
+
     def on_fit_end(self) -> None:
         """Refuse to call a run without a step a success.
 
@@ -73,6 +89,17 @@ class StepGuard(LightningModule):
                 'batches are dropped), and limit_train_batches, max_steps and '
                 'max_epochs above 0.'
             )
+
+
+def _plain(value: Any) -> Any:
+    """A value in types that PyTorch loads without unpickling code."""
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def require_writable(folder: str | os.PathLike[str]) -> None:
