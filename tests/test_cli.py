@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import LightningModule
 
 from tests.data.pairs import make_pairs
 from tests.study.fakes import open_data, pixel_codec, write_generator
-from torchgeo_specdm import PairFolder
+from torchgeo_specdm import Generator, PairFolder
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
@@ -210,6 +211,27 @@ class TestGenerate:
             PairFolder(tmp_path / 'other'),
         )
         assert not first[0]['image'].equal(other[0]['image'])
+
+    def test_out_of_memory(
+        self,
+        arguments: list[str],
+        tmp_path: Path,
+        capsys: Output,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        sample = Generator.sample
+
+        def fill(self: Generator, indices: Any, *args: Any, **kwargs: Any) -> Any:
+            if 2 in indices:
+                raise torch.OutOfMemoryError('CUDA out of memory.')
+            return sample(self, indices, *args, **kwargs)
+
+        monkeypatch.setattr(Generator, 'sample', fill)
+        assert main([*arguments, '--batch-size', '1']) == 1
+        # the bar of the progress stands above
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith('torchgeo-specdm: ') and 'out of memory' in last
+        assert len([*(tmp_path / 'synthetic' / 'images').iterdir()]) == 2
 
     def test_given_masks_are_kept(
         self, arguments: list[str], tmp_path: Path, pair_folder: Path

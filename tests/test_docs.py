@@ -3,6 +3,7 @@
 
 """Documents that are named exist."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -37,3 +38,41 @@ def test_links_of_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r'\]\(([^)#]+)', page.read_text())
     local = [link for link in links if '://' not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def _tests_of(file: Path) -> set[str]:
+    """Names of tests and of classes of them, as pytest writes them."""
+    found = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inner = (
+                part.name for part in node.body if isinstance(part, ast.FunctionDef)
+            )
+            found |= {f'{node.name}::{name}' for name in inner}
+    return {name for name in found if name.lower().startswith('test')}
+
+
+def test_every_fault_has_a_test_or_a_reason() -> None:
+    page = (ROOT / 'docs/reliability.md').read_text()
+    rows = re.findall(r'^\| (\d+b?) \|(.*)\|$', page, re.MULTILINE)
+    assert [number for number, _ in rows if number != '63b'] == [
+        *map(str, range(1, 74))
+    ]
+    known = {file: _tests_of(file) for file in sorted((ROOT / 'tests').rglob('*.py'))}
+    for number, row in rows:
+        last = row.split(' | ')[-1]
+        named = re.findall(r'`(tests/[\w/]+\.py)(?:::([\w:]+))?`', last)
+        assert named or last.startswith(' not tested') or 'not tested' in last, number
+        for file, name in named:
+            assert not name or name in known[ROOT / file], f'{number}: {file}::{name}'
+
+
+def test_no_archive_and_no_pickle_is_opened() -> None:
+    unsafe = re.compile(
+        r'weights_only\s*=\s*False|\bpickle\.loads?\(|\bextractall\b|\b(zip|tar)file\b'
+        r'|yaml\.(unsafe_|full_)?load\(|(?<![\w.])(eval|exec)\('
+    )
+    for file in sorted((ROOT / 'torchgeo_specdm').rglob('*.py')):
+        assert not unsafe.search(file.read_text()), file

@@ -17,6 +17,9 @@ from tests.data.pairs import image_of, make_pairs, write_tiff
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.pairs import PairFolderDataModule
 from torchgeo_specdm.datasets.pairs import PairFolder
+from torchgeo_specdm.tasks.segmentation import MultispectralSegmentationTask
+
+from ..conftest import quiet_trainer
 
 SPLITS = ('train', 'val', 'test')
 
@@ -305,6 +308,22 @@ class Recorder(SemanticSegmentationTask):  # type: ignore[misc]
         self.losses = [*getattr(self, 'losses', []), float(loss.detach())]
         self.range = float(batch['image'].abs().max())
         return loss
+
+
+class TestFewSamples:
+    @pytest.mark.parametrize(('count', 'batch_size'), [(1, 1), (5, 4)])
+    def test_batches_of_one(self, root: Path, count: int, batch_size: int) -> None:
+        # the fifth sample makes no batch in training, and one of its own in validation
+        write_lists(root, train=[*range(count)], val=[*range(10, 10 + count)])
+        module = PairFolderDataModule(str(root), batch_size)
+        ignored = module.spec.ignore_index
+        task = MultispectralSegmentationTask(warmup=0, ignore_index=ignored)
+        trainer = quiet_trainer(root, max_epochs=1)
+        trainer.fit(task, datamodule=module)
+        assert trainer.global_step == 1
+        assert math.isfinite(trainer.callback_metrics['train_loss'])
+        assert trainer.num_val_batches == [-(-count // batch_size)]
+        assert math.isfinite(trainer.callback_metrics['val_loss'])
 
 
 @pytest.mark.parametrize('lists', [False, True])
