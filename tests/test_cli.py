@@ -304,10 +304,10 @@ class TestInterruption:
         arguments = ['generate', *given, '--count', '3', '--batch-size', '1']
         whole = SpecDMTask.predict_step
 
-        def interrupted(task: LightningModule, batch: Any, batch_idx: int) -> None:
+        def interrupted(task: LightningModule, batch: Any, batch_idx: int) -> Any:
             if batch_idx == 1:
                 raise KeyboardInterrupt
-            whole(task, batch, batch_idx)
+            return whole(task, batch, batch_idx)
 
         with monkeypatch.context() as patch:
             patch.setattr(SpecDMTask, 'predict_step', interrupted)

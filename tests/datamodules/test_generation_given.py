@@ -188,5 +188,6 @@ class TestBatches:
 
     def test_only_what_is_needed(self, pair_folder: Path) -> None:
         data = BatchDataset([[3]], PairFolder(pair_folder), 0, (32, 32), ('mask',))
-        assert set(data[0]) == {'index', 'mask'}
-        assert set(BatchDataset([[3]], None, 0, (32, 32))[0]) == {'index'}
+        assert set(data[0]) == {'index', 'mask', 'seed', 'strength'}
+        bare = BatchDataset([[3]], None, 7, (32, 32))[0]
+        assert bare == {'index': torch.tensor([3]), 'seed': 7, 'strength': 1.0}

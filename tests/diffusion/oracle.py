@@ -3,6 +3,8 @@
 
 """Data whose best denoiser is known in closed form, to test the maths around it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -99,7 +101,13 @@ def oracle_generator(
         codec.streams, prediction, independent=0.5, signal_scale=signal_scale
     )
     denoiser = OracleDenoiser(process, covariance=covariance)
-    return Generator(codec, process, denoiser, {'patch_size': [size, size]})
+    return Generator(codec, process, denoiser, config_of(size))
+
+
+def config_of(size: int) -> dict[str, Any]:
+    """What drawing needs of a configuration."""
+    sampling = {'sampler': 'dpm', 'steps': 20}
+    return {'patch_size': [size, size], 'sampling': sampling}
 
 
 def flat_denoiser(channels: int, times: int) -> JointDenoiser:

@@ -13,7 +13,7 @@ from torchgeo_specdm import Generator
 from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.diffusion import JointProcess, sample_noise
 
-from .oracle import COVARIANCE, MEAN, SPEC, batch_of, oracle_generator
+from .oracle import COVARIANCE, MEAN, SPEC, batch_of, config_of, oracle_generator
 
 INDICES = range(8)
 
@@ -143,7 +143,7 @@ class TestGivenMasks:
         settings = {'widths': [8, 8], 'groups': 4, 'latents': 2, 'layers': 1}
         codec = make_codec('single_stream', SPEC, settings)
         process = JointProcess(codec.streams)
-        bare = Generator(codec, process, torch.nn.Identity(), {'patch_size': [8, 8]})
+        bare = Generator(codec, process, torch.nn.Identity(), config_of(8))
         with pytest.raises(ValueError, match='no stream of its own for the mask'):
             bare.sample([0], 0, given=batch_of(1))
 

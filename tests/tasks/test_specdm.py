@@ -151,7 +151,7 @@ class TestDiffusion:
             'updates': 16,
             'preset': 'tiny',
         }
-        sample = generator.sample([0, 1], 0, **generator.config['sampling'])
+        sample = generator.sample([0, 1], 0)
         assert bool(sample['image'].isfinite().all())
         assert (
             len((diffusion_run.out / 'training_samples.txt').read_text().split()) == 16

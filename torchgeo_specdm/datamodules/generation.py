@@ -12,20 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule
-from tqdm import tqdm
 
 from ..datasets.pairs import PairFolder
 from ..diffusion.noise import stream_random
-from ..files import WEIGHTS, sha256
-from ..pairs.card import data_card
-from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.spec import SampleSpec
-from ..pairs.writer import PairWriter
 
 _log = logging.getLogger(__name__)
 
 
-class BatchDataset(Dataset[dict[str, Tensor]]):
+class BatchDataset(Dataset[dict[str, Any]]):
     """Whole batches of sample numbers, with the given samples if there are any.
 
     A batch always holds the same numbers, so a resumed run and a run on several
@@ -34,9 +29,11 @@ class BatchDataset(Dataset[dict[str, Tensor]]):
     Args:
         batches: Sample numbers of each batch.
         source: Folder of given samples, or None.
-        seed: Chooses crops, flips and turns of given samples.
+        seed: Seed of the run, which also chooses crops, flips and turns of given
+            samples.
         size: Height and width that given samples are cropped to.
         keys: What of given samples is needed: ``mask``, and maybe ``image``.
+        strength: How far given images are varied, in 0..1; 1 forgets them.
     """
 
     def __init__(
@@ -46,6 +43,7 @@ class BatchDataset(Dataset[dict[str, Tensor]]):
         seed: int,
         size: tuple[int, int],
         keys: tuple[str, ...] = ('image', 'mask'),
+        strength: float = 1.0,
     ) -> None:
         """Keep the arguments."""
         self.batches = batches
@@ -53,15 +51,20 @@ class BatchDataset(Dataset[dict[str, Tensor]]):
         self.seed = seed
         self.size = size
         self.keys = keys
+        self.strength = strength
 
     def __len__(self) -> int:
         """Number of batches."""
         return len(self.batches)
 
-    def __getitem__(self, position: int) -> dict[str, Tensor]:
-        """One batch: ``index`` (B,), and what is needed of given samples."""
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One batch: ``index`` (B,), ``seed``, ``strength``, and what is given."""
         indices = self.batches[position]
-        batch = {'index': torch.tensor(indices)}
+        batch: dict[str, Any] = {
+            'index': torch.tensor(indices),
+            'seed': self.seed,
+            'strength': self.strength,
+        }
         if self.source is not None:
             given = [self._given(index, self.source) for index in indices]
             for key in self.keys:
@@ -153,107 +156,59 @@ class GenerationDataModule(BaseDataModule):
         self.strength = strength if vary is not None else 1.0
         self.source_folder = masks or vary
 
-    def prepare_data(self) -> None:
-        """Make or check the folder, once on each machine."""
-        self._open_writer().clean()
-        seen = sorted(read_seen_samples(self._task().generator_folder))
-        write_seen_samples(self.out, seen)
-
     def setup(self, stage: str) -> None:
-        """Find what is left to do.
+        """Check the given samples, and put all samples into batches.
 
         Args:
             stage: Only 'predict' makes sense here.
 
         Raises:
-            ValueError: If given samples are of another kind than the generator's.
+            ValueError: If the task has no generator, or given samples are of another
+                kind than the generator's.
         """
-        task = self._task()
-        self.writer = self._open_writer()
-        self.written = self.writer.done()
-        size = self.batch_size or 1
-        batches = [
-            list(range(start, min(start + size, self.count)))
-            for start in range(0, self.count, size)
-        ]
-        left = [batch for batch in batches if not self.written.issuperset(batch)]
-        height, width = task.generator.config['patch_size']
-        keys = ('mask',) if self.mode == 'masks' else ('image', 'mask')
-        self.predict_dataset = BatchDataset(
-            left, self.source, self.seed, (height, width), keys
-        )
-        _log.info('%d of %d samples are there.', len(self.written), self.count)
-        if self.trainer is None:
-            return
-        # no process may write before all have seen what is there
-        self.trainer.strategy.barrier()
-        if not left and self.trainer.is_global_zero:
-            # Lightning skips an empty loop, on_predict_end included
-            self.finish()
-
-    def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """Whole batches, so no further batching."""
-        assert self.predict_dataset is not None
-        return DataLoader(self.predict_dataset, batch_size=None)
-
-    def on_after_batch_transfer(
-        self, batch: dict[str, Tensor], dataloader_idx: int
-    ) -> dict[str, Tensor]:
-        """Leave the batch as it is: codecs take digital numbers."""
-        return batch
-
-    def draw(self, batch: dict[str, Tensor]) -> None:
-        """Draw the samples of a batch and write those that are not there yet.
-
-        Args:
-            batch: From :class:`BatchDataset`.
-        """
-        task, indices = self._task(), batch['index'].tolist()
-        sample = task.generator.sample(
-            indices,
-            seed=self.seed,
-            given=batch if 'mask' in batch else None,
-            strength=self.strength,
-            **task.sampling,
-        )
-        images, masks = (sample[key].cpu().numpy() for key in ('image', 'mask'))
-        for i, index in enumerate(indices):
-            if index in self.written:
-                continue
-            record: dict[str, Any] = {'index': index, 'seed': self.seed}
-            if self.source is not None:
-                record['source'] = self.source.ids[index % len(self.source)]
-            mask = masks[i].reshape(masks.shape[-2:])
-            self.writer.write(f'{index:06d}', images[i], mask, record)
-
-    def draw_all(self) -> None:
-        """Draw what is left without a loop of Lightning's, all processes together."""
-        trainer, batches = self.trainer, self.predict_dataset
-        assert trainer is not None and isinstance(batches, BatchDataset)
-        self._task().generator.to(trainer.strategy.root_device)
-        own = range(trainer.global_rank, len(batches), trainer.world_size)
-        for position in tqdm(own, 'generating', disable=not trainer.is_global_zero):
-            self.draw(batches[position])
-        trainer.strategy.barrier()
-        if trainer.is_global_zero and batches:
-            self.finish()
-        trainer.strategy.barrier()
-
-    def finish(self) -> None:
-        """Sort the manifest and write the data card."""
-        task = self._task()
-        self.writer.finish(data_card(self.writer.root, task.generator.config))
-
-    def _task(self) -> Any:
-        """The task that draws; it must have a generator."""
-        task = None if self.trainer is None else self.trainer.lightning_module
-        if getattr(task, 'generator', None) is None:
+        task: Any = None if self.trainer is None else self.trainer.lightning_module
+        if getattr(task, 'generator_folder', None) is None:
             raise ValueError(
                 'GenerationDataModule needs a SpecDMTask(stage="diffusion", '
                 'generator=FOLDER) in torchgeo predict, or a TrustTask(generator='
                 'FOLDER) in torchgeo test. Set model.init_args.generator.'
             )
-        return task
+        generator = task.generator
+        #: What the samples will be.
+        self.spec: SampleSpec = generator.codec.spec
+        self._require_match()
+        size = self.batch_size or 1
+        batches = [
+            list(range(start, min(start + size, self.count)))
+            for start in range(0, self.count, size)
+        ]
+        height, width = generator.config['patch_size']
+        keys = ('mask',) if self.mode == 'masks' else ('image', 'mask')
+        self.predict_dataset = BatchDataset(
+            batches, self.source, self.seed, (height, width), keys, self.strength
+        )
+
+    def leave_out(self, written: set[int]) -> None:
+        """Leave out the batches that are written already.
+
+        Args:
+            written: Numbers of the samples that are there.
+        """
+        dataset = self.predict_dataset
+        assert isinstance(dataset, BatchDataset)
+        dataset.batches = [x for x in dataset.batches if not written.issuperset(x)]
+        _log.info('%d of %d samples are there.', len(written), self.count)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Whole batches, so no further batching."""
+        assert self.predict_dataset is not None
+        return DataLoader(self.predict_dataset, batch_size=None)
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Any], dataloader_idx: int
+    ) -> dict[str, Any]:
+        """Leave the batch as it is: codecs take digital numbers."""
+        return batch
 
     @cached_property
     def source(self) -> PairFolder | None:
@@ -265,43 +220,19 @@ class GenerationDataModule(BaseDataModule):
         return PairFolder(self.source_folder, 'train' if listed else None)
 
     @cached_property
-    def _source_digest(self) -> str | None:
-        """A hash of what is used of the given samples."""
+    def source_digest(self) -> str | None:
+        """A hash of what is used of the given samples, if there are any."""
         if self.source is None:
             return None
         return self.source.digest(images=self.mode == 'vary')
 
-    def _require_match(self, spec: SampleSpec) -> None:
+    def _require_match(self) -> None:
         """Refuse given samples that do not suit the generator."""
         if self.source is None:
             return
         names = ['classes']
         if self.mode == 'vary':
             names += ['bands', 'dates', 'scale']
-        spec.require_match(
+        self.spec.require_match(
             self.source.spec, 'the generator', str(self.source_folder), names
         )
-
-    def _open_writer(self) -> PairWriter:
-        task = self._task()
-        self._require_match(task.generator.codec.spec)
-        folder = Path(task.generator_folder)
-        settings = {
-            'generator': sha256(folder / WEIGHTS)[:16],
-            'codec': sha256(folder / 'codec' / WEIGHTS)[:16],
-            'seed': self.seed,
-            'mode': self.mode,
-            # whose content counts, not the name
-            'source_files': self._source_digest,
-            'strength': self.strength,
-            'sampling': task.sampling,
-            # batches of another size differ by float noise
-            'batch_size': self.batch_size,
-        }
-        provenance = {
-            'synthetic': True,
-            'source': self.source_folder,
-            'codec': task.generator.codec.name,
-            'training': task.generator.config.get('training', {}),
-        }
-        return PairWriter(self.out, task.generator.codec.spec, provenance, settings)

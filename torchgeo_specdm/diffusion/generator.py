@@ -28,8 +28,8 @@ class Generator(nn.Module):
         codec: With measured statistics.
         process: The noising process.
         denoiser: Its network.
-        config: Settings of process and denoiser, ``patch_size`` in pixels, and where
-            the training data came from; plain JSON types.
+        config: Settings of process, denoiser and sampler, ``patch_size`` in pixels,
+            and where the training data came from; plain JSON types.
     """
 
     def __init__(
@@ -99,13 +99,15 @@ class Generator(nn.Module):
         self,
         indices: Sequence[int],
         seed: int,
-        sampler: Sampler = 'dpm',
-        steps: int = 20,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
         clip: float | None = None,
         given: Sample | None = None,
         strength: float = 1.0,
     ) -> dict[str, Tensor]:
         """Draw samples; each is a function of (seed, index) and the settings.
+
+        Settings of the sampler that are None are those of ``config['sampling']``.
 
         Args:
             indices: Number of each sample, 0 or more.
@@ -115,7 +117,8 @@ class Generator(nn.Module):
                 training), ``ddim``, or ``ddpm`` (as published, with T steps).
             steps: Number of denoising steps.
             clip: Clip the estimate of the clean latent to this many standard
-                deviations; needed by ``epsilon`` after short training.
+                deviations; needed by ``epsilon`` after short training. Infinite
+                clips nothing.
             given: With a batch of samples, their masks are kept and images drawn for
                 them; needs ``mask``, and ``image`` if *strength* is below 1.
             strength: With *given*: 1 draws the images from noise; below 1 the given
@@ -128,7 +131,10 @@ class Generator(nn.Module):
         Raises:
             ValueError: If a setting is out of range or the codec has no mask stream.
         """
-        self._check_numbers(indices, seed, sampler, steps)
+        asked = {'sampler': sampler, 'steps': steps, 'clip': clip}
+        settings = {'clip': None, **self.config['sampling']}
+        settings |= {name: value for name, value in asked.items() if value is not None}
+        self._check_numbers(indices, seed, settings['sampler'], settings['steps'])
         self._check_given(given, len(indices), strength)
         device = self.process.signal.device
         clean, (height, width) = None, self.config['patch_size']
@@ -145,7 +151,7 @@ class Generator(nn.Module):
             drawn = sample_noise(seed, indices, self.process.streams, size, draw)
             return drawn.to(device)
 
-        latent = self._denoise(noise, clean, (sampler, steps, clip), strength)
+        latent = self._denoise(noise, clean, settings, strength)
         sample = self.codec.decode(latent)
         if given is not None:
             sample['mask'] = given['mask'].reshape(sample['mask'].shape).clone()
@@ -155,7 +161,7 @@ class Generator(nn.Module):
         self,
         noise: Callable[[int], Tensor],
         clean: Tensor | None,
-        settings: tuple[Sampler, int, float | None],
+        settings: Mapping[str, Any],
         strength: float,
     ) -> Tensor:
         """Run the sampler on all streams that are not given.
@@ -163,15 +169,17 @@ class Generator(nn.Module):
         Args:
             noise: Fresh noise (B, D, h, w) for each draw.
             clean: Latents of given samples, or None.
-            settings: Sampler, steps and clip.
+            settings: ``sampler``, ``steps`` and ``clip``.
             strength: See :meth:`sample`.
 
         Returns:
             Latents (B, D, h, w).
         """
-        sampler, steps, clip = settings
+        sampler, clip = settings['sampler'], settings['clip']
         scale = self.process.signal_scale
-        solver = make_solver(sampler, steps, strength, self.process.schedule)
+        solver = make_solver(
+            sampler, settings['steps'], strength, self.process.schedule
+        )
         state = noise(0)
         if clean is not None and strength < 1:
             start = self._times(state, int(solver.timesteps[0]) + 1, None)

@@ -3,11 +3,12 @@
 
 """Trainer for SpecDM: learn labelled samples, and draw new ones."""
 
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import AdamW
 from torchgeo.datamodules import BaseDataModule
@@ -23,6 +24,7 @@ from ..datamodules.support.adapter import (
 from ..diffusion import Generator, warm_up_and_decay
 from ..pairs.fingerprint import fingerprints, write_seen_samples
 from ..presets import load_preset
+from .support.drawing import PairPredictionWriter, draw_batch
 from .support.guards import StepGuard, require_writable
 from .support.stages import STAGES, DiffusionStage, Stage
 
@@ -110,6 +112,8 @@ class SpecDMTask(
             STAGES[self.stage].check(self.hparams['codec'])
         else:
             generator = Generator.load(self.generator_folder)
+            overrides = (self.hparams['settings'] or {}).get('sampling', {})
+            generator.config['sampling'] |= overrides
             self.model = DiffusionStage(generator, generator.denoiser, decay=1)
 
     def prepare_data(self) -> None:
@@ -272,33 +276,25 @@ class SpecDMTask(
         super().on_fit_end()
         self._write_folder()
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What writes the samples that are drawn."""
+        drawing = self.trainer.state.fn == TrainerFn.PREDICTING
+        return [PairPredictionWriter()] if drawing else []
+
     def predict_step(
-        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Draw a batch of samples and write it, which the datamodule knows how to.
+        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Draw a batch of samples.
 
         Args:
-            batch: ``index`` (B,) and what is given, of a :class:`GenerationDataModule`.
+            batch: Of a :class:`GenerationDataModule`.
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
+
+        Returns:
+            ``index`` (B,), ``image`` in digital numbers and ``mask``.
         """
-        self._datamodule().draw(batch)
-
-    def on_predict_start(self) -> None:
-        """Say that nothing is returned on purpose: samples go to files."""
-        warnings.filterwarnings('ignore', 'predict returned None')
-
-    def on_predict_end(self) -> None:
-        """Finish the folder when every process has written its share."""
-        self.trainer.strategy.barrier()
-        if self.trainer.is_global_zero:
-            self._datamodule().finish()
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Sampler, steps and clip: the generator's own unless *settings* name them."""
-        overrides = (self.hparams['settings'] or {}).get('sampling', {})
-        return {**self.generator.config['sampling'], **overrides}
+        return draw_batch(self.generator, batch)
 
     @property
     def generator(self) -> Generator:

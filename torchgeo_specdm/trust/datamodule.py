@@ -66,15 +66,8 @@ class TrustDataModule(WrappingDataModule):
         """Names of the generated samples."""
         return self._folder.ids
 
-    def prepare_data(self) -> None:
-        """Prepare the real data, and the folder to draw to."""
-        super().prepare_data()
-        if self.drawing is not None:
-            self.drawing.trainer = self.trainer
-            self.drawing.prepare_data()
-
     def setup(self, stage: str) -> None:
-        """Set up the real data sets and the generated one, drawn where it is not there.
+        """Set up the real data sets, and the generated one unless it must be drawn.
 
         Args:
             stage: 'test'.
@@ -85,16 +78,24 @@ class TrustDataModule(WrappingDataModule):
         """
         super().setup('fit')
         super().setup(stage)
+        training, _ = self._real_sets()
+        if self.drawing is None:
+            self.open_synthetic()
+            return
+        self.drawing.trainer = self.trainer
+        self.drawing.setup('predict')
+        # before the time that drawing takes
+        self._require_same_names(training, self.drawing.spec)
+
+    def open_synthetic(self) -> None:
+        """Open the folder of generated pairs, once all of them are there.
+
+        Raises:
+            ValueError: If the generated samples are of another kind.
+        """
         training, held_out = self._real_sets()
-        name = str(self.synthetic)
-        if self.drawing is not None:
-            self.drawing.trainer = self.trainer
-            self.drawing.setup('predict')
-            # before the time that drawing takes
-            require_same_names(self.real, training, self.drawing.writer.spec, name)
-            self.drawing.draw_all()
         self._folder = PairFolder(self.synthetic)
-        require_same_names(self.real, training, self._folder.spec, name)
+        self._require_same_names(training, self._folder.spec)
         height, width = self._folder[0]['mask'].shape[-2:]
         sources: dict[str, Any] = {
             'train': training,
@@ -136,6 +137,10 @@ class TrustDataModule(WrappingDataModule):
                     'datamodule that sets them.'
                 )
         return found
+
+    def _require_same_names(self, training: Any, spec: SampleSpec) -> None:
+        """Refuse generated samples with other bands or classes than the real ones."""
+        require_same_names(self.real, training, spec, str(self.synthetic))
 
     def _loader(self, tiles: TileDataset) -> DataLoader[dict[str, Tensor]]:
         trainer = self.trainer

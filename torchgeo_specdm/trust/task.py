@@ -23,7 +23,7 @@ from ..metrics.edges import edge_agreement
 from ..metrics.features import make_extractor
 from ..metrics.memorisation import NearestSamples, TrainingSample
 from ..metrics.segmentation import SegmentationScores
-from ..pairs.spec import SampleSpec
+from ..tasks.support.drawing import draw_missing
 from ..tasks.support.guards import require_writable
 from .datamodule import SETS, TrustDataModule
 from .judges import Judges, load_judges, share_places, train_judges
@@ -97,13 +97,16 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         require_writable(self.out)
 
     def setup(self, stage: str) -> None:
-        """Train the judges that are not there yet, and start with nothing counted.
+        """Draw pairs and train judges that are not there yet; count from nothing.
 
         Args:
             stage: 'test'.
         """
-        data, spec = self._data, self._data.spec
-        self.spec: SampleSpec = spec
+        data = self._data
+        if data.drawing is not None:
+            draw_missing(self.trainer, self, data.drawing)
+            data.open_synthetic()
+        self.spec = spec = data.spec
         of_sample = self._folds(data.real.train_dataset)
         train_judges(
             data.real,
@@ -349,13 +352,6 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
     def codec(self) -> Codec | None:
         """The codec of the generator."""
         return None if self.generator is None else self.generator.codec
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Sampler, steps and clip of the generator, for :class:`GenerationDataModule`."""
-        assert self.generator is not None
-        sampling: dict[str, Any] = self.generator.config['sampling']
-        return sampling
 
     @property
     def _data(self) -> TrustDataModule:

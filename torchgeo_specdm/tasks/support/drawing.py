@@ -1,0 +1,192 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Drawing a batch of samples, and writing it."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+from tqdm import tqdm
+
+from ...datamodules.generation import BatchDataset, GenerationDataModule
+from ...diffusion import Generator
+from ...files import WEIGHTS, sha256
+from ...pairs.card import data_card
+from ...pairs.fingerprint import read_seen_samples, write_seen_samples
+from ...pairs.writer import PairWriter
+
+
+def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]:
+    """Draw the samples of a batch.
+
+    Args:
+        generator: Draws with its own sampler settings.
+        batch: From :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``, and
+            ``mask`` and ``image`` where they are given.
+
+    Returns:
+        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`).
+    """
+    given: dict[str, Tensor] = {
+        key: batch[key] for key in ('image', 'mask') if key in batch
+    }
+    sample = generator.sample(
+        batch['index'].tolist(),
+        seed=batch['seed'],
+        given=given or None,
+        strength=batch['strength'],
+    )
+    return {'index': batch['index'], **sample}
+
+
+def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> None:
+    """Draw what is missing of a folder outside of ``predict``, on all processes.
+
+    Args:
+        trainer: Tells the processes.
+        task: Has a ``generator``, and its ``generator_folder``.
+        data: What to draw, after its ``setup``.
+    """
+    writer = PairPredictionWriter()
+    writer.open(trainer, task, data)
+    task.generator.to(trainer.strategy.root_device)
+    batches = data.predict_dataset
+    assert isinstance(batches, BatchDataset)
+    own = range(trainer.global_rank, len(batches), trainer.world_size)
+    for position in tqdm(own, 'generating', disable=not trainer.is_global_zero):
+        writer.write(draw_batch(task.generator, batches[position]))
+    writer.finish(trainer)
+    trainer.strategy.barrier()
+
+
+class PairPredictionWriter(BasePredictionWriter):
+    """Writes drawn samples, batch by batch, into the folder of the datamodule.
+
+    :class:`SpecDMTask` brings it along to ``torchgeo predict``.
+    """
+
+    def __init__(self) -> None:
+        """Initialize a new PairPredictionWriter instance."""
+        super().__init__('batch')
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the folder, and keep no sample in memory that is written there.
+
+        Args:
+            trainer: Has the datamodule.
+            pl_module: The task that draws.
+            stage: 'predict'.
+
+        Raises:
+            TypeError: If the datamodule does not say what to draw.
+        """
+        super().setup(trainer, pl_module, stage)
+        data = getattr(trainer, 'datamodule', None)
+        if not isinstance(data, GenerationDataModule):
+            raise TypeError(
+                f'SpecDMTask was given {type(data).__name__} to predict from, but must '
+                'know what to draw. Use GenerationDataModule(out=FOLDER, count=NUMBER).'
+            )
+        self.open(trainer, pl_module, data)
+        trainer.predict_loop.return_predictions = False
+        # a batch tells the numbers of its samples itself
+        warnings.filterwarnings('ignore', "Couldn't infer the batch indices")
+
+    def open(self, trainer: Trainer, task: Any, data: GenerationDataModule) -> None:
+        """Make the folder or check it, and leave out what is written there.
+
+        Args:
+            trainer: Tells the processes.
+            task: Has a ``generator``, and its ``generator_folder``.
+            data: What to draw, after its ``setup``.
+
+        Raises:
+            FileExistsError: If the folder holds something else, or was begun with
+                other settings.
+            OSError: If the folder cannot be written.
+        """
+        self.data, self.config = data, task.generator.config
+        if trainer.is_global_zero:
+            _open_folder(task, data).clean()
+            seen = sorted(read_seen_samples(task.generator_folder))
+            write_seen_samples(data.out, seen)
+        trainer.strategy.barrier()
+        self.folder = _open_folder(task, data)
+        self.written = self.folder.done()
+        data.leave_out(self.written)
+        # no process may write before all have seen what is there
+        trainer.strategy.barrier()
+
+    def write_on_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any
+    ) -> None:
+        """Write a batch.
+
+        Args:
+            trainer: Not needed.
+            pl_module: Not needed.
+            prediction: From :func:`draw_batch`.
+            *args: Not needed: the prediction tells the numbers of its samples.
+        """
+        self.write(prediction)
+
+    def write(self, batch: dict[str, Tensor]) -> None:
+        """Write the samples of a batch that are not there yet.
+
+        Args:
+            batch: From :func:`draw_batch`.
+        """
+        images, masks = (batch[key].cpu().numpy() for key in ('image', 'mask'))
+        source = self.data.source
+        for i, index in enumerate(batch['index'].tolist()):
+            if index in self.written:
+                continue
+            record: dict[str, Any] = {'index': index, 'seed': self.data.seed}
+            if source is not None:
+                record['source'] = source.ids[index % len(source)]
+            mask = masks[i].reshape(masks.shape[-2:])
+            self.folder.write(f'{index:06d}', images[i], mask, record)
+
+    def teardown(
+        self, trainer: Trainer, pl_module: LightningModule, stage: str
+    ) -> None:
+        """Finish the folder, also where Lightning skipped an empty loop."""
+        self.finish(trainer)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Sort the manifest and write the data card, when all processes are done.
+
+        Args:
+            trainer: Tells the processes.
+        """
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self.folder.finish(data_card(self.folder.root, self.config))
+
+
+def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
+    """The folder of a datamodule, for the samples of a task's generator."""
+    generator, folder = task.generator, Path(task.generator_folder)
+    settings = {
+        'generator': sha256(folder / WEIGHTS)[:16],
+        'codec': sha256(folder / 'codec' / WEIGHTS)[:16],
+        'seed': data.seed,
+        'mode': data.mode,
+        # whose content counts, not the name
+        'source_files': data.source_digest,
+        'strength': data.strength,
+        'sampling': generator.config['sampling'],
+        # batches of another size differ by float noise
+        'batch_size': data.batch_size,
+    }
+    provenance = {
+        'synthetic': True,
+        'source': data.source_folder,
+        'codec': generator.codec.name,
+        'training': generator.config.get('training', {}),
+    }
+    return PairWriter(data.out, generator.codec.spec, provenance, settings)
