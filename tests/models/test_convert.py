@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from torchgeo_specdm import MultispectralChangeDetectionTask
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.codecs.autoencoder import PatchAutoencoder
 from torchgeo_specdm.diffusion import JointDenoiser
@@ -275,6 +276,15 @@ class TestFiles:
             ValueError, match=r'no weights of a SiamCRNN .* names differ'
         ):
             load_converted(SiamCRNN('resnet18', 3), converted)
+
+    def test_a_task_starts_from_them(
+        self, converted: Path, siamcrnn: dict[str, Tensor]
+    ) -> None:
+        task = MultispectralChangeDetectionTask(
+            'siamcrnn', 'resnet34', 10, 2, weights=str(converted)
+        )
+        assert isinstance(task.model, SiamCRNN)
+        assert torch.equal(task.model.head.bias, siamcrnn['main_clf_1.bias'])
 
     def test_objects_are_not_read(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

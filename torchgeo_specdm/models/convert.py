@@ -166,7 +166,7 @@ def ldm_unet_weights(
         if path[-1] != 'qkv':
             found[f'network.{place}.{kind}'] = value
             continue
-        parts = value.unflatten(0, (heads, 3, -1)).unbind(1)
+        parts = value.reshape(heads, 3, -1, *value.shape[1:]).unbind(1)
         for letter, part in zip('qkv', parts, strict=True):
             target = place.replace('qkv', f'to_{letter}')
             found[f'network.{target}.{kind}'] = part.flatten(0, 1)
@@ -195,7 +195,7 @@ def ldm_autoencoder_weights(state: Mapping[str, Tensor]) -> State:
     # of the settings, the converter reads the number of levels alone
     config = {'down_block_types': [''] * len(numbers)}
     config['up_block_types'] = config['down_block_types']
-    found: State = convert_ldm_vae_checkpoint(plain, config)
+    found: State = convert_ldm_vae_checkpoint(plain, config)  # type: ignore[no-untyped-call]
     return {f'network.{name}': value for name, value in found.items()}
 
 

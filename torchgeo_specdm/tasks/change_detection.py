@@ -64,7 +64,7 @@ class MultispectralChangeDetectionTask(PixelTask):
         backbone: str | None = None,
         in_channels: int | None = None,
         num_classes: int | None = None,
-        weights: bool = False,
+        weights: bool | str = False,
         loss: LossName = 'ce',
         class_weights: list[float] | None = None,
         ignore_index: int | None = None,
@@ -86,7 +86,8 @@ class MultispectralChangeDetectionTask(PixelTask):
             in_channels: Number of bands of one date; None for that of the datamodule's
                 ``spec``.
             num_classes: Number of classes; None for that of the datamodule's ``spec``.
-            weights: Whether to fetch ImageNet weights for the encoder.
+            weights: Whether to fetch ImageNet weights for the encoder; or a file that
+                ``torchgeo-specdm convert`` wrote for ChangeFormer or SiamCRNN.
             loss: Cross-entropy, or its sum with 0.75 times the Lovasz loss, as
                 SiamCRNN's authors train (docs/notes/networks.md).
             class_weights: Weight of each class in the cross-entropy, above 0;
@@ -118,6 +119,7 @@ class MultispectralChangeDetectionTask(PixelTask):
         """
         given = self.hparams
         bands, classes = given['in_channels'], given['num_classes']
+        fetch = self.weights is True
         backbone: Any = given['backbone'] or _BACKBONES.get(given['model'], 'resnet18')
         match given['model']:
             case 'changeformer':
@@ -125,15 +127,15 @@ class MultispectralChangeDetectionTask(PixelTask):
                     bands,
                     classes,
                     given['relu_logits'],
-                    weights=self.weights,
+                    weights=fetch,
                     backbone=backbone,
                 )
             case 'siamcrnn':
-                return SiamCRNN(backbone, bands, classes, self.weights)
+                return SiamCRNN(backbone, bands, classes, fetch)
         siamese = FCSiamDiff if given['model'] == 'fcsiamdiff' else FCSiamConc
         network = siamese(
             encoder_name=backbone,
-            encoder_weights='imagenet' if self.weights else None,
+            encoder_weights='imagenet' if fetch else None,
             in_channels=bands,
             classes=classes,
         )

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..compat import BaseTask
 from ..metrics.segmentation import SegmentationScores, count_labelled
+from ..models.convert import load_converted
 from ..pairs.spec import SampleSpec
 from .support.guards import StepGuard
 
@@ -53,6 +54,8 @@ class PixelTask(
     #: Channels of red, green and blue, where a spec tells them.
     rgb: tuple[int, int, int] | None = None
     class_weights: Tensor | None
+    #: Whether to fetch ImageNet weights; or a file of converted ones.
+    weights: bool | str
     model: nn.Module | None
 
     @abstractmethod
@@ -69,6 +72,7 @@ class PixelTask(
 
         Raises:
             RuntimeError: If its weights cannot be fetched.
+            ValueError: If ``weights`` names a file of another network.
         """
         self.model = None
         if not self._is_resolved():
@@ -82,6 +86,8 @@ class PixelTask(
                 'the task once with network access, which keeps them in the cache, or '
                 'set weights to false.'
             ) from error
+        if isinstance(self.weights, str):
+            load_converted(self.model, self.weights)
 
     def configure_losses(self) -> None:
         """Keep the class weights on the device.

@@ -56,7 +56,7 @@ class MultispectralSegmentationTask(PixelTask):
         in_channels: int | None = None,
         num_classes: int | None = None,
         stem: Stem = 'widen',
-        weights: bool = False,
+        weights: bool | str = False,
         loss: LossName = 'ce',
         class_weights: list[float] | None = None,
         ignore_index: int | None = None,
@@ -78,7 +78,8 @@ class MultispectralSegmentationTask(PixelTask):
                 three (see :func:`~torchgeo_specdm.models.segformer.segformer`). A
                 ``'map'`` starts from the RGB bands if ``in_channels`` is read from the
                 ``spec``, else at random.
-            weights: Whether to fetch ImageNet weights for the backbone.
+            weights: Whether to fetch ImageNet weights for the backbone; or a file that
+                ``torchgeo-specdm convert pfsegnet`` wrote.
             loss: Cross-entropy, or its sum with soft Dice, which favours rare classes.
                 ``'pfsegnet'`` trains on the cross-entropy of the hard pixels and on
                 edges (see :func:`~torchgeo_specdm.models.pfsegnet.pfsegnet_loss`); its
@@ -116,15 +117,16 @@ class MultispectralSegmentationTask(PixelTask):
         given = self.hparams
         backbone, stem = given['backbone'], given['stem']
         bands, classes = given['in_channels'], given['num_classes']
+        fetch = self.weights is True
         if given['model'] == 'segformer':
-            return segformer(backbone, bands, classes, stem, self.weights, self.rgb)
+            return segformer(backbone, bands, classes, stem, fetch, self.rgb)
         if given['model'] == 'pfsegnet':
-            return PFSegNet(backbone, bands, classes, stem, self.weights, self.rgb)
+            return PFSegNet(backbone, bands, classes, stem, fetch, self.rgb)
         mapper = band_mapper(stem, bands, self.rgb)
         architecture = smp.Unet if given['model'] == 'unet' else smp.DeepLabV3Plus
         network = architecture(
             encoder_name=backbone,
-            encoder_weights='imagenet' if self.weights else None,
+            encoder_weights='imagenet' if fetch else None,
             in_channels=bands if mapper is None else 3,
             classes=classes,
         )

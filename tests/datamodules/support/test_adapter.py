@@ -127,6 +127,13 @@ class TestDescribe:
         spec = describe_datamodule(in_trainer(Foreign(Patches(dates=3))))
         assert spec.dates == 3 and spec.num_bands == 2
 
+    def test_masks_of_several_channels_are_refused_at_once(self) -> None:
+        # as ETCI2021: a flood and a water mask, of which one is taken after transfer
+        data = Patches()
+        data.masks = torch.stack([data.masks, data.masks], 1)
+        with pytest.raises(ValueError, match=r'Foreign has masks of \(2, 8, 8\)'):
+            describe_datamodule(in_trainer(Foreign(data)))
+
     @pytest.mark.parametrize(
         ('scale', 'found'),
         [(1.0, (1e-4, 'uint16')), (0.05, (1 / 255, 'uint8')), (1e-4, (1.0, 'float32'))],

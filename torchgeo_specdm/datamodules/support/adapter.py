@@ -47,7 +47,7 @@ def describe_datamodule(
 
     Raises:
         TypeError: If samples of the datamodule cannot be indexed.
-        ValueError: If the classes are not known.
+        ValueError: If the classes are not known, or masks have several channels.
     """
     overrides = dict(overrides or {})
     spec = getattr(datamodule, 'spec', None)
@@ -60,7 +60,14 @@ def describe_datamodule(
         )
     training = _training_set(datamodule)
     samples = [training[i] for i in _spread(training, _PROBED)]
-    image = samples[0]['image']
+    image, mask = samples[0]['image'], samples[0]['mask']
+    if mask.ndim > 2 and mask.shape[0] != 1:
+        # some modules choose one after batch transfer, where no folder is read
+        raise ValueError(
+            f'{type(datamodule).__name__} has masks of {tuple(mask.shape)}, but '
+            'synthetic samples have one class for each pixel and could not be mixed '
+            'with them. Write the masks that you mean to a folder of pairs first.'
+        )
     dataset: Any = _innermost(training)
     dates, bands = (image.shape[0] if image.ndim == 4 else 1), image.shape[-3]
     names: Any = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
