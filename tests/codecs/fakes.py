@@ -38,6 +38,7 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     'one_hot': ('single_stream', {'mask_input': 'one_hot', **SINGLE}),
     'index': ('single_stream', {'mask_input': 'index', **SINGLE}),
     'pixels': ('pixels', {'fold': 4}),
+    'abundances': ('abundances', {'endmembers': 3, 'fold': 4}),
 }
 
 

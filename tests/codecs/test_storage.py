@@ -77,7 +77,9 @@ class TestFolder:
 
 class TestNames:
     def test_unknown_codec(self) -> None:
-        with pytest.raises(ValueError, match=r"codec='vq' must be one of \['pixels'"):
+        with pytest.raises(
+            ValueError, match=r"codec='vq' must be one of \['abundances'"
+        ):
             make_codec('vq', spec_of(1), {})
 
     def test_unknown_setting(self) -> None:

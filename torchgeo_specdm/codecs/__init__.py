@@ -3,6 +3,7 @@
 
 """Codecs: a labelled sample to a latent tensor and back."""
 
+from .abundances import AbundanceCodec
 from .base import Codec, Sample
 from .pixels import PixelCodec
 from .scores import ReconstructionScores, mask_fidelity
@@ -22,6 +23,7 @@ from .two_stream import TwoStreamCodec
 
 __all__ = (
     'CODECS',
+    'AbundanceCodec',
     'Codec',
     'PixelCodec',
     'ReconstructionScores',

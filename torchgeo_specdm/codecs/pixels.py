@@ -4,8 +4,8 @@
 """The codec without an autoencoder: pixels and label bits, folded into channels."""
 
 import math
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -16,52 +16,60 @@ from ..pairs.spec import SampleSpec
 from .base import Codec, Reconstruction, Sample, image_streams
 
 
-class PixelCodec(Codec):
-    """Bands and label bits, ``fold`` x ``fold`` pixels moved into channels.
+class FoldedCodec(Codec):
+    """Channels of single pixels and label bits, folded into channels of cells.
 
-    In the spirit of SatSynth (arXiv 2403.16605): class k is the binary code of k in
-    -1 and +1 (analog bits, arXiv 2208.04202). It decodes exactly and has nothing to
-    train, which makes it the better choice for few patches and minutes of computing
-    (docs/notes/autoencoder.md). The denoiser must predict the clean sample:
-    epsilon and v give noise on such latents.
+    Class k is the binary code of k in -1 and +1 (analog bits, arXiv 2208.04202).
 
     Args:
         spec: What a sample is.
+        settings: The constructor arguments of the subclass, to be saved.
+        depth: Channels of a pixel of one date.
         fold: Side of the square of pixels that becomes one latent cell.
     """
 
-    name: ClassVar[str] = 'pixels'
-    trainable: ClassVar[bool] = False
-
     codes: Tensor
 
-    def __init__(self, spec: SampleSpec, fold: int = 4) -> None:
+    def __init__(
+        self, spec: SampleSpec, settings: Mapping[str, Any], depth: int, fold: int
+    ) -> None:
         """Make the table of codes."""
         bits = max(1, math.ceil(math.log2(spec.num_classes)))
-        streams = image_streams(spec, spec.num_bands * fold**2)
-        super().__init__(
-            spec, {'fold': fold}, {**streams, 'mask': bits * fold**2}, fold
-        )
+        streams = image_streams(spec, depth * fold**2)
+        super().__init__(spec, settings, {**streams, 'mask': bits * fold**2}, fold)
+        self.depth = depth
         numbers = torch.arange(spec.num_classes)[:, None]
         codes = (numbers >> torch.arange(bits)) % 2 * 2.0 - 1
         self.register_buffer('codes', codes)
+
+    def to_pixels(self, images: Tensor) -> Tensor:
+        """What becomes of scaled images (N, C, H, W) before they are folded."""
+        return images
+
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Undo :meth:`to_pixels`."""
+        return pixels
 
     def to_latent(self, images: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Codec.to_latent`; a pixel without a label gets code 0."""
         known = (mask >= 0) & (mask < self.spec.num_classes)
         bits = self.codes[mask.where(known, 0)] * known[..., None]
-        pixels = torch.cat([images.flatten(1, 2), bits.movedim(-1, 1)], 1)
+        pixels = self.to_pixels(images.flatten(0, 1))
+        pixels = rearrange(pixels, '(b t) c h w -> b (t c) h w', t=self.spec.dates)
+        pixels = torch.cat([pixels, bits.movedim(-1, 1)], 1)
         return pixel_unshuffle(pixels, self.factor)
 
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Codec.from_latent`; the score of a class is code agreement."""
         pixels = pixel_shuffle(latent, self.factor)
-        bands = self.spec.dates * self.spec.num_bands
-        images = rearrange(
-            pixels[:, :bands], 'b (t c) h w -> b t c h w', t=self.spec.dates
+        depth, dates = self.spec.dates * self.depth, self.spec.dates
+        images = rearrange(pixels[:, :depth], 'b (t c) h w -> (b t) c h w', t=dates)
+        images = self.from_pixels(images)
+        bits = pixels[:, depth:].clamp(-1, 1)
+        return (
+            rearrange(images, '(b t) c h w -> b t c h w', t=dates),
+            torch.einsum('bchw,kc->bkhw', bits, self.codes.to(bits.dtype)),
         )
-        bits = pixels[:, bands:].clamp(-1, 1)
-        return images, torch.einsum('bchw,kc->bkhw', bits, self.codes.to(bits.dtype))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
         """See :meth:`Codec.reconstruct`; exact, with no posterior to pull."""
@@ -76,3 +84,24 @@ class PixelCodec(Codec):
         super().fit_statistics(batches)
         self.latent_mean[self.streams['mask']] = 0
         self.latent_std[self.streams['mask']] = 1
+
+
+class PixelCodec(FoldedCodec):
+    """Bands and label bits, ``fold`` x ``fold`` pixels moved into channels.
+
+    In the spirit of SatSynth (arXiv 2403.16605). It decodes exactly and has nothing to
+    train, which makes it the better choice for few patches and minutes of computing
+    (docs/notes/autoencoder.md). The denoiser must predict the clean sample: epsilon and
+    v give noise on such latents.
+
+    Args:
+        spec: What a sample is.
+        fold: Side of the square of pixels that becomes one latent cell.
+    """
+
+    name: ClassVar[str] = 'pixels'
+    trainable: ClassVar[bool] = False
+
+    def __init__(self, spec: SampleSpec, fold: int = 4) -> None:
+        """Fold all bands."""
+        super().__init__(spec, {'fold': fold}, spec.num_bands, fold)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..files import load_weights, read_config, save_module
 from ..pairs.spec import SampleSpec
+from .abundances import AbundanceCodec
 from .base import Codec
 from .pixels import PixelCodec
 from .single_stream import SingleStreamCodec
@@ -18,7 +19,8 @@ from .two_stream import TwoStreamCodec
 
 #: The codecs by their name in configurations.
 CODECS: dict[str, type[Codec]] = {
-    codec.name: codec for codec in (TwoStreamCodec, SingleStreamCodec, PixelCodec)
+    codec.name: codec
+    for codec in (TwoStreamCodec, SingleStreamCodec, PixelCodec, AbundanceCodec)
 }
 _LEARNABLE = sorted(name for name, codec in CODECS.items() if codec.trainable)
 
