@@ -26,6 +26,7 @@ from .torchgeo_fakes import (
     CODED,
     RGB,
     CodedDataModule,
+    Other,
     OtherDataModule,
     Recorder,
     coded_mask,
@@ -194,9 +195,11 @@ def test_dates_and_mask_layers(tmp_path: Path) -> None:
         assert batch['mask'].shape == (4, 1, 32, 32)
 
 
+@pytest.mark.parametrize('others', [{}, {'tags': ['a'], 'missing': None}])
 def test_keys_types_and_rank_are_those_of_the_real_samples(
-    synthetic_root: Path,
+    synthetic_root: Path, others: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Other, 'others', others)
     datamodule = SyntheticAugmentedDataModule(
         OtherDataModule(batch_size=4), synthetic_root, real_share=0.5
     )

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import kornia.augmentation as K
 import numpy as np
@@ -221,6 +221,9 @@ def sen12ms(tmp_path: Path) -> tuple[NonGeoDataModule, Path, int]:
 class Other(Dataset[Any]):
     """Samples with further keys, another mask rank and other types."""
 
+    #: Further keys still, of which no batch can be made.
+    others: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, length: int = 8) -> None:
         self.length = length
 
@@ -232,7 +235,7 @@ class Other(Dataset[Any]):
         # blank samples have no fingerprint
         image[:, 0, 0] = 500
         mask = torch.zeros(1, 32, 32, dtype=torch.int32)
-        return {'image': image, 'mask': mask, 'index': index}
+        return {'image': image, 'mask': mask, 'index': index, **self.others}
 
 
 class OtherDataModule(NonGeoDataModule):
