@@ -320,12 +320,20 @@ class TestFaults:
         assert f'{path} has the values [7, 9], which are no classes' in message
         assert 'allowed are [0, 1, 2, 255]' in message and 'classes.csv' in message
 
+    @pytest.mark.parametrize('dtype', ['int32', 'float32'])
+    def test_mask_of_another_type(self, root: Path, dtype: str) -> None:
+        path = root / 'masks' / '0001.tif'
+        before = PairFolder(root)[1]['mask']
+        write_tiff(path, read_raster(path).values.astype(dtype))
+        folder = PairFolder(root)
+        folder.verify()
+        assert folder[1]['mask'].dtype == torch.int64
+        assert torch.equal(folder[1]['mask'], before)
+
     def test_mask_of_fractions(self, root: Path) -> None:
         describe(root)
         path = root / 'masks' / '0001.tif'
         mask = read_raster(path).values.astype(np.float32)
-        write_tiff(path, mask)
-        PairFolder(root).verify()
         for value in (0.5, np.nan):
             mask[0, 0, 0] = value
             write_tiff(path, mask)
