@@ -136,8 +136,8 @@ class TestText:
         [
             ('a: [', 'is no YAML'),
             ('a: !!python/object/apply:os.getcwd []', 'is no YAML'),
-            ('', 'holds a NoneType'),
-            ('5', 'holds a int'),
+            ('', 'must hold keys and values, not NoneType'),
+            ('5', 'must hold keys and values, not int'),
         ],
     )
     def test_wrong_yaml(self, tmp_path: Path, text: str, message: str) -> None:

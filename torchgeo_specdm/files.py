@@ -134,8 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path} is no YAML: {error}') from error
     if type(values) is not dict:
         raise ValueError(
-            f'{path} holds a {type(values).__name__}, but must hold keys and values. '
-            'Mend it.'
+            f'{path} must hold keys and values, not {type(values).__name__}. Mend it.'
         )
     return values
 
