@@ -107,7 +107,7 @@ class TestRefusals:
             ({'size': 16}, ['patches of 16 x 16', 'multiples of 16, and 32 or more']),
             ({'size': 40}, ['patches of 40 x 40', 'multiples of 16, and 32 or more']),
             ({'dates': 2}, ['2 date(s)', 'needs 1', '--task change']),
-            ({'classes': 1}, ["['class_0']", 'two classes or more']),
+            ({'classes': 1}, ["['class_0']", 'two or more to tell apart']),
         ],
     )
     def test_what_it_cannot_do(
@@ -152,8 +152,8 @@ class TestRefusals:
         [
             (['--minutes', '0'], 'minutes=0.0 must be above 0'),
             (['--minutes', 'nan'], 'minutes=nan must be above 0'),
-            (['--seed', '-1'], 'seed=-1 from 0'),
-            (['--seed', '4294967296'], 'seed=4294967296 from 0'),
+            (['--seed', '-1'], 'seed=-1 must be from 0'),
+            (['--seed', '4294967296'], 'seed=4294967296 must be from 0'),
             (['--data', 'nothing'], 'nothing'),
         ],
     )

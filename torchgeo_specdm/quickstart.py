@@ -78,11 +78,12 @@ class Quickstart:
         """Make paths absolute, for YAMLs that run from anywhere."""
         self.out = Path(self.out).absolute()
         self.data = None if self.data is None else Path(self.data).absolute()
-        if not (0 < self.minutes < math.inf and 0 <= self.seed <= _MOST_SEED):
+        if not 0 < self.minutes < math.inf:
             raise ValueError(
-                f'minutes={self.minutes} must be above 0, and seed={self.seed} from 0 '
-                f'to {_MOST_SEED}. 12 minutes suit two cores.'
+                f'minutes={self.minutes} must be above 0. Use 12 for two cores.'
             )
+        if not 0 <= self.seed <= _MOST_SEED:
+            raise ValueError(f'seed={self.seed} must be from 0 to {_MOST_SEED}.')
 
     def run(self) -> Path:
         """Run what is not done yet.
@@ -210,12 +211,16 @@ class Quickstart:
         real: Any = PairFolderDataModule(str(data), batch_size=1, seed=self.seed)
         height, width = PairFolder(data)[0]['mask'].shape[-2:]
         dates = 2 if self.task == 'change' else 1
-        if real.spec.dates != dates or real.spec.num_classes < 2:
+        if real.spec.dates != dates:
             raise ValueError(
-                f'{data} has {real.spec.dates} date(s) and the classes '
-                f'{list(real.spec.classes)}, but the task {self.task!r} needs {dates} '
-                'and two classes or more. Use --task change for pairs of two dates, '
-                'and the steps in experiments/ for others.'
+                f'{data} has {real.spec.dates} date(s), but the task {self.task!r} '
+                f'needs {dates}. Use --task change for pairs of two dates, and the '
+                'steps in experiments/ for more.'
+            )
+        if real.spec.num_classes < 2:
+            raise ValueError(
+                f'{data} has the classes {list(real.spec.classes)}, but there must be '
+                'two or more to tell apart. Add masks of other classes.'
             )
         wrong_side = height % _SIDE_FACTOR or width % _SIDE_FACTOR
         if wrong_side or min(height, width) < _LEAST_SIDE:

@@ -339,9 +339,9 @@ class TestArguments:
     @pytest.mark.parametrize(
         ('predict', 'message'),
         [
-            (lambda x: x, r'shape \(3, 6, 8, 8\) for samples 000000 to 000002, 0 of'),
-            (lambda x: x[:, :4, ::2], r'needed are finite ones of \(3, 4, 8, 8\)'),
-            (lambda x: x[:, :4] * torch.nan, '768 of them not finite'),
+            (lambda x: x, r'shape \(3, 6, 8, 8\) for samples 000000 to 000002'),
+            (lambda x: x[:, :4, ::2], r'but must give \(3, 4, 8, 8\)'),
+            (lambda x: x[:, :4] * torch.nan, '768 scores that are NaN or infinite'),
         ],
     )
     def test_scores_of_another_form(

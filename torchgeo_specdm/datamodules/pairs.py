@@ -81,10 +81,14 @@ class PairFolderDataModule(NonGeoDataModule):
                 f'fold={tuple(fold)} must be (i, n) with i from 0 to n - 1. Use (0, 5) '
                 'for the first of five.'
             )
-        if not (0 < val_share < 1 and 0 <= test_share < 1 - val_share):
+        if not 0 < val_share < 1:
             raise ValueError(
-                f'val_share={val_share} must be above 0, test_share={test_share} 0 or '
-                'more, and both together leave something for training. Use 0.15 each.'
+                f'val_share={val_share} must lie between 0 and 1. Use 0.15.'
+            )
+        if not 0 <= test_share < 1 - val_share:
+            raise ValueError(
+                f'test_share={test_share} must be 0 or more and, with val_share='
+                f'{val_share}, less than 1. Use 0.15.'
             )
         self.root = root
         self.bands = bands

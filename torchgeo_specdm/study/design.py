@@ -96,15 +96,16 @@ class Arm:
                 f'arm {name!r} draws from generator={self.generator!r}, but the '
                 f'generators are {list(generators)}. Add it, or use one of these.'
             )
-        if (
-            synthetic != bool(self.ratios)
-            or any(not (0 < ratio < math.inf) for ratio in self.ratios)
-            or len({*self.ratios}) < len(self.ratios)
-        ):
+        ratios = list(self.ratios)
+        if synthetic != bool(ratios):
             raise ValueError(
-                f'arm {name!r} has generator={self.generator!r} and ratios='
-                f'{list(self.ratios)}, but a generator needs one ratio or more, all '
-                'different and above 0, and ratios need a generator. Give both or none.'
+                f'arm {name!r} has generator={self.generator!r} and ratios={ratios}, '
+                'but one needs the other. Give both or none.'
+            )
+        if not all(0 < x < math.inf for x in ratios) or len({*ratios}) < len(ratios):
+            raise ValueError(
+                f'arm {name!r} has ratios={ratios}, but all must be different numbers '
+                'above 0. Use for example [1, 3, 5].'
             )
         plain = self.use == 'mix' and self.source == 'joint' and not self.relabel
         if not synthetic and not (plain and self.real_share is None):
@@ -118,12 +119,15 @@ class Arm:
                 f'arm {name!r} has source={self.source!r}, but of generator '
                 f'{self.generator!r} only the pairs are there. Give its folder.'
             )
-        in_range = 0 < self.longer < math.inf
-        if not in_range or (synthetic and self.batch_mix is not None):
+        if not 0 < self.longer < math.inf:
             raise ValueError(
-                f'arm {name!r} has longer={self.longer} and batch_mix='
-                f'{self.batch_mix!r}; the first must be above 0, and the second stands '
-                'for itself, without a generator. Use two arms.'
+                f'arm {name!r} has longer={self.longer}, but it must be a number above '
+                '0. Use 2 for twice the updates.'
+            )
+        if synthetic and self.batch_mix is not None:
+            raise ValueError(
+                f'arm {name!r} has batch_mix={self.batch_mix!r} beside a generator, '
+                'but a rival must stand alone. Use two arms.'
             )
 
 
@@ -205,21 +209,24 @@ class Study:
                 raise ValueError(
                     f'{name}={list(values)} must hold one or more different values.'
                 )
+        if min(self.sizes) < 0:
+            raise ValueError(f'sizes={list(self.sizes)} must be 0 (all) or more each.')
         draws = {seed % max(self.draws, 1) for seed in self.seeds}
-        if min(self.sizes) < 0 or len(draws) != self.draws:
+        if len(draws) != self.draws:
             raise ValueError(
-                f'sizes={list(self.sizes)} must be 0 (all) or more, and draws='
-                f'{self.draws} 1 or more, with a seed for each: seed s uses draw s '
-                f'modulo {self.draws}, and seeds={list(self.seeds)}.'
+                f'draws={self.draws} must be 1 or more, with a seed for each: seed s '
+                f'uses draw s modulo draws, and seeds={list(self.seeds)}.'
             )
         if self.folds < 0 or self.folds == 1:
             raise ValueError(
                 f'folds={self.folds} must be 0 for none, or 2 or more parts.'
             )
-        if self.updates < 1 or 0 < self.most_updates < self.updates:
+        if self.updates < 1:
+            raise ValueError(f'updates={self.updates} must be 1 or more.')
+        if self.most_updates < 0 or 0 < self.most_updates < self.updates:
             raise ValueError(
-                f'updates={self.updates} must be 1 or more, and most_updates='
-                f'{self.most_updates} 0 or at least as many.'
+                f'most_updates={self.most_updates} must be 0 for none, or at least '
+                f'updates={self.updates}.'
             )
         if REAL in self.arms:
             raise ValueError(

@@ -150,12 +150,17 @@ def _read_masks(
     mean, std = (x.to(images).view(-1, 1, 1) for x in (mean, std))
     scores = predict((images - mean) / std).float().cpu()
     wanted = (len(images), source.spec.num_classes, *images.shape[-2:])
-    if scores.shape != wanted or not scores.isfinite().all():
+    if scores.shape != wanted:
         raise ValueError(
             f'The network gives scores of the shape {tuple(scores.shape)} for samples '
-            f'{names[0]} to {names[-1]}, {int((~scores.isfinite()).sum())} of them not '
-            f'finite, but needed are finite ones of {wanted}: one for each class and '
-            'pixel. Use a network trained on these classes.'
+            f'{names[0]} to {names[-1]}, but must give {wanted}: one for each class '
+            'and pixel. Use a network trained on these classes.'
+        )
+    broken = int((~scores.isfinite()).sum())
+    if broken:
+        raise ValueError(
+            f'The network gives {broken} scores that are NaN or infinite for samples '
+            f'{names[0]} to {names[-1]}. Use a network whose training did not fail.'
         )
     confidence, labels = scores.softmax(1).max(1)
     if min_confidence is not None:
