@@ -5,11 +5,12 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.random import Generator, Philox
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from torchgeo_specdm.bands import TEN_BANDS
+from torchgeo_specdm.philox import philox
 from torchgeo_specdm.scenes.change import change_spec, develop, make_change_scene
 from torchgeo_specdm.scenes.land import COVERS, MINIMUM_UNIT, Land, lay_out
 
@@ -37,8 +38,7 @@ def scenes() -> tuple[NDArray, NDArray]:
 @cache
 def lands(index: int, size: int = 64) -> tuple[Land, Land]:
     """The place of a scene of seed 0 at its two dates."""
-    key = np.array([0, index], np.uint64)
-    place, years = (Generator(Philox(key=key, counter=[0, 0, 0, i])) for i in (0, 3))
+    place, years = (Generator(philox(0, index, i)) for i in (0, 3))
     return develop(years, lay_out(place, size, True))
 
 

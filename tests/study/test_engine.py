@@ -21,7 +21,7 @@ from tests.study.worlds import (
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.study.design import REAL, Cell, Study
 from torchgeo_specdm.study.engine import Engine, enough_updates, settled
-from torchgeo_specdm.study.runs import Run, read_scores, write_run
+from torchgeo_specdm.study.runs import Run, logged_scores, write_run
 from torchgeo_specdm.study.verdicts import verdicts
 
 Output = pytest.CaptureFixture[str]
@@ -244,7 +244,7 @@ class TestFailures:
 
     def test_classes_keep_their_names(self) -> None:
         found = {'test_loss': 1.0, 'test_miou': 0.5, 'test_iou/forest loss': 0.5}
-        scores, iou = read_scores(found, 'test', 'miou')
+        scores, iou = logged_scores(found, 'test', 'miou')
         assert scores == {'miou': 0.5} and iou == {'forest loss': 0.5}
 
 

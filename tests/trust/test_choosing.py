@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.trust.scores import BAD, COUNT, GOOD, KEYS, real_rows, score
-from torchgeo_specdm.trust.choosing import balance, choose, read_scores
+from torchgeo_specdm.trust.choosing import balance, choose
+from torchgeo_specdm.trust.scores import read_scores
 
 
 class TestChoose:

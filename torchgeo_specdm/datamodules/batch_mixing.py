@@ -22,10 +22,10 @@ class BatchMixDataModule(WrappingDataModule):
     The cheap rivals of synthetic samples: they need no generator. Everything but the
     training batches is that of the real datamodule; those are mixed after its own
     augmentation and normalisation, on the device. A pasted pixel brings its label and
-    comes from the same place of another sample of the batch, all dates alike:
+    comes from the same position in another sample of the batch, all dates alike:
 
     * ``cutmix`` (Yun et al. 2019): a rectangle with the proportions of the image, at
-      any place inside it, its share of the area drawn from Beta(1, 1). Pixels without
+      any position inside it, its share of the area drawn from Beta(1, 1). Pixels without
       a label in it come along, and stay without one.
     * ``copy_paste`` (Ghiasi et al. 2021, for classes instead of objects): all pixels
       of one class, each class of the other sample being as likely, so that rare
@@ -199,8 +199,8 @@ def _windows(shrink: Tensor, side: int) -> Tensor:
     first = (torch.rand(len(shrink)) * (side - length + 1)).floor()
     # the product may be rounded up
     first = first.minimum(side - length)
-    place = torch.arange(side)
-    return (place >= first[:, None]) & (place < (first + length)[:, None])
+    pixel = torch.arange(side)
+    return (pixel >= first[:, None]) & (pixel < (first + length)[:, None])
 
 
 def _paste(

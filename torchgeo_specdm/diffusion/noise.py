@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.random import Generator as RandomGenerator
-from numpy.random import Philox
 from torch import Tensor
+
+from ..philox import philox
 
 #: Numbers of the streams in the counter; image_t is t.
 _STREAMS = {'mask': 0, 'image_and_mask': 1_000, 'choice': 1_001}
@@ -35,9 +36,7 @@ def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGe
     number = _STREAMS.get(stream)
     if number is None:
         number = int(stream.removeprefix('image_'))
-    key = np.array([seed, index], np.uint64)
-    counter = np.array([0, 0, draw, number], np.uint64)
-    return RandomGenerator(Philox(key=key, counter=counter))
+    return RandomGenerator(philox(seed, index, number, draw))
 
 
 def sample_noise(

@@ -292,20 +292,20 @@ def _search(
         found = torch.stack([at // len(windows), window], 1)
         best = found.where(nearer[:, None], best)
     turn, window = best.unbind(1)
-    sample, place = window // per_sample, window % per_sample
-    rows = torch.tensor(known.rows, device=place.device)
-    columns = torch.tensor(known.columns, device=place.device)
+    sample, spot = window // per_sample, window % per_sample
+    rows = torch.tensor(known.rows, device=spot.device)
+    columns = torch.tensor(known.columns, device=spot.device)
     # the expanded square above is not exact for near ones, which matter most
-    pairs = zip(sample.tolist(), place.tolist(), strict=True)
+    pairs = zip(sample.tolist(), spot.tolist(), strict=True)
     chosen = [known.windows(i, i + 1)[0, j] for i, j in pairs]
     asked = queries[torch.arange(count, device=turn.device), turn]
     difference = asked - torch.stack(chosen)
     return Nearest(
         difference.square().mean(1).sqrt().where(least.isfinite(), torch.inf),
         sample,
-        rows[place // len(columns)],
-        columns[place % len(columns)],
-        torch.tensor(turns, device=place.device)[turn],
+        rows[spot // len(columns)],
+        columns[spot % len(columns)],
+        torch.tensor(turns, device=spot.device)[turn],
     )
 
 

@@ -56,8 +56,8 @@ class Stitcher:
             mask: True class positions (B, h, w) or (B, 1, h, w), if known.
         """
         weighted = probabilities.float().cpu() * _weights(*probabilities.shape[-2:])
-        for i, place in enumerate(tile.tolist()):
-            scene, row, column, *size = place
+        for i, corner in enumerate(tile.tolist()):
+            scene, row, column, *size = corner
             if scene not in self._sums:
                 self._sums[scene] = torch.zeros(probabilities.shape[1], *size)
                 self._masks[scene] = torch.full(size, UNSEEN)

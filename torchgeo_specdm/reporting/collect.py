@@ -39,7 +39,7 @@ def collect_measures(
         ``measures``, ``scores``, ``rows``, ``best``, ``worst`` and ``nearest``.
     """
     measures = read_json(trust / MEASURES)
-    scores = list(read_scores(trust / 'scores' / 'synthetic.jsonl'))
+    scores = read_scores(trust / 'scores' / 'synthetic.jsonl')
     order = rank_samples(scores)
     synthetic = data.tiles['synthetic']
     best, worst = order[:_SHOWN], order[: -_SHOWN - 1 : -1]

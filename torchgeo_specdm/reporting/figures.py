@@ -76,8 +76,8 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
             cells = [show_image(date, spec, limits) for date in dates]
             cells.append(show_mask(tiles.masks[column], spec))
             # they touch each other, so that a pair is seen as one
-            for place, colors in enumerate(cells, 1):
-                left, bottom = _LABEL + column * pitch, top - place * side
+            for cell, colors in enumerate(cells, 1):
+                left, bottom = _LABEL + column * pitch, top - cell * side
                 wide, high = side / WIDTH, side / height
                 axis = figure.add_axes((left / WIDTH, bottom / height, wide, high))
                 axis.imshow(colors, interpolation='nearest', aspect='auto')
@@ -113,8 +113,8 @@ def score_dots(
     figure, axis = panel(width)
     for seed in sorted({seed for scored in values.values() for seed in scored}):
         points = [
-            (place, 100 * scored[seed])
-            for place, scored in enumerate(values.values())
+            (position, 100 * scored[seed])
+            for position, scored in enumerate(values.values())
             if seed in scored
         ]
         axis.plot(
@@ -173,9 +173,9 @@ def class_changes(runs: Sequence[Run], width: float = WIDTH) -> Figure:
     real = means.pop((REAL, 0.0), [math.nan] * len(classes))
     figure, axis = panel(width)
     wide = 0.8 / max(len(means), 1)
-    for place, (key, values) in enumerate(means.items()):
+    for position, (key, values) in enumerate(means.items()):
         heights = [100 * (a - b) for a, b in zip(values, real, strict=True)]
-        where = np.arange(len(classes)) + wide * (place - (len(means) - 1) / 2)
+        where = np.arange(len(classes)) + wide * (position - (len(means) - 1) / 2)
         # a dollar would begin a formula
         name = arm_label(*key).replace('$', r'\$')
         axis.bar(where, heights, 0.9 * wide, label=name)

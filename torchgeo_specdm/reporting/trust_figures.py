@@ -94,10 +94,10 @@ def class_spectra_figure(
 
 
 def _curve(
-    spectra: Mapping[str, Any], side: str, part: str, place: int
+    spectra: Mapping[str, Any], side: str, part: str, row: int
 ) -> NDArray[np.float64]:
     """One curve over the bands; NaN where nothing was measured."""
-    return np.array(spectra['curves'][side][part][place], float)
+    return np.array(spectra['curves'][side][part][row], float)
 
 
 def class_areas(
@@ -114,14 +114,14 @@ def class_areas(
     Returns:
         The figure.
     """
-    places = np.arange(spec.num_classes)
+    positions = np.arange(spec.num_classes)
     figure, axis = panel(width)
     sides = [side for side in _COLORS if area.get(side)]
     for shift, side in enumerate(sides):
         heights = [100 * v for v in area[side]]
-        where = places + 0.27 * (shift - (len(sides) - 1) / 2)
+        where = positions + 0.27 * (shift - (len(sides) - 1) / 2)
         axis.bar(where, heights, 0.26, label=_NAMES[side], color=_COLORS[side])
-    axis.set_xticks(places, spec.classes, fontsize=SMALL, parse_math=False)
+    axis.set_xticks(positions, spec.classes, fontsize=SMALL, parse_math=False)
     if spec.num_classes > 6 * width / WIDTH:
         plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
     axis.set_ylabel('% of pixels', fontsize=TEXT)

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.random import Generator, Philox
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..bands import TEN_BANDS
 from ..pairs.spec import SampleSpec
+from ..philox import philox
 from .land import (
     COVERS,
     MINIMUM_UNIT,
@@ -129,11 +130,8 @@ def make_change_scene(
     Raises:
         ValueError: If the size is below 16.
     """
-    key = np.array([seed, index], np.uint64)
     # The first counter is that of the places in scenes, the second their air.
-    place, first, second, years = (
-        Generator(Philox(key=key, counter=[0, 0, 0, i])) for i in range(4)
-    )
+    place, first, second, years = (Generator(philox(seed, index, i)) for i in range(4))
     lands = develop(years, lay_out(place, size, True))
     # From March to the middle of October, 40 days or more apart.
     day = years.uniform(0, 230)

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.random import Generator, Philox
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..bands import SENTINEL2_WAVELENGTHS, TEN_BANDS
 from ..pairs.spec import SampleSpec
+from ..philox import philox
 from .materials import absorb, materials, step
 
 Field = NDArray[np.float64]
@@ -126,9 +127,8 @@ def make_scene(
     Raises:
         ValueError: If the size is below 16.
     """
-    key = np.array([seed, index], np.uint64)
     # Two counters, because another look at a place must leave the place as it is.
-    place, air = (Generator(Philox(key=key, counter=[0, 0, 0, i])) for i in range(2))
+    place, air = (Generator(philox(seed, index, i)) for i in range(2))
     land = lay_out(place, size, hard)
     # A morning between the middle of May and July, when crops differ most.
     day, azimuth, elevation, haze = air.uniform((135, 140, 50, 0), (200, 165, 64, 0.02))
@@ -353,17 +353,17 @@ def _reflect(land: Land, day: Field, waves: Field) -> Field:
 
 def noise(rng: Generator, size: int, scale: float) -> Field:
     """Smooth normal field of unit variance with features of about scale pixels."""
-    place = np.arange(size) / scale + 2 + rng.random()
-    knots = int(place[-1]) + 4
-    weights = np.exp(-((place[:, None] - np.arange(knots)) ** 2))
+    pixels = np.arange(size) / scale + 2 + rng.random()
+    knots = int(pixels[-1]) + 4
+    weights = np.exp(-((pixels[:, None] - np.arange(knots)) ** 2))
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     return np.asarray(weights @ rng.standard_normal((knots, knots)) @ weights.T)
 
 
 def blur(values: Field, sigma: float) -> Field:
     """Gaussian blur of (..., size, size) with a width in pixels."""
-    places = np.arange(values.shape[-1])
-    weights = np.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))
+    pixels = np.arange(values.shape[-1])
+    weights = np.exp(-((pixels[:, None] - pixels) ** 2) / (2 * sigma**2))
     weights /= weights.sum(1, keepdims=True)
     return np.asarray(weights @ values @ weights.T)
 

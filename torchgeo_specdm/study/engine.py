@@ -28,7 +28,7 @@ from ..settings import require_same_settings
 from ..tasks.pixelwise import PixelTask
 from ..tasks.support.trainer import small_trainer
 from .design import REAL, Cell, Study
-from .runs import Run, read_run, read_scores, run_path, write_run
+from .runs import Run, logged_scores, read_run, run_path, write_run
 from .synthetic import SyntheticSets
 from .verdicts import LEARNED
 
@@ -223,7 +223,7 @@ class Engine:
     def _validate(self, cell: Cell, updates: int) -> float:
         task, datamodule, trainer = self.train(cell, updates)
         (scores,) = trainer.validate(task, datamodule, verbose=False)
-        values, _ = read_scores(scores, 'val', self.study.score)
+        values, _ = logged_scores(scores, 'val', self.study.score)
         return float(values[self.study.score] or 0)
 
     def _begin(self) -> None:
@@ -247,7 +247,7 @@ class Engine:
             updates = self.updates(cell)
             task, datamodule, trainer = self.train(cell, updates)
             (found,) = trainer.test(task, datamodule, verbose=False)
-            scores, iou = read_scores(found, 'test', self.study.score)
+            scores, iou = logged_scores(found, 'test', self.study.score)
         except Exception as error:  # noqa: BLE001
             # one run must not end the grid; a table has one line for its reason, and
             # an error may have no text at all

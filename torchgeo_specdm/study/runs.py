@@ -182,7 +182,7 @@ def by_arm(
     return found
 
 
-def read_scores(
+def logged_scores(
     found: Mapping[str, float], split: str, compared: str
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Take apart what Lightning returns of a validation or test.

@@ -3,21 +3,14 @@
 
 """Which samples are as good as real ones, by their scores."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import read_text
+from .scores import COPIES, TRUST
 
-#: What tells whether a sample is as good as a real one; low values are bad.
-TRUST = ('agreement', 'edges', 'spectrum')
-#: What tells whether a sample is a copy of a real one; low values are bad.
-_COPIES = ('distance', 'feature_distance')
 #: Real samples that a quantile needs.
 _FEWEST = 20
 
@@ -64,7 +57,7 @@ def choose(
     if unknown := sorted({*by} - {*TRUST}):
         raise ValueError(f'by={list(by)} has {unknown}; use any of {list(TRUST)}.')
     wanted: dict[str, float] = {}
-    for name, value, keys in (('quantile', quantile, by), ('copies', copies, _COPIES)):
+    for name, value, keys in (('quantile', quantile, by), ('copies', copies, COPIES)):
         if value is None:
             continue
         if not 0 <= value < 1:
@@ -119,44 +112,6 @@ def balance(shares: NDArray[Any], count: int) -> NDArray[np.int64]:
         free[best] = False
         total += areas[best]
     return np.flatnonzero(~free)
-
-
-def read_scores(path: Path) -> list[dict[str, Any]]:
-    """Read the scores of samples, one JSON object a line.
-
-    Args:
-        path: The file.
-
-    Returns:
-        One dict a line, each with ``id`` and all scores, which are numbers or None.
-
-    Raises:
-        FileNotFoundError: If it does not exist.
-        ValueError: If a line is something else; the message names it.
-    """
-    if not path.exists():
-        raise FileNotFoundError(
-            f'{path} does not exist, but filtering goes by it. Measure the folder '
-            'first (TrustTask writes it), or correct the path.'
-        )
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        try:
-            row = json.loads(line)
-            whole = isinstance(row['id'], str) and all(
-                row[key] is None or math.isfinite(row[key])
-                for key in (*TRUST, *_COPIES)
-            )
-        except (json.JSONDecodeError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise ValueError(
-                f'{path}, line {number}: {line[:80]!r} must be a JSON object with id '
-                f'and {", ".join((*TRUST, *_COPIES))}, each a finite number or null. '
-                'Measure the folder again.'
-            )
-        rows.append(row)
-    return rows
 
 
 def _quantile(real: Sequence[Mapping[str, Any]], key: str, quantile: float) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..pairs.copying import CopyWriter
-from .choosing import TRUST
+from .scores import TRUST
 
 #: Share of the samples below which a filter is worth a hint.
 _FEW = 0.1

@@ -18,9 +18,11 @@ from ..files import sha256
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.manifest import read_manifest
-from .choosing import TRUST, Decision, choose, read_scores
+from ..philox import philox
+from .choosing import Decision, choose
 from .choosing import balance as balanced
 from .filter_summary import FilterSummary, write_cards
+from .scores import TRUST, read_scores
 
 _SCORES = ('synthetic.jsonl', 'real.jsonl')
 #: What a manifest line says that is not true of a copy.
@@ -180,7 +182,9 @@ class _Samples:
             if reason:
                 writer.reject(name, reason, record)
                 continue
-            shift = 0 if seed is None else int(_random(seed, _PIXELS, position, 1)[0])
+            shift = 0
+            if seed is not None:
+                shift = philox(seed, _PIXELS, position).random_raw()
             image, _, mask = self._load(position, shift)
             paths = self.pairs.image_paths(name)
             writer.copy(name, image, paths, mask, record, tags)
@@ -243,7 +247,8 @@ def _leave_out(
 
 def _leave_out_at_random(reasons: Sequence[str], seed: int) -> list[str]:
     """Keep as many samples, whatever they are."""
-    order = np.argsort(_random(seed, _SAMPLES, 0, len(reasons)), kind='stable')
+    raw = philox(seed, _SAMPLES, 0).random_raw(len(reasons))
+    order = np.argsort(raw, kind='stable')
     kept = {*order[: reasons.count('')].tolist()}
     return ['' if i in kept else 'dropped at random' for i in range(len(reasons))]
 
@@ -315,9 +320,3 @@ def _open_readings(readings: Path, pairs: PairFolder) -> PairFolder:
 
 def _digest(texts: Iterable[str]) -> str:
     return hashlib.sha256('\n'.join(texts).encode()).hexdigest()[:16]
-
-
-def _random(seed: int, stream: int, turn: int, size: int) -> NDArray[np.uint64]:
-    """Whole numbers; the raw output of Philox is the same in every NumPy."""
-    generator = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, turn])
-    return np.asarray(generator.random_raw(size))

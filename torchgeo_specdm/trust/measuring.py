@@ -17,13 +17,13 @@ from ..settings import content_hash, require_same_settings
 from ..tasks.support.networks import NETWORKS
 from ..tasks.support.progress import StepProgressBar
 from ..tasks.support.trainer import fast_bfloat16
-from .choosing import TRUST
 from .datamodule import TrustDataModule
 from .filter_summary import FilterSummary
 from .filtering import filter_pairs
 from .judges import load_judges
 from .lights import blind_judges
 from .relabel import relabel
+from .scores import TRUST
 from .task import MEASURES, TrustTask
 
 #: What was measured, and with what.

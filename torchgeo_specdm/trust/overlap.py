@@ -331,15 +331,15 @@ def _match(first: Tensor, second: Tensor, floor: float) -> _Match:
     weight, norm, other_norm = _norms(first, second, size)
     least = floor * min(first[0].numel(), second[0].numel())
     score = torch.empty(len(first), len(second))
-    place = torch.empty(len(first), len(second), dtype=torch.long)
+    peak = torch.empty(len(first), len(second), dtype=torch.long)
     for i in range(len(first)):
         for j in range(0, len(second), _PAIRS):
             part = slice(j, j + _PAIRS)
             common = torch.fft.irfft2(ours[i] * theirs[part].conj(), s=size)
             common *= weight / (norm[i] * other_norm[part] + least)
-            score[i, part], place[i, part] = common.flatten(1).max(1)
+            score[i, part], peak[i, part] = common.flatten(1).max(1)
     shape = (-1, dates, len(second) // others, others)
-    pairs = [v.reshape(shape).transpose(1, 2).flatten(2) for v in (score, place)]
+    pairs = [v.reshape(shape).transpose(1, 2).flatten(2) for v in (score, peak)]
     best, chosen = pairs[0].max(2)
     at = pairs[1].gather(2, chosen[..., None])[..., 0]
     row, column = at // size[1], at % size[1]

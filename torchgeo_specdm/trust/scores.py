@@ -10,7 +10,12 @@ from heapq import merge
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import write_atomically
+from ..files import read_text, write_atomically
+
+#: What tells whether a sample is as good as a real one; low values are bad.
+TRUST = ('agreement', 'edges', 'spectrum')
+#: What tells whether a sample is a copy of a real one; low values are bad.
+COPIES = ('distance', 'feature_distance')
 
 
 class ScoreFiles:
@@ -65,7 +70,7 @@ class ScoreFiles:
         parts = [self._part(name, rank) for rank in range(processes)]
         # a process without a sample of this set has written nothing
         there = [part for part in parts if part.exists()]
-        rows = merge(*map(read_scores, there), key=lambda row: int(row['index']))
+        rows = merge(*map(_lines, there), key=lambda row: int(row['index']))
 
         def write(path: Path) -> None:
             with path.open('w', encoding='utf-8') as file:
@@ -81,15 +86,44 @@ class ScoreFiles:
         return self.folder / f'{name}.{rank}.part'
 
 
-def read_scores(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the scores of samples one by one.
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """Read the scores of samples, one JSON object a line.
 
     Args:
-        path: Written by :class:`ScoreFiles`.
+        path: The file.
 
-    Yields:
-        Scores by name; None where there is none.
+    Returns:
+        One dict a line, each with ``id`` and all scores, which are numbers or None.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ValueError: If a line is something else; the message names it.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f'{path} does not exist, but the scores are read from it. Measure the folder '
+            'first (TrustTask writes it), or correct the path.'
+        )
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            row = json.loads(line)
+            whole = isinstance(row['id'], str) and all(
+                row[key] is None or math.isfinite(row[key]) for key in (*TRUST, *COPIES)
+            )
+        except (json.JSONDecodeError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise ValueError(
+                f'{path}, line {number}: {line[:80]!r} must be a JSON object with id '
+                f'and {", ".join((*TRUST, *COPIES))}, each a finite number or null. '
+                'Measure the folder again.'
+            )
+        rows.append(row)
+    return rows
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding='utf-8') as file:
         for line in file:
             yield json.loads(line)

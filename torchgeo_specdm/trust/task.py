@@ -225,7 +225,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
             name: self.scores.merge(name, self.trainer.world_size)
             for name in _SCORED.values()
         }
-        synthetic = list(read_scores(files['synthetic']))
+        synthetic = read_scores(files['synthetic'])
         # how near held-out samples come is a reference too
         real = chain(read_scores(files['real']), read_scores(files['held_out']))
         found['memorisation'] = nearness(synthetic, real)

@@ -313,5 +313,5 @@ def _innermost(dataset: Dataset[Any]) -> Dataset[Any]:
 
 def _quantile(pixels: Tensor, share: float) -> Tensor:
     """Quantile of each row, without the size limit of torch.quantile."""
-    place = max(1, round(share * pixels.shape[1]))
-    return pixels.kthvalue(place, dim=1).values
+    rank = max(1, round(share * pixels.shape[1]))
+    return pixels.kthvalue(rank, dim=1).values

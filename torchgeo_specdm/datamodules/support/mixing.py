@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from ...datasets.pairs import PairFolder
+from ...philox import philox
 
 #: Streams of random numbers below this are for subsets, those above for the order.
 _ORDER = 2
@@ -213,9 +214,9 @@ class MixSampler(DistributedSampler[Any]):
         ends = self._drawn((number + 1) * self.batch_size)
         for pool, (first, size) in enumerate(self.pools):
             for draw in range(begins[pool], ends[pool]):
-                turn, place = divmod(draw, size)
+                turn, position = divmod(draw, size)
                 stream = _ORDER + pool
-                yield first + int(_shuffled(self.seed, stream, turn, size)[place])
+                yield first + int(_shuffled(self.seed, stream, turn, size)[position])
 
     def _drawn(self, total: int) -> list[int]:
         """How many of the first draws fall to each pool.
@@ -242,10 +243,10 @@ def global_seed() -> int:
 def _shuffled(seed: int, stream: int, turn: int, size: int) -> NDArray[np.int64]:
     """Positions 0 to size - 1 in random order.
 
-    The raw output of Philox is the same in every version of NumPy, which is not
-    promised of its shuffling functions.
+    Sorting raw bits is the same in every version of NumPy, which is not promised of
+    its shuffling functions.
     """
-    raw = np.random.Philox(key=[seed, stream], counter=[0, 0, 0, turn]).random_raw(size)
+    raw = philox(seed, stream, turn).random_raw(size)
     order: NDArray[np.int64] = np.argsort(raw, kind='stable')
     return order
 

@@ -1,0 +1,27 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Random bits that are a function of a few whole numbers alone."""
+
+import numpy as np
+from numpy.random import Philox
+
+
+def philox(seed: int, number: int, stream: int, draw: int = 0) -> Philox:
+    """Counter-based random bits, the same in every version of NumPy.
+
+    They do not depend on order, batches, workers, processes or restarts, and those of
+    two different argument lists have nothing in common.
+
+    Args:
+        seed: Seed of the run, 0 or more.
+        number: Of the sample, or of what else is drawn, 0 or more.
+        stream: Tells independent draws for one number apart, 0 or more.
+        draw: Tells steps of one stream apart, 0 or more.
+
+    Returns:
+        The bits: ``random_raw`` gives them as they are, NumPy's ``Generator`` makes
+        numbers of a distribution from them.
+    """
+    key = np.array([seed, number], np.uint64)
+    return Philox(key=key, counter=np.array([0, 0, draw, stream], np.uint64))
