@@ -19,7 +19,11 @@ from torchgeo.datamodules import (
 )
 from torchgeo.main import main
 
+from tests.conftest import write_pair_folder
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
+from torchgeo_specdm.datamodules.pairs import PairFolderDataModule
+from torchgeo_specdm.pairs.fingerprint import write_seen_samples
+from torchgeo_specdm.pairs.rasters import read_codes
 from torchgeo_specdm.pairs.spec import SampleSpec
 
 from .torchgeo_fakes import (
@@ -323,3 +327,24 @@ def test_spec_is_that_of_the_real_module(real_root: Path) -> None:
     assert not hasattr(datamodule, 'spec')
     real.spec = CODED
     assert datamodule.spec == CODED
+
+
+def test_set_up_reads_each_sample_once(
+    pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic = write_pair_folder(tmp_path / 'pairs', seed=1)
+    write_seen_samples(synthetic, ['0123456789abcdef'])
+    read: list[Path] = []
+
+    def count(path: Path) -> Any:
+        read.append(path)
+        return read_codes(path)
+
+    monkeypatch.setattr('torchgeo_specdm.datasets.pairs.read_codes', count)
+    datamodule = SyntheticAugmentedDataModule(
+        PairFolderDataModule(str(pair_folder), batch_size=4), synthetic
+    )
+    datamodule.prepare_data()
+    datamodule.setup('fit')
+    assert datamodule.counts == (16, 16)
+    assert len(read) == len({*read}) == 48

@@ -24,7 +24,8 @@ from tests.study.worlds import (
 from torchgeo_specdm import PairFolder
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.objects import make_object
-from torchgeo_specdm.pairs.fingerprint import fingerprints, read_seen_samples
+from torchgeo_specdm.pairs.facts import fingerprints
+from torchgeo_specdm.pairs.fingerprint import read_seen_samples
 from torchgeo_specdm.reporting.study import write_study
 from torchgeo_specdm.study.configs import subset_config
 from torchgeo_specdm.study.design import REAL, Study

@@ -16,7 +16,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from tests.tasks.test_segmentation import fit
-from torchgeo_specdm.datamodules.support.preparation import evaluation_augmentations
+from torchgeo_specdm.datamodules.support.preparation import BatchAugmentation
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.tasks.change_detection import MultispectralChangeDetectionTask
 
@@ -75,7 +75,7 @@ class BrighterDataModule(NonGeoDataModule):
         self, batch_size: int = 4, tiled: bool = True, changed: bool = True
     ) -> None:
         super().__init__(Brighter, batch_size)
-        self.aug = evaluation_augmentations(self.mean, self.std)
+        self.aug = BatchAugmentation(self.mean, self.std)
         self.tiled, self.changed = tiled, changed
 
     def setup(self, stage: str) -> None:

@@ -23,7 +23,8 @@ from torchgeo_specdm import (
     SampleSpec,
     SyntheticAugmentedDataModule,
 )
-from torchgeo_specdm.pairs.fingerprint import fingerprints, write_seen_samples
+from torchgeo_specdm.pairs.facts import fingerprints
+from torchgeo_specdm.pairs.fingerprint import write_seen_samples
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.trust.relabel import relabel
 

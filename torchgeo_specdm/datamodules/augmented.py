@@ -4,7 +4,6 @@
 """Synthetic augmentation of any NonGeo datamodule."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,12 +13,14 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchgeo.datamodules import BaseDataModule
 
 from ..datasets.pairs import PairFolder
+from ..pairs.facts import survey
 from .support.mixing import (
     MatchedSamples,
     MixSampler,
-    SampleForm,
     decimal,
     global_seed,
+    require_form,
+    sample_name,
     subset,
 )
 from .support.mixing_checks import (
@@ -207,27 +208,29 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
         used: list[int],
     ) -> Dataset[dict[str, Tensor]]:
         """Join the chosen samples of both sides, after comparing the sides."""
-        real, synthetic = SampleForm.of(dataset[0]), SampleForm.of(folder[used[0]])
+        ours, theirs = survey(dataset), survey(folder)
+        real, synthetic = ours.form, theirs.form
         size = (
             min(real.size[0], synthetic.size[0]),
             min(real.size[1], synthetic.size[1]),
         )
-        form = replace(real, size=size)
-        parts = [
-            MatchedSamples(dataset, chosen, form),
-            MatchedSamples(folder, used, form),
-        ]
+        form = real._replace(size=size)
         # the shapes first: what follows needs the same bands
-        _ = parts[1][0]
+        shapes = [
+            (*one, *synthetic.size) for one in (synthetic.channels, synthetic.layers)
+        ]
+        require_form(form, shapes[0], shapes[1], sample_name(folder, 0))
         require_room(self.real, size, folder.root)
-        require_same_kind(self.real, dataset, folder)
+        require_same_kind(self.real, dataset, folder, ours, theirs)
         for side, found in (('Real', real.size), ('Synthetic', synthetic.size)):
             if found != size:
                 rank_zero_info(
                     f'{side} training samples of {found} pixels are cropped at random '
                     f'to {size}, the size of the others.'
                 )
-        return ConcatDataset(parts)
+        return ConcatDataset(
+            [MatchedSamples(dataset, chosen, form), MatchedSamples(folder, used, form)]
+        )
 
     def _processes(self) -> tuple[int, int]:
         """Number of processes that share the training set, and which this one is."""

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
-from ..pairs.spec import SampleSpec
+from ..pairs.facts import declared_spec
 from .support.wrapping import WrappingDataModule
 
 _METHODS = ('cutmix', 'copy_paste')
@@ -117,10 +117,8 @@ class BatchMixDataModule(WrappingDataModule):
 
     def _no_label(self) -> int | None:
         """Mask value of pixels without a label, as far as it is known."""
-        spec = getattr(self.real, 'spec', None)
-        if self.ignore_index is None and isinstance(spec, SampleSpec):
-            return spec.ignore_index
-        return self.ignore_index
+        spec = declared_spec(self.real) if self.ignore_index is None else None
+        return self.ignore_index if spec is None else spec.ignore_index
 
 
 def cut_mix(batch: dict[str, Tensor], probability: float) -> dict[str, Tensor]:

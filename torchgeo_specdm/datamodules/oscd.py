@@ -13,13 +13,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from ..bands import TEN_BANDS
 from ..datasets.oscd import OSCD, oscd_spec
 from ..pairs.spec import SampleSpec
-from .support.preparation import (
-    evaluation_augmentations,
-    measure_statistics,
-    refuse_empty_training,
-    require_patch,
-    training_augmentations,
-)
+from .support.preparation import normalise, refuse_empty_training, require_patch
 
 
 class OSCDDataModule(NonGeoDataModule):
@@ -81,7 +75,6 @@ class OSCDDataModule(NonGeoDataModule):
         )
         # patch_size would say that samples are cropped to it
         self.crop_size = crop_size
-        self._measured = False
 
     def setup(self, stage: str) -> None:
         """Set up the data sets, and the statistics of the training split.
@@ -108,12 +101,7 @@ class OSCDDataModule(NonGeoDataModule):
             self.test_dataset = OSCD(split='test', cover=True, **self.kwargs)
         if stage == 'predict':
             self.predict_dataset = OSCD(split='test', cover=True, **self.kwargs)
-        if not self._measured:
-            self.mean, self.std = measure_statistics(train)
-            # the base class has built its augmentation on other numbers
-            self.aug = evaluation_augmentations(self.mean, self.std)
-            self.train_aug = training_augmentations(self.mean, self.std, self.crop_size)
-            self._measured = True
+        normalise(self, train, self.crop_size)
 
     # TorchGeo knows no list here, Lightning does
     def val_dataloader(  # type: ignore[override]

@@ -12,13 +12,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from ..datasets.pairs import PairFolder
 from ..pairs.layout import read_places
 from ..pairs.spec import SampleSpec
-from .support.preparation import (
-    evaluation_augmentations,
-    measure_statistics,
-    refuse_empty_training,
-    require_patch,
-    training_augmentations,
-)
+from .support.preparation import normalise, refuse_empty_training, require_patch
 
 _SPLITS = ('train', 'val', 'test')
 
@@ -98,7 +92,7 @@ class PairFolderDataModule(NonGeoDataModule):
         self.seed = seed
         self.fold = fold
         self._folder: PairFolder | None = None
-        self._verified = self._measured = False
+        self._verified = False
 
     @property
     def spec(self) -> SampleSpec:
@@ -134,7 +128,7 @@ class PairFolderDataModule(NonGeoDataModule):
         if stage == 'fit':
             name = f'The training split of {self.root}'
             refuse_empty_training(name, len(train), self.batch_size)
-            require_patch(self.patch_size, tuple(train[0]['mask'].shape[-2:]))
+            require_patch(self.patch_size, train.facts(0).form.size)
             self.train_dataset = train
         if stage in ('fit', 'validate'):
             self.val_dataset = folder.select(ids['val'])
@@ -145,14 +139,7 @@ class PairFolderDataModule(NonGeoDataModule):
                     'test.txt, or remove all lists for a random split.'
                 )
             self.test_dataset = folder.select(ids['test'])
-        if not self._measured:
-            self.mean, self.std = measure_statistics(train)
-            self.train_aug = training_augmentations(
-                self.mean, self.std, self.patch_size
-            )
-            # the base class has built its augmentation on other numbers
-            self.aug = evaluation_augmentations(self.mean, self.std)
-            self._measured = True
+        normalise(self, train, self.patch_size)
 
     def _everything(self) -> PairFolder:
         """The whole folder, opened once."""

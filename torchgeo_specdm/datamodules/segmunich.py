@@ -12,13 +12,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from ..bands import TEN_BANDS
 from ..datasets.segmunich import TRANSFORM_PATTERN, SegMunich, segmunich_spec
 from ..pairs.spec import SampleSpec
-from .support.preparation import (
-    evaluation_augmentations,
-    measure_statistics,
-    refuse_empty_training,
-    require_patch,
-    training_augmentations,
-)
+from .support.preparation import normalise, refuse_empty_training, require_patch
 
 
 class SegMunichDataModule(NonGeoDataModule):
@@ -90,7 +84,6 @@ class SegMunichDataModule(NonGeoDataModule):
         self.val_split = val_split
         self.patch_size = patch_size
         self.seed = seed
-        self._measured = False
 
     def setup(self, stage: str) -> None:
         """Set up the data sets, and the statistics of the training split.
@@ -115,14 +108,7 @@ class SegMunichDataModule(NonGeoDataModule):
             self.val_dataset = val
         if stage == 'test':
             self.test_dataset = SegMunich(split='test', **self.kwargs)
-        if not self._measured:
-            self.mean, self.std = measure_statistics(train)
-            # the base class has built its augmentation on other numbers
-            self.aug = evaluation_augmentations(self.mean, self.std)
-            self.train_aug = training_augmentations(
-                self.mean, self.std, self.patch_size
-            )
-            self._measured = True
+        normalise(self, train, self.patch_size)
 
     def _split(self, train: SegMunich) -> tuple[SegMunich, SegMunich]:
         """Training and validation, of which no tile is in both."""

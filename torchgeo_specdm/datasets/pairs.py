@@ -20,6 +20,7 @@ from torchgeo.datasets import NonGeoDataset
 
 from ..files import read_json, sha256, write_text
 from ..pairs.description import CLASSES, check_image, describe
+from ..pairs.facts import SampleFacts
 from ..pairs.layout import DESCRIPTION, read_list, read_places
 from ..pairs.manifest import read_manifest
 from ..pairs.plotting import plot_sample
@@ -101,6 +102,7 @@ class PairFolder(NonGeoDataset):
         #: What the samples are.
         self.spec = replace(self._stored.spec, bands=chosen)
         self._channels = [names.index(band) for band in chosen]
+        self._facts: dict[str, SampleFacts] = {}
         #: Which samples there are, in order.
         self.ids = self.choose_ids(split, accepted_only)
         if not self.ids:
@@ -159,6 +161,23 @@ class PairFolder(NonGeoDataset):
             chosen = list(lines)
         return [name for name in chosen if name not in rejected]
 
+    def facts(self, index: int) -> SampleFacts:
+        """What is known of a sample, which is read once in the life of the folder.
+
+        Args:
+            index: Position in :attr:`ids`.
+
+        Returns:
+            The facts; as files are, without transforms.
+
+        Raises:
+            ValueError: If a file is at fault, as of :meth:`__getitem__`.
+        """
+        name = self.ids[index]
+        if name not in self._facts:
+            self._facts[name] = SampleFacts.of(self._load(name))
+        return self._facts[name]
+
     def select(self, ids: Sequence[str]) -> 'PairFolder':
         """The same folder with just these ids, in this order."""
         selected = copy(self)
@@ -203,10 +222,10 @@ class PairFolder(NonGeoDataset):
                 the first few faults.
         """
         first, faults = '', []
-        size: torch.Size | None = None
-        for name in self.ids:
+        size: tuple[int, int] | None = None
+        for index, name in enumerate(self.ids):
             try:
-                shape = self._load(name)['mask'].shape[-2:]
+                shape = self.facts(index).form.size
             except ValueError as error:
                 faults.append(str(error))
             else:
@@ -257,11 +276,12 @@ class PairFolder(NonGeoDataset):
 
     def _load(self, name: str) -> dict[str, Tensor]:
         """A sample as it is in the files."""
-        mask = self._read_mask(self.mask_path(name))
+        mask_path = self._files.mask(name)
+        mask = self._read_mask(mask_path)
         images = []
-        for path in self.image_paths(name):
+        for path in self._files.images(name):
             raster = read_raster(path)
-            _require_same_size(path, raster, self.mask_path(name), mask)
+            _require_same_size(path, raster, mask_path, mask)
             check_image(path, raster, self._stored.spec)
             images.append(self._choose_bands(path, raster))
             if self.spec.ignore_index is not None:

@@ -13,11 +13,9 @@ import numpy as np
 from ..files import read_json
 from .layout import DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, read_codes, read_raster
-from .spec import SampleSpec, fits_dtype
+from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 
 CLASSES = 'classes.csv'
-#: The mask value that the remote sensing community uses for "no label".
-USUAL_IGNORE = 255
 #: A mask with a higher value than this holds codes, not class positions.
 _MOST_CLASSES = 64
 #: Images that are looked at to tell the unit of floating-point numbers.
@@ -182,11 +180,10 @@ def _find_scale(path: Path, raster: Raster, files: PairFiles) -> float:
     if raster.scales[0] != 1:
         return raster.scales[0]
     if raster.values.dtype.kind != 'f':
-        return 1 / 255 if raster.values.dtype == np.uint8 else 1e-4
+        return usual_unit(255 if raster.values.dtype == np.uint8 else math.inf)[0]
     chosen = np.linspace(0, len(files.ids) - 1, min(len(files.ids), _LOOKED_AT))
     rasters = (read_raster(files.images(files.ids[int(i)])[0]) for i in chosen)
-    top = max(_highest(one) for one in rasters)
-    return 1.0 if top <= 2 else 1 / 255 if top <= 255 else 1e-4
+    return usual_unit(max(_highest(one) for one in rasters))[0]
 
 
 def _highest(raster: Raster) -> float:

@@ -4,13 +4,12 @@
 """Telling whether two labelled samples are the same, whatever they are called."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ..files import write_text
 
@@ -24,9 +23,11 @@ def fingerprint(sample: Mapping[str, Any]) -> str | None:
         sample: ``image`` in raw units and ``mask``, of any shape.
 
     Returns:
-        16 hexadecimal digits, or None for a sample of one value (blank patches are
-        equal without being copies).
+        16 hexadecimal digits; None for a sample of one value (blank patches are equal
+        without being copies), or without image or mask.
     """
+    if not {'image', 'mask'} <= sample.keys():
+        return None
     # adding 0 makes -0.0, which equals 0.0, the same bytes
     image: Tensor = (sample['image'].detach().cpu().to(torch.float32) + 0).contiguous()
     mask: Tensor = sample['mask'].detach().cpu().to(torch.int64).contiguous()
@@ -37,28 +38,12 @@ def fingerprint(sample: Mapping[str, Any]) -> str | None:
     return digest.hexdigest()
 
 
-def fingerprints(dataset: Dataset[Any]) -> list[str]:
-    """Hash every sample of a map-style data set.
-
-    A data set that crops at random in ``__getitem__`` gives other hashes each time,
-    so copies in it cannot be found in this way.
-
-    Args:
-        dataset: Data set of samples with ``image`` and ``mask``.
-
-    Returns:
-        The different fingerprints, sorted.
-    """
-    found = {fingerprint(dataset[i]) for i in range(len(dataset))}  # type: ignore[arg-type]
-    return sorted(value for value in found if value is not None)
-
-
-def write_seen_samples(root: str | Path, fingerprints: list[str]) -> None:
+def write_seen_samples(root: str | Path, fingerprints: Iterable[str]) -> None:
     """Write which real samples a generator saw, for the leak check.
 
     Args:
         root: The generator's folder, or a folder that it wrote.
-        fingerprints: Fingerprints from :func:`fingerprints`.
+        fingerprints: Of the samples, see :func:`fingerprint`.
     """
     text = ''.join(f'{value}\n' for value in sorted(fingerprints))
     write_text(Path(root) / _SEEN, text)

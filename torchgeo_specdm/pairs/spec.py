@@ -16,6 +16,9 @@ from ..bands import band_wavelengths, true_colour
 #: Types of digital numbers that GeoTIFF, GDAL and NumPy all know.
 DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64')
 
+#: The mask value that the remote sensing community uses for "no label".
+USUAL_IGNORE = 255
+
 
 @dataclass(frozen=True)
 class SampleSpec:
@@ -203,6 +206,21 @@ def _nodata(value: Any, dtype: str) -> float | None:
             'or null if no pixel is missing.'
         )
     return float(value)
+
+
+def usual_unit(brightest: float) -> tuple[float, str]:
+    """Guess the unit of images that do not name it.
+
+    Args:
+        brightest: The highest value that was seen in them.
+
+    Returns:
+        Scale and type of digital numbers that go so far: reflectance up to 2, bytes
+        up to 255, else reflectance times 10000.
+    """
+    if brightest <= 2:
+        return 1.0, 'float32'
+    return (1 / 255, 'uint8') if brightest <= 255 else (1e-4, 'uint16')
 
 
 def fits_dtype(value: float, dtype: str) -> bool:

@@ -22,7 +22,8 @@ from ..datamodules.support.adapter import (
     fit_codec,
 )
 from ..diffusion import Generator, warm_up_and_decay
-from ..pairs.fingerprint import fingerprints, write_seen_samples
+from ..pairs.facts import fingerprints
+from ..pairs.fingerprint import write_seen_samples
 from ..presets import load_preset
 from .support.drawing import PairPredictionWriter, draw_batch
 from .support.guards import StepGuard, require_writable

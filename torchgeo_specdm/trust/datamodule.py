@@ -15,6 +15,7 @@ from ..datamodules.generation import GenerationDataModule
 from ..datamodules.support.mixing_checks import require_same_names
 from ..datamodules.support.wrapping import WrappingDataModule
 from ..datasets.pairs import PairFolder
+from ..pairs.facts import declared_spec
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import TileDataset
 
@@ -58,8 +59,7 @@ class TrustDataModule(WrappingDataModule):
     @property
     def spec(self) -> SampleSpec:
         """What the samples are; of what the real datamodule does not say, the folder."""
-        spec = getattr(self.real, 'spec', None)
-        return spec if isinstance(spec, SampleSpec) else self._folder.spec
+        return declared_spec(self.real) or self._folder.spec
 
     @property
     def ids(self) -> list[str]:

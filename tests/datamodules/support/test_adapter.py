@@ -30,7 +30,7 @@ from torchgeo_specdm.datamodules.support.adapter import (
     spread_images,
     training_batches,
 )
-from torchgeo_specdm.datamodules.support.preparation import evaluation_augmentations
+from torchgeo_specdm.datamodules.support.preparation import BatchAugmentation
 
 from ...conftest import quiet_trainer
 from ..torchgeo_fakes import write_landcoverai
@@ -74,7 +74,7 @@ class Foreign(NonGeoDataModule):
         pixels = inner.images.movedim(-3, 0).flatten(1)
         self.mean, self.std = pixels.mean(1), pixels.std(1)
         # kornia's takes no dates
-        self.aug = evaluation_augmentations(self.mean, self.std)
+        self.aug = BatchAugmentation(self.mean, self.std)
         self.train_aug = train_aug
 
     def setup(self, stage: str) -> None:

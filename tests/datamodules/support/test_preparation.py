@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from torchgeo_specdm.datamodules.support.preparation import (
-    evaluation_augmentations,
+    BatchAugmentation,
     measure_statistics,
     refuse_empty_training,
     require_patch,
-    training_augmentations,
 )
 
 SIZE = 8
@@ -49,7 +48,7 @@ class TestTraining:
         torch.manual_seed(0)
         batch = make_batch(dates, channel)
         mean, std = torch.tensor([5.0, 0.0, 0.0]), torch.tensor([1.0, 2.0, 4.0])
-        out = training_augmentations(mean, std, patch_size)(batch)
+        out = BatchAugmentation(mean, std, True, patch_size)(batch)
         side = patch_size or SIZE
         assert out['image'].shape == (*batch['image'].shape[:-2], side, side)
         assert out['mask'].shape == (*batch['mask'].shape[:-2], side, side)
@@ -64,7 +63,7 @@ class TestTraining:
     def test_all_symmetries(self) -> None:
         torch.manual_seed(0)
         batch = make_batch(None, False)
-        out = training_augmentations(torch.zeros(3), torch.ones(3))(batch)
+        out = BatchAugmentation(torch.zeros(3), torch.ones(3), True)(batch)
         found = set()
         for before, after in zip(batch['mask'], out['mask'], strict=True):
             equal = [torch.equal(side, after) for side in symmetries(before)]
@@ -75,19 +74,19 @@ class TestTraining:
     def test_crops_differ(self) -> None:
         torch.manual_seed(0)
         batch = make_batch(None, False)
-        out = training_augmentations(torch.zeros(3), torch.ones(3), 3)(batch)
+        out = BatchAugmentation(torch.zeros(3), torch.ones(3), True, 3)(batch)
         corners = {(mask % SIZE**2).min().item() for mask in out['mask']}
         assert len(corners) > 8
 
     def test_not_square(self) -> None:
         batch = {'image': torch.rand(4, 3, 4, 6), 'mask': torch.zeros(4, 4, 6).long()}
-        out = training_augmentations(torch.zeros(3), torch.ones(3))(batch)
+        out = BatchAugmentation(torch.zeros(3), torch.ones(3), True)(batch)
         assert out['image'].shape == (4, 3, 4, 6) and out['mask'].shape == (4, 4, 6)
 
     def test_other_keys_and_input_stay(self) -> None:
         batch = make_batch(None, False) | {'is_synthetic': torch.ones(32)}
         before = {key: value.clone() for key, value in batch.items()}
-        augment = training_augmentations(torch.zeros(3), torch.ones(3))
+        augment = BatchAugmentation(torch.zeros(3), torch.ones(3), True)
         out = pickle.loads(pickle.dumps(augment))(batch)
         assert torch.equal(out['is_synthetic'], before['is_synthetic'])
         assert all(torch.equal(batch[key], before[key]) for key in before)
@@ -96,9 +95,9 @@ class TestTraining:
     def test_faults(self) -> None:
         batch = make_batch(None, False)
         with pytest.raises(ValueError, match=r'patch_size=9 does not fit .* 8x8'):
-            training_augmentations(torch.zeros(3), torch.ones(3), 9)(batch)
+            BatchAugmentation(torch.zeros(3), torch.ones(3), True, 9)(batch)
         with pytest.raises(ValueError, match=r'3 bands, but .* over 4'):
-            training_augmentations(torch.zeros(4), torch.ones(4))(batch)
+            BatchAugmentation(torch.zeros(4), torch.ones(4), True)(batch)
 
 
 class TestEvaluation:
@@ -106,7 +105,7 @@ class TestEvaluation:
     def test_only_normalises(self, dates: int | None) -> None:
         batch = make_batch(dates, True)
         mean, std = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 8.0])
-        out = evaluation_augmentations(mean, std)(batch)
+        out = BatchAugmentation(mean, std)(batch)
         wanted = (batch['image'] - mean[:, None, None]) / std[:, None, None]
         assert torch.equal(out['image'], wanted)
         assert torch.equal(out['mask'], batch['mask'])

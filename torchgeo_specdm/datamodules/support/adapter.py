@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ...codecs import Codec
-from ...pairs.spec import SampleSpec
+from ...pairs.facts import declared_names, declared_spec, innermost, survey
+from ...pairs.spec import SampleSpec, usual_unit
 
-#: Samples that tell range and mask values of an unknown data set.
-_PROBED = 16
 #: Samples whose pixels tell the scaling of the bands.
 _SPREAD = 256
 #: Passes through the training set that latent statistics are measured over.
@@ -50,8 +49,8 @@ def describe_datamodule(
         ValueError: If the classes are not known, or masks have several channels.
     """
     overrides = dict(overrides or {})
-    spec = getattr(datamodule, 'spec', None)
-    if isinstance(spec, SampleSpec):
+    spec = declared_spec(datamodule)
+    if spec is not None:
         return SampleSpec.from_dict(spec.to_dict() | overrides)
     if not isinstance(datamodule, NonGeoDataModule):
         raise TypeError(
@@ -59,35 +58,33 @@ def describe_datamodule(
             'boxes, not numbers. Write its patches to a folder of pairs first.'
         )
     training = _training_set(datamodule)
-    samples = [training[i] for i in _spread(training, _PROBED)]
-    image, mask = samples[0]['image'], samples[0]['mask']
-    if mask.ndim > 2 and mask.shape[0] != 1:
+    seen = survey(training)
+    if seen.form.layers not in ((), (1,)):
         # some modules choose one after batch transfer, where no folder is read
         raise ValueError(
-            f'{type(datamodule).__name__} has masks of {tuple(mask.shape)}, but '
-            'synthetic samples have one class for each pixel and could not be mixed '
-            'with them. Write the masks that you mean to a folder of pairs first.'
+            f'{type(datamodule).__name__} has masks of '
+            f'{(*seen.form.layers, *seen.form.size)}, but synthetic samples have one '
+            'class for each pixel and could not be mixed with them. Write the masks '
+            'that you mean to a folder of pairs first.'
         )
-    dataset: Any = _innermost(training)
-    dates, bands = (image.shape[0] if image.ndim == 4 else 1), image.shape[-3]
-    names: Any = getattr(dataset, 'bands', None) or getattr(dataset, 'all_bands', ())
-    if len(names) != bands:
-        names = (
-            ('R', 'G', 'B') if bands == 3 else [f'band_{i + 1}' for i in range(bands)]
-        )
-    classes: Any = overrides.get('classes', getattr(dataset, 'classes', ()))
-    if not classes:
+    *dates, bands = seen.form.channels
+    names, classes = declared_names(training, bands)
+    if not names:
+        names = ('R', 'G', 'B')
+        if bands != 3:
+            names = tuple(f'band_{i + 1}' for i in range(bands))
+    if not overrides.get('classes', classes):
         raise ValueError(
-            f'{type(dataset).__name__} does not say what its classes are. Name them in '
-            'the task: spec: {classes: [...]}.'
+            f'{type(innermost(training)).__name__} does not say what its classes are. '
+            'Name them in the task: spec: {classes: [...]}.'
         )
-    top = max(float(sample['image'].max()) for sample in samples)
+    scale, dtype = usual_unit(seen.brightest)
     found = {
-        'bands': tuple(names),
-        'classes': tuple(classes),
-        'dates': dates,
-        'scale': 1.0 if top <= 2 else 1 / 255 if top <= 255 else 1e-4,
-        'dtype': 'float32' if top <= 2 else 'uint8' if top <= 255 else 'uint16',
+        'bands': names,
+        'classes': classes,
+        'dates': dates[0] if dates else 1,
+        'scale': scale,
+        'dtype': dtype,
     }
     return SampleSpec.from_dict(found | overrides)
 
@@ -301,14 +298,6 @@ def _spread(dataset: Any, at_most: int | None) -> list[int]:
     size = len(dataset)
     count = size if at_most is None else min(size, at_most)
     return [i * size // count for i in range(count)]
-
-
-def _innermost(dataset: Dataset[Any]) -> Dataset[Any]:
-    """The data set below subsets and concatenations (the first of several)."""
-    while isinstance(dataset, Subset | ConcatDataset):
-        inner = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
-        dataset = inner
-    return dataset
 
 
 def _quantile(pixels: Tensor, share: float) -> Tensor:

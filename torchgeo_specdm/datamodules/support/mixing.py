@@ -5,10 +5,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from ...datasets.pairs import PairFolder
+from ...pairs.facts import SampleForm
 from ...philox import philox
 
 #: Streams of random numbers below this are for subsets, those above for the order.
@@ -38,46 +38,6 @@ def subset(count: int, size: int, seed: int, stream: int) -> list[int]:
         The positions, sorted.
     """
     return sorted(int(i) for i in _shuffled(seed, stream, 0, size)[:count])
-
-
-@dataclass(frozen=True)
-class SampleForm:
-    """What samples must agree in to be collated into one batch.
-
-    Args:
-        channels: Shape of the image without its pixels: (C,) or (T, C).
-        layers: Shape of the mask without its pixels: () or (1,).
-        image_dtype: Type of the image.
-        mask_dtype: Type of the mask.
-        size: Height and width in pixels; larger samples are cropped to it.
-    """
-
-    channels: tuple[int, ...]
-    layers: tuple[int, ...]
-    image_dtype: torch.dtype
-    mask_dtype: torch.dtype
-    size: tuple[int, int]
-
-    @classmethod
-    def of(cls, sample: dict[str, Tensor]) -> Self:
-        """The form of a sample with ``image`` and ``mask``.
-
-        Raises:
-            ValueError: If the sample has other keys.
-        """
-        if not {'image', 'mask'} <= sample.keys():
-            raise ValueError(
-                f'A sample has the keys {sorted(sample)}, but mixing needs image and '
-                'mask. Use a datamodule for segmentation or change detection.'
-            )
-        image, mask = sample['image'], sample['mask']
-        return cls(
-            channels=tuple(image.shape[:-2]),
-            layers=tuple(mask.shape[:-2]),
-            image_dtype=image.dtype,
-            mask_dtype=mask.dtype,
-            size=(image.shape[-2], image.shape[-1]),
-        )
 
 
 class MatchedSamples(Dataset[dict[str, Tensor]]):
@@ -123,36 +83,16 @@ class MatchedSamples(Dataset[dict[str, Tensor]]):
         position = self.indices[index]
         sample = self.dataset[position]
         image, mask = sample['image'], sample['mask']
-        form, pixels = self.form, image.shape[-2:]
-        # a mask of one layer may lack or have the axis that says so
-        single = mask.numel() == pixels.numel() and form.layers in ((), (1,))
-        if (
-            image.shape[:-2] != form.channels
-            or mask.shape[-2:] != pixels
-            or not (single or mask.shape[:-2] == form.layers)
-        ):
-            raise ValueError(
-                f'{self._name(position)} has the shapes {_shapes(image, mask)}, but the '
-                f'real training samples have image {(*form.channels, "H", "W")} and '
-                f'mask {(*form.layers, "H", "W")}. Use samples with the same bands, '
-                'dates and mask layers.'
-            )
-        if pixels[0] < form.size[0] or pixels[1] < form.size[1]:
-            raise ValueError(
-                f'{self._name(position)} has the shapes {_shapes(image, mask)}, but all '
-                f'samples must have at least the size {form.size} of the first ones. '
-                'Cut all patches to one size.'
-            )
-        crop = _random_crop(pixels, form.size)
+        name = sample_name(self.dataset, position)
+        require_form(self.form, image.shape, mask.shape, name)
+        pixels = image.shape[-2:]
+        crop = _random_crop(pixels, self.form.size)
         return {
-            'image': image[crop].to(form.image_dtype),
-            'mask': mask.reshape(*form.layers, *pixels)[crop].to(form.mask_dtype),
+            'image': image[crop].to(self.form.image_dtype),
+            'mask': mask.reshape(*self.form.layers, *pixels)[crop].to(
+                self.form.mask_dtype
+            ),
         }
-
-    def _name(self, position: int) -> str:
-        if isinstance(self.dataset, PairFolder):
-            return str(self.dataset.image_paths(self.dataset.ids[position])[0])
-        return f'Sample {position} of {type(self.dataset).__name__}'
 
 
 class MixSampler(DistributedSampler[Any]):
@@ -229,6 +169,48 @@ class MixSampler(DistributedSampler[Any]):
         return [real, total - real]
 
 
+def require_form(
+    form: SampleForm, image: Sequence[int], mask: Sequence[int], name: str
+) -> None:
+    """Refuse a sample that cannot be brought to a form.
+
+    Args:
+        form: What the samples of a mix must look like.
+        image: Shape of the image.
+        mask: Shape of the mask.
+        name: Of the sample, for the message.
+
+    Raises:
+        ValueError: If bands, dates or layers differ, or the sample is smaller.
+    """
+    pixels, layers = tuple(image[-2:]), tuple(mask[:-2])
+    # a mask of one layer may lack or have the axis that says so
+    single = {layers, form.layers} <= {(), (1,)}
+    shapes = f'image {tuple(image)} and mask {tuple(mask)}'
+    if (
+        tuple(image[:-2]) != form.channels
+        or tuple(mask[-2:]) != pixels
+        or not (single or layers == form.layers)
+    ):
+        raise ValueError(
+            f'{name} has the shapes {shapes}, but the real training samples have image '
+            f'{(*form.channels, "H", "W")} and mask {(*form.layers, "H", "W")}. Use '
+            'samples with the same bands, dates and mask layers.'
+        )
+    if pixels[0] < form.size[0] or pixels[1] < form.size[1]:
+        raise ValueError(
+            f'{name} has the shapes {shapes}, but all samples must have at least the '
+            f'size {form.size} of the first ones. Cut all patches to one size.'
+        )
+
+
+def sample_name(dataset: Dataset[Any], position: int) -> str:
+    """How messages call a sample: by its file, if it is known."""
+    if isinstance(dataset, PairFolder):
+        return str(dataset.image_paths(dataset.ids[position])[0])
+    return f'Sample {position} of {type(dataset).__name__}'
+
+
 def decimal(value: float) -> Fraction:
     """The number as it is written, so that 0.29 x 100 is 29 and not a hair less."""
     return Fraction(repr(float(value)))
@@ -259,7 +241,3 @@ def _random_crop(
         for have, want in zip(pixels, size, strict=True)
     )
     return ..., slice(top, top + size[0]), slice(left, left + size[1])
-
-
-def _shapes(image: Tensor, mask: Tensor) -> str:
-    return f'image {tuple(image.shape)} and mask {tuple(mask.shape)}'

@@ -11,21 +11,19 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from torchgeo.datamodules import NonGeoDataModule
 
 from ...datasets.pairs import PairFolder
-from ...pairs.fingerprint import fingerprints, read_seen_samples
+from ...pairs.facts import Survey, declared_names, declared_spec, fingerprints, survey
+from ...pairs.fingerprint import read_seen_samples
 from ...pairs.spec import SampleSpec
 
 #: Means of the same band that differ by more than this factor have other units.
 UNIT_FACTOR = 10.0
-#: Samples of each side that are read to compare the two.
-_LOOKED_AT = 32
 #: What other people's setup('test') raises where there is no test set.
 _NO_TEST_SET = (
     AssertionError,
@@ -35,8 +33,6 @@ _NO_TEST_SET = (
     TypeError,
     ValueError,
 )
-#: The mask value that the remote sensing community uses for "no label".
-_USUAL_IGNORE = 255
 
 
 @dataclass(frozen=True)
@@ -147,31 +143,38 @@ def require_room(real: NonGeoDataModule, size: tuple[int, int], folder: Path) ->
 
 
 def require_same_kind(
-    real: NonGeoDataModule, dataset: Dataset[dict[str, Tensor]], folder: PairFolder
+    real: NonGeoDataModule,
+    dataset: Dataset[dict[str, Tensor]],
+    folder: PairFolder,
+    ours: Survey,
+    theirs: Survey,
 ) -> None:
     """Refuse synthetic samples with other bands, classes or units than the real ones.
 
     Names are compared where the real datamodule or its data set has them. Units are
-    told from the values: means of the same band over up to 32 samples must agree
-    within a factor of 10. That most bands do not is an error; that some do not may be
-    the generator's fault and is a warning.
+    told from the values: means of the same band must agree within a factor of 10.
+    That most bands do not is an error; that some do not may be the generator's fault
+    and is a warning.
 
     Args:
         real: The real datamodule.
         dataset: Its training set.
         folder: The synthetic samples, with the same number of bands.
+        ours: What is known of *dataset*.
+        theirs: What is known of *folder*.
 
     Raises:
         ValueError: With the values of both sides.
     """
-    require_same_names(real, dataset, folder.spec, str(folder.root))
-    (ours, _), (theirs, _) = _survey(dataset), _survey(folder)
-    low, high = torch.minimum(ours, theirs), torch.maximum(ours, theirs)
+    require_same_names(real, dataset, folder.spec, str(folder.root), ours)
+    low = torch.minimum(ours.level, theirs.level)
+    high = torch.maximum(ours.level, theirs.level)
     differ = (high > UNIT_FACTOR * low).nonzero().flatten().tolist()
     text = '; '.join(
-        f'{folder.spec.bands[i]} {ours[i]:.4g} and {theirs[i]:.4g}' for i in differ
+        f'{folder.spec.bands[i]} {ours.level[i]:.4g} and {theirs.level[i]:.4g}'
+        for i in differ
     )
-    if 2 * len(differ) >= len(ours):
+    if 2 * len(differ) >= len(ours.level):
         raise ValueError(
             f'{type(real).__name__} and {folder.root} have different units: mean '
             f'absolute values are {text}, but must agree within a factor of '
@@ -189,6 +192,7 @@ def require_same_names(
     dataset: Dataset[dict[str, Tensor]],
     synthetic: SampleSpec,
     name: str,
+    seen: Survey | None = None,
 ) -> None:
     """Refuse synthetic samples with other bands, classes, dates or scale.
 
@@ -197,19 +201,20 @@ def require_same_names(
         dataset: Its training set.
         synthetic: What the synthetic samples are, or will be.
         name: Of these, for the message.
+        seen: What is known of *dataset*; None looks at it.
 
     Raises:
         ValueError: With both values of what differs, as far as the real datamodule or
             its data set says it.
     """
-    means, top = _survey(dataset)
-    if len(means) != synthetic.num_bands:
+    seen = seen or survey(dataset)
+    if len(seen.level) != synthetic.num_bands:
         raise ValueError(
-            f'{type(real).__name__} has images of {len(means)} bands, but {name} has '
-            f'{synthetic.num_bands}: {list(synthetic.bands)}. Use the same bands on both '
-            'sides.'
+            f'{type(real).__name__} has images of {len(seen.level)} bands, but {name} '
+            f'has {synthetic.num_bands}: {list(synthetic.bands)}. Use the same bands '
+            'on both sides.'
         )
-    spec = _real_spec(real, dataset, synthetic, len(means), top)
+    spec = _known(real, dataset, synthetic, seen)
     spec.require_match(synthetic, type(real).__name__, name)
 
 
@@ -234,10 +239,7 @@ def require_no_leak(real: NonGeoDataModule, folder: Path) -> None:
         )
         return
     for split, dataset in (('val', real.val_dataset), ('test', _test_set(real))):
-        # test sets without public masks cannot be compared
-        if not dataset or not {'image', 'mask'} <= dataset[0].keys():
-            continue
-        known = seen.intersection(fingerprints(dataset))
+        known = seen.intersection(fingerprints(dataset) if dataset else ())
         if known:
             raise ValueError(
                 f'{len(known)} {split} samples of {type(real).__name__} are among '
@@ -265,54 +267,28 @@ def _test_set(real: NonGeoDataModule) -> Dataset[dict[str, Tensor]] | None:
     return found
 
 
-def _survey(dataset: Dataset[dict[str, Tensor]]) -> tuple[Tensor, int]:
-    """Mean absolute value of each band (C,), and the highest class in the masks."""
-    count = len(dataset)  # type: ignore[arg-type]
-    total, top = torch.zeros(()), 0
-    looked_at = np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int).tolist()
-    for index in looked_at:
-        sample = dataset[index]
-        bands = sample['image'].to(torch.float32).movedim(-3, 0).flatten(1)
-        total = total + bands.abs().nan_to_num().mean(1)
-        labels = sample['mask'][sample['mask'] != _USUAL_IGNORE]
-        top = max(top, int(labels.max())) if labels.numel() else top
-    return total / len(looked_at), top
-
-
-def _real_spec(
+def _known(
     real: NonGeoDataModule,
     dataset: Dataset[dict[str, Tensor]],
     synthetic: SampleSpec,
-    bands: int,
-    top: int,
+    seen: Survey,
 ) -> SampleSpec:
     """What is known of the real samples; the rest is taken from the synthetic ones."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    spec = getattr(real, 'spec', None) or getattr(dataset, 'spec', None)
     known: dict[str, Any] = {}
-    if isinstance(spec, SampleSpec):
+    spec = declared_spec(real, dataset)
+    if spec is not None:
         known = {name: getattr(spec, name) for name in ('dates', 'scale')}
         names, classes = spec.bands, spec.classes
     else:
-        names = _names(dataset, 'bands') or _names(dataset, 'all_bands')
-        classes = _names(dataset, 'classes')
-        # some data sets list other things under these names than channels and labels
-        names = names if len(names) == bands else ()
-        classes = classes if len(classes) > top else ()
+        names, classes = declared_names(dataset, len(seen.level))
+        # some data sets list other things as classes than labels
+        classes = classes if len(classes) > seen.top else ()
     if names and not _stand_in(synthetic.bands):
         known['bands'] = names
     fewer = len(synthetic.classes) <= len(classes)
     if classes and not (_stand_in(synthetic.classes) and fewer):
         known |= {'classes': classes, 'colors': ()}
     return replace(synthetic, ignore_index=None, **known)
-
-
-def _names(dataset: Dataset[dict[str, Tensor]], attribute: str) -> tuple[str, ...]:
-    values = getattr(dataset, attribute, ())
-    listed = isinstance(values, list | tuple)
-    names = tuple(x for x in values if isinstance(x, str)) if listed else ()
-    return names if listed and len(set(names)) == len(values) else ()
 
 
 def _stand_in(names: tuple[str, ...]) -> bool:

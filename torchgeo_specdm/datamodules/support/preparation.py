@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchgeo.datamodules import NonGeoDataModule
+
+from ...pairs.facts import BandMoments, remembered
 
 #: A band that varies less than this is constant but for rounding.
 _LEAST_STD = 1e-6
@@ -94,33 +97,26 @@ class BatchAugmentation:
         }
 
 
-def training_augmentations(
-    mean: Tensor, std: Tensor, patch_size: int | None = None
-) -> BatchAugmentation:
-    """Augmentation of training batches: normalise, crop, flip and rotate by 90.
+def normalise(
+    datamodule: NonGeoDataModule, train: Dataset[Any], patch_size: int | None
+) -> None:
+    """Let a datamodule normalise by its training split, which is measured once.
 
     Args:
-        mean: Mean of each band, (C,), in the units of the image.
-        std: Standard deviation of each band, (C,).
-        patch_size: Side of a random square crop in pixels; None for no crop.
+        datamodule: Gets ``mean``, ``std``, ``aug`` (normalise, nothing else) and
+            ``train_aug`` (crop, flip and turn by 90 degrees too).
+        train: The training split.
+        patch_size: Side of a random square crop in training; None for no crop.
 
-    Returns:
-        A callable on a batch dict, for ``datamodule.train_aug``.
+    Raises:
+        ValueError: If there is no sample, or one has NaN or infinite pixels.
     """
-    return BatchAugmentation(mean, std, training=True, patch_size=patch_size)
-
-
-def evaluation_augmentations(mean: Tensor, std: Tensor) -> BatchAugmentation:
-    """Augmentation of validation and test batches: normalise, nothing else.
-
-    Args:
-        mean: Mean of each band, (C,), in the units of the image.
-        std: Standard deviation of each band, (C,).
-
-    Returns:
-        A callable on a batch dict, for ``datamodule.aug``.
-    """
-    return BatchAugmentation(mean, std)
+    if isinstance(datamodule.aug, BatchAugmentation):
+        return
+    datamodule.mean, datamodule.std = mean, std = measure_statistics(train)
+    # the base class has built its augmentation on other numbers
+    datamodule.aug = BatchAugmentation(mean, std)
+    datamodule.train_aug = BatchAugmentation(mean, std, True, patch_size)
 
 
 def measure_statistics(
@@ -149,27 +145,24 @@ def measure_statistics(
             f'mean and std need at least one sample, but the data set has {samples} '
             f'and max_samples={max_samples}. Check the split and the filters.'
         )
-    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    total = BandMoments(0, np.zeros(1), np.zeros(1))
     for index in np.linspace(0, samples - 1, min(samples, max_samples)).astype(int):
-        image = dataset[int(index)]['image']
-        # dates and pixels pooled: (C, T*H*W)
-        pixels = image.movedim(-3, 0).flatten(1).double().numpy()
-        if not np.isfinite(pixels).all():
+        facts = remembered(dataset, int(index))
+        here = facts.moments if facts else BandMoments.of(dataset[int(index)]['image'])
+        if not np.isfinite(here.mean).all():
             raise ValueError(
                 f'sample {index} has NaN or infinite pixels; mean and std need numbers. '
                 'Mend or remove this sample.'
             )
         # Chan's update: sums of squares of large numbers would cancel
-        total = count + pixels.shape[1]
-        here = pixels.mean(axis=1)
-        step = here - mean
-        squares = squares + ((pixels - here[:, None]) ** 2).sum(axis=1)
-        squares = squares + step**2 * count * pixels.shape[1] / total
-        mean = mean + step * pixels.shape[1] / total
-        count = total
-    std = np.sqrt(squares / count)
+        pixels = total.pixels + here.pixels
+        step = here.mean - total.mean
+        squares = total.squares + here.squares
+        squares = squares + step**2 * total.pixels * here.pixels / pixels
+        total = BandMoments(pixels, total.mean + step * here.pixels / pixels, squares)
+    std = np.sqrt(total.squares / total.pixels)
     std[std < _LEAST_STD] = 1.0
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+    return torch.from_numpy(total.mean).float(), torch.from_numpy(std).float()
 
 
 def refuse_empty_training(name: str, samples: int, batch_size: int) -> None:

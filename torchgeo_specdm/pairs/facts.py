@@ -1,0 +1,205 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What one look at a sample tells, so that setting up reads each sample once."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+from .fingerprint import fingerprint
+from .spec import USUAL_IGNORE, SampleSpec
+
+#: Samples of a data set that are read to find out what it holds.
+_LOOKED_AT = 32
+
+
+class BandMoments(NamedTuple):
+    """What mean and standard deviation of each band are computed from."""
+
+    pixels: int  #: of a band, dates pooled
+    mean: NDArray[np.float64]  #: (C,)
+    squares: NDArray[np.float64]  #: sum of squared differences from the mean, (C,)
+
+    @classmethod
+    def of(cls, image: Tensor) -> Self:
+        """The moments of one image, (C, H, W) or (T, C, H, W)."""
+        # dates and pixels pooled: (C, T*H*W)
+        pixels = image.movedim(-3, 0).flatten(1).double().numpy()
+        mean = pixels.mean(axis=1)
+        # infinite pixels are for who asks to refuse
+        with np.errstate(invalid='ignore'):
+            squares = ((pixels - mean[:, None]) ** 2).sum(axis=1)
+        return cls(pixels.shape[1], mean, squares)
+
+
+class SampleForm(NamedTuple):
+    """What samples must agree in to be collated into one batch."""
+
+    channels: tuple[int, ...]  #: shape of the image without its pixels: (C,) or (T, C)
+    layers: tuple[int, ...]  #: shape of the mask without its pixels: () or (1,)
+    image_dtype: torch.dtype
+    mask_dtype: torch.dtype
+    size: tuple[int, int]  #: height and width in pixels
+
+
+class SampleFacts(NamedTuple):
+    """What is remembered of a sample."""
+
+    form: SampleForm
+    moments: BandMoments
+    level: Tensor  #: mean absolute value of each band, (C,)
+    brightest: float  #: highest value of the image
+    top: int  #: highest class in the mask; 0 without any
+    fingerprint: str | None  #: see :func:`.fingerprint`
+
+    @classmethod
+    def of(cls, sample: Mapping[str, Any]) -> Self:
+        """Look at a sample.
+
+        Args:
+            sample: ``image``, (C, H, W) or (T, C, H, W), and ``mask``, (H, W) or
+                (1, H, W).
+
+        Returns:
+            The facts.
+
+        Raises:
+            ValueError: If the sample has other keys.
+        """
+        if not {'image', 'mask'} <= sample.keys():
+            raise ValueError(
+                f'A sample has the keys {sorted(sample)}, but image and mask are '
+                'needed. Use a datamodule for segmentation or change detection.'
+            )
+        image, mask = sample['image'], sample['mask']
+        labels = mask[mask != USUAL_IGNORE]
+        bands = image.to(torch.float32).movedim(-3, 0).flatten(1)
+        return cls(
+            SampleForm(
+                channels=tuple(image.shape[:-2]),
+                layers=tuple(mask.shape[:-2]),
+                image_dtype=image.dtype,
+                mask_dtype=mask.dtype,
+                size=(image.shape[-2], image.shape[-1]),
+            ),
+            BandMoments.of(image),
+            bands.abs().nan_to_num().mean(1),
+            float(bands.max()),
+            int(labels.max()) if labels.numel() else 0,
+            fingerprint(sample),
+        )
+
+
+class Survey(NamedTuple):
+    """What a few samples tell of a data set."""
+
+    form: SampleForm  #: of the first one
+    level: Tensor  #: mean absolute value of each band, (C,)
+    brightest: float  #: highest value of the images
+    top: int  #: highest class in the masks
+
+
+def remembered(dataset: Dataset[Any], index: int) -> SampleFacts | None:
+    """What a data set knows of a sample; None if it does not remember samples."""
+    while isinstance(dataset, Subset):
+        index, dataset = dataset.indices[index], dataset.dataset
+    facts = getattr(dataset, 'facts', None)
+    # what a transform does is not in the files
+    plain = getattr(dataset, 'transforms', None) is None
+    return facts(index) if callable(facts) and plain else None
+
+
+def fingerprints(dataset: Dataset[Any]) -> dict[str, int]:
+    """Hash every sample of a map-style data set.
+
+    A data set that crops at random in ``__getitem__`` gives other hashes each time,
+    so copies in it cannot be found in this way.
+
+    Args:
+        dataset: Gives samples with ``image`` and ``mask``; others are passed over.
+
+    Returns:
+        The different fingerprints, sorted, and the first sample that has each.
+    """
+    found: dict[str, int] = {}
+    for index in range(len(dataset)):  # type: ignore[arg-type]
+        facts = remembered(dataset, index)
+        value = facts.fingerprint if facts else fingerprint(dataset[index])
+        if value is not None:
+            found.setdefault(value, index)
+    return dict(sorted(found.items()))
+
+
+def survey(dataset: Dataset[Any]) -> Survey:
+    """Look at up to 32 samples, evenly spread over a data set.
+
+    Args:
+        dataset: A map-style data set of one sample or more, with ``image`` and
+            ``mask``.
+
+    Returns:
+        What they tell.
+
+    Raises:
+        ValueError: If a sample lacks one of both.
+    """
+    count = len(dataset)  # type: ignore[arg-type]
+    spread = np.linspace(0, count - 1, min(count, _LOOKED_AT)).astype(int).tolist()
+    found = [remembered(dataset, i) or SampleFacts.of(dataset[i]) for i in spread]
+    level = sum((facts.level for facts in found), torch.zeros(())) / len(found)
+    brightest = max(facts.brightest for facts in found)
+    return Survey(found[0].form, level, brightest, max(facts.top for facts in found))
+
+
+def declared_spec(datamodule: Any, dataset: Any = None) -> SampleSpec | None:
+    """What a datamodule or its data set says that its samples are.
+
+    Args:
+        datamodule: Any datamodule; ours have a ``spec``.
+        dataset: Its training set.
+
+    Returns:
+        The description; None where neither has one.
+    """
+    for source in (datamodule, innermost(dataset)):
+        spec = getattr(source, 'spec', None)
+        if isinstance(spec, SampleSpec):
+            return spec
+    return None
+
+
+def declared_names(dataset: Any, bands: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of bands and classes, as TorchGeo's data sets have them.
+
+    Args:
+        dataset: A data set with ``bands`` or ``all_bands`` and ``classes``.
+        bands: Number of bands of its images.
+
+    Returns:
+        Names of the bands and of the classes, each empty if not known: some data sets
+        list other things under these names.
+    """
+    dataset = innermost(dataset)
+    names = _names(dataset, 'bands') or _names(dataset, 'all_bands')
+    return names if len(names) == bands else (), _names(dataset, 'classes')
+
+
+def innermost(dataset: Any) -> Any:
+    """The data set below subsets and concatenations (the first of several)."""
+    while isinstance(dataset, Subset | ConcatDataset):
+        inner = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
+        dataset = inner
+    return dataset
+
+
+def _names(dataset: Any, attribute: str) -> tuple[str, ...]:
+    values = getattr(dataset, attribute, ())
+    listed = isinstance(values, list | tuple)
+    names = tuple(x for x in values if isinstance(x, str)) if listed else ()
+    return names if listed and len(set(names)) == len(values) else ()
