@@ -24,18 +24,32 @@ def require_same_settings(path: Path, wanted: Mapping[str, Any]) -> None:
     Raises:
         FileExistsError: With both values of every setting that differs.
     """
-    if not path.exists():
-        return
-    there = read_json(path).get('settings', {})
+    if path.exists():
+        compare_settings(path.parent, read_json(path).get('settings', {}), wanted)
+
+
+def compare_settings(
+    folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]
+) -> None:
+    """Refuse to go on in a folder whose settings are not those of this start.
+
+    Args:
+        folder: The folder, for the message.
+        there: What it was begun with, plain JSON types.
+        here: The settings of this start, plain JSON types.
+
+    Raises:
+        FileExistsError: With both values of every setting that differs.
+    """
     different = ', '.join(
-        f'{key}: {there.get(key)!r} there, {wanted.get(key)!r} here'
-        for key in sorted({*there, *wanted})
-        if there.get(key) != wanted.get(key)
+        f'{key}: {there.get(key)!r} there, {here.get(key)!r} here'
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
     )
     if different:
         raise FileExistsError(
-            f'{path.parent} was begun with other settings ({different}). Choose '
-            'another folder of results, or the same settings to go on.'
+            f'{folder} was begun with other settings ({different}). Choose another '
+            'folder, or the same settings to go on.'
         )
 
 

@@ -60,8 +60,25 @@ class TestLists:
 
     def test_lists_win_over_places(self, root: Path) -> None:
         write_lists(root, train=[0, 1], val=[2], test=[2])
-        write_places(root, [0] * 20)
+        write_places(root, [0, 0, *[1] * 18])
         assert numbers(root) == {'train': [0, 1], 'val': [2], 'test': [2]}
+
+    def test_one_place_in_two_lists(self, root: Path) -> None:
+        write_lists(root, train=[0, 1], val=[2, 3], test=[4, 5])
+        write_places(root, ['a', 'b', 'c', 'b', 'a', *range(15)])
+        with pytest.raises(ValueError, match=r"2 samples .*\['0003', '0004'\].*mend"):
+            PairFolderDataModule(str(root), batch_size=1).setup('fit')
+
+    @pytest.mark.parametrize('split', ['val', 'test'])
+    def test_copy_of_a_training_sample(self, root: Path, split: str) -> None:
+        lists = {'train': [0, 1], 'val': [2, 3], 'test': [4, 5]}
+        write_lists(root, **lists)
+        for kind in ('images', 'masks'):
+            copied = root / kind / f'{lists[split][1]:04d}.tif'
+            copied.write_bytes((root / kind / '0001.tif').read_bytes())
+        module = PairFolderDataModule(str(root), batch_size=1)
+        with pytest.raises(ValueError, match=rf'1 samples .* copies .*{copied.stem}'):
+            module.prepare_data()
 
     @pytest.mark.parametrize('empty', [False, True])
     def test_no_validation(self, root: Path, empty: bool) -> None:

@@ -219,7 +219,7 @@ def sen12ms(tmp_path: Path) -> tuple[NonGeoDataModule, Path, int]:
 
 
 class Other(Dataset[Any]):
-    """Samples with further keys, another mask rank and other types."""
+    """Samples with further keys that cannot be collated, and other types and rank."""
 
     #: Further keys still, of which no batch can be made.
     others: ClassVar[dict[str, Any]] = {}

@@ -72,6 +72,14 @@ def test_each_tile_of_three_sets_is_seen_once(
     assert data.ids == [f'{i:03d}' for i in range(16)]
 
 
+def test_refuses_files_that_were_changed(pair_folder: Path, tmp_path: Path) -> None:
+    synthetic = write_changed(open_data(pair_folder), tmp_path / 'synthetic', corner)
+    (synthetic / 'masks' / '000.tif').write_bytes(b'')
+    data = TrustDataModule(open_data(pair_folder), synthetic)
+    with pytest.raises(ValueError, match=r'1 of 32 files .*000\.tif'):
+        data.setup('test')
+
+
 def test_digital_numbers_are_left_alone(
     tested: tuple[TrustDataModule, Recorder],
 ) -> None:

@@ -67,7 +67,7 @@ def digests(*roots: Path) -> dict[str, str]:
         ).hexdigest()
         for number, root in enumerate(roots)
         for path in root.rglob('*')
-        if path.is_file()
+        if path.is_file() and path.name != '.unchanged'
     }
 
 
@@ -119,6 +119,11 @@ class TestFolder:
         reasons = {row['reason'] for row in rows if not row['accepted']}
         assert reasons == {'dropped at random'}
         assert all('scores' in row for row in rows)
+
+    def test_changed_files(self, source: Path, scores: Path) -> None:
+        (source / 'images' / '000004.tif').write_bytes(b'')
+        with pytest.raises(ValueError, match=r'1 of 24 files .*000004\.tif'):
+            filter_pairs(source, source.parent / 'out', scores)
 
     def test_summary(self, source: Path, scores: Path) -> None:
         out = source.parent / 'out'
@@ -391,6 +396,8 @@ class TestInterruption:
         filter_pairs(source, out, scores)
         with (source / 'masks' / '000000.tif').open('ab') as mask:
             mask.write(b' ')
+        # the edit is meant
+        (source / 'manifest.jsonl').unlink()
         with pytest.raises(FileExistsError, match='samples: '):
             filter_pairs(source, out, scores)
 

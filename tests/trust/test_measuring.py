@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 
-from torchgeo_specdm import PairFolder
+from torchgeo_specdm import PairFolder, PairFolderDataModule
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.scenes.writing import write_scenes
+from torchgeo_specdm.trust.measuring import real_config
 
 COPIES = 4
 
@@ -28,6 +29,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             shutil.copy(real / kind / f'{ours}.tif', drawn / kind / f'{theirs}.tif')
     description = json.loads((drawn / 'dataset.json').read_text())
     (drawn / 'dataset.json').write_text(json.dumps(description | {'ignore_index': 255}))
+    # the copies are meant
+    (drawn / 'manifest.jsonl').unlink()
     # what a generator writes has no splits
     for name in ('train', 'val', 'test'):
         (drawn / f'{name}.txt').unlink()
@@ -95,6 +98,13 @@ def test_judges_that_read_nothing_are_not_asked(
         assert 'they tell nothing: train the judges longer (--updates above 1,' in said
         assert not (tmp_path / 'kept').exists()
     assert main([*command, '--by', 'edges', 'spectrum']) == 0
+
+
+def test_fewer_real_patches_than_a_batch(tmp_path: Path) -> None:
+    write_scenes(tmp_path, (8, 2, 2), size=32)
+    datamodule = PairFolderDataModule(**real_config(str(tmp_path))['init_args'])
+    datamodule.setup('fit')
+    assert len(next(iter(datamodule.train_dataloader()))['image']) == 8
 
 
 def test_a_report_needs_real_pairs_once(

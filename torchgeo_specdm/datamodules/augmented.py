@@ -79,7 +79,7 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
                 samples alone; the next epoch goes on where it stopped.
             seed: Chooses the subsets.
             leak_check: Whether to refuse synthetic samples whose generator was
-                trained on validation or test samples.
+                trained on validation or test samples, or does not say on which.
 
         Raises:
             TypeError: If *real* is no NonGeoDataModule.
@@ -181,7 +181,7 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
         used = subset(self.counts[1], len(folder), options.seed, 1)
         mixed = self._mix(dataset, chosen, folder, used)
         if self.leak_check:
-            require_no_leak(self.real, folder.root)
+            require_no_leak(self.real, folder)
         return mixed
 
     def _synthetic_count(self, real: int, folder: PairFolder) -> int:

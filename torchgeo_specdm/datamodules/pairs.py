@@ -30,6 +30,9 @@ class PairFolderDataModule(NonGeoDataModule):
     sides, else single samples. Patches that overlap need the former. Which places
     depends on *seed* and the names alone.
 
+    Lists that give one place, or copies of one sample, to training and to another
+    split are refused.
+
     With *fold*, training and validation samples are shared anew, place by place, for
     cross-validation: few validation samples cannot carry a choice.
 
@@ -103,11 +106,24 @@ class PairFolderDataModule(NonGeoDataModule):
         """Read every sample once, so that a bad file is found before training.
 
         Raises:
-            ValueError: With the first few faults.
+            ValueError: With the first few faults, or if copies of training samples are
+                for validation or test.
         """
-        if not self._verified:
-            self._everything().verify()
-            self._verified = True
+        if self._verified:
+            return
+        folder = self._everything()
+        folder.verify()
+        ids = self.split_ids()
+        used = folder.select([name for split in ids.values() for name in split])
+        content = {n: used.facts(i).fingerprint for i, n in enumerate(used.ids)}
+        if copies := _also_in_training(ids, content):
+            raise ValueError(
+                f'{self.root} has {len(copies)} samples to validate or test on that are '
+                f'copies of training samples, pixel by pixel: {copies[:5]}. Scores on '
+                'them would say nothing: remove them, or name the place of both in '
+                'places.csv and leave the split to it.'
+            )
+        self._verified = True
 
     def setup(self, stage: str) -> None:
         """Set up datasets, statistics and augmentations.
@@ -117,13 +133,10 @@ class PairFolderDataModule(NonGeoDataModule):
 
         Raises:
             ValueError: If there are fewer training samples than one batch needs, the
-                crop does not fit, the lists share samples, or the split of this stage
-                is empty.
+                crop does not fit, the lists share samples or places, or the split of
+                this stage is empty.
         """
-        folder = self._everything()
-        ids = self._split(folder)
-        if self.fold is not None:
-            ids |= self._choose_fold(folder, [*ids['train'], *ids['val']], *self.fold)
+        folder, ids = self._everything(), self.split_ids()
         train = folder.select(ids['train'])
         if stage == 'fit':
             name = f'The training split of {self.root}'
@@ -146,6 +159,30 @@ class PairFolderDataModule(NonGeoDataModule):
         if self._folder is None:
             self._folder = PairFolder(self.root, bands=self.bands)
         return self._folder
+
+    def split_ids(self) -> dict[str, list[str]]:
+        """Find out what is in which split, without reading a sample.
+
+        Returns:
+            Ids of ``train``, ``val`` and ``test``; only test may be empty.
+
+        Raises:
+            ValueError: If a list is wrong or there are too few places to share, or a
+                place is trained on and in another split too.
+        """
+        folder = self._everything()
+        ids = self._split(folder)
+        if self.fold is not None:
+            ids |= self._choose_fold(folder, [*ids['train'], *ids['val']], *self.fold)
+        used = [name for split in ids.values() for name in split]
+        if shared := _also_in_training(ids, read_places(folder.root, used)):
+            raise ValueError(
+                f'{self.root} has {len(shared)} samples to validate or test on in '
+                f'places that places.csv also names for training samples: {shared[:5]}. '
+                'Patches of one place may overlap, so scores on them would say nothing: '
+                'mend the lists, or remove them all for a split by place.'
+            )
+        return ids
 
     def _split(self, folder: PairFolder) -> dict[str, list[str]]:
         """Ids of each split; only test may be empty."""
@@ -198,6 +235,15 @@ class PairFolderDataModule(NonGeoDataModule):
         for name in ids:
             cut[split_of[place_of[name]]].append(name)
         return cut
+
+
+def _also_in_training(
+    ids: Mapping[str, Sequence[str]], sign_of: Mapping[str, str | None]
+) -> list[str]:
+    """Samples of the other splits that share a sign with one of training."""
+    training = {sign_of[name] for name in ids['train']} - {None}
+    others = (name for split in ('val', 'test') for name in ids[split])
+    return [name for name in others if sign_of[name] in training]
 
 
 def _assign(

@@ -22,7 +22,7 @@ from ..files import read_json, sha256, write_text
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import SampleFacts
 from ..pairs.layout import DESCRIPTION, read_list, read_places
-from ..pairs.manifest import read_manifest
+from ..pairs.manifest import read_manifest, require_unchanged
 from ..pairs.plotting import plot_sample
 from ..pairs.rasters import Raster, read_codes, read_raster
 
@@ -218,8 +218,8 @@ class PairFolder(NonGeoDataset):
         """Read every sample once, and refuse the folder if any is at fault.
 
         Raises:
-            ValueError: As :meth:`__getitem__`, and if patches differ in size; with
-                the first few faults.
+            ValueError: As :meth:`__getitem__`, and if patches differ in size, with
+                the first few faults; or if files are not those of the manifest.
         """
         first, faults = '', []
         size: tuple[int, int] | None = None
@@ -241,6 +241,7 @@ class PairFolder(NonGeoDataset):
                 break
         if faults:
             raise ValueError('\n'.join(faults))
+        require_unchanged(self.root)
 
     def write_description(self) -> Path:
         """Write what was found about a plain folder to ``dataset.json``.

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..files import write_text
 
-_SEEN = 'training_samples.txt'
+#: Fingerprints of the real samples that a generator saw, one a line.
+SEEN = 'training_samples.txt'
 
 
 def fingerprint(sample: Mapping[str, Any]) -> str | None:
@@ -46,10 +47,10 @@ def write_seen_samples(root: str | Path, fingerprints: Iterable[str]) -> None:
         fingerprints: Of the samples, see :func:`fingerprint`.
     """
     text = ''.join(f'{value}\n' for value in sorted(fingerprints))
-    write_text(Path(root) / _SEEN, text)
+    write_text(Path(root) / SEEN, text)
 
 
 def read_seen_samples(root: str | Path) -> set[str]:
     """Read what :func:`write_seen_samples` wrote; empty if there is no such file."""
-    path = Path(root) / _SEEN
+    path = Path(root) / SEEN
     return set(path.read_text(encoding='utf-8').split()) if path.exists() else set()

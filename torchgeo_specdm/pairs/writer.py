@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import read_json, sha256, write_text
+from ..settings import compare_settings
 from .layout import DESCRIPTION, image_stems
 from .manifest import MANIFEST, read_manifest
 from .rasters import to_dtype, write_class_raster, write_image_raster
@@ -166,19 +167,10 @@ class PairWriter:
                 'folder was made by something else. Choose another one.'
             )
         there = {key: found.get(key) for key in self.spec.to_dict()}
-        there |= provenance['settings']
         here = {key: wanted[key] for key in self.spec.to_dict()}
+        there |= provenance['settings']
         here |= wanted['provenance']['settings']
-        different = ', '.join(
-            f'{key}: {there.get(key)!r} there, {here.get(key)!r} here'
-            for key in sorted(there | here)
-            if there.get(key) != here.get(key)
-        )
-        if different:
-            raise FileExistsError(
-                f'{self.root} was begun with other settings ({different}). One folder '
-                'holds one run: choose another folder, or the same settings to go on.'
-            )
+        compare_settings(self.root, there, here)
 
     def _whole(self, row: dict[str, Any]) -> bool:
         if not row.get('accepted', True):

@@ -232,7 +232,7 @@ def _copies(memorisation: Mapping[str, Any]) -> Table:
     for key, name in _COPIES.items():
         values = [memorisation[side].get(key) for side in sides]
         if any(value is not None for value in values):
-            share = key.endswith('share')
+            share = name.endswith('%')
             cells = [number(v, '.1f', 100) if share else short(v) for v in values]
             rows.append((name, cells))
     note = 'Nearest training sample after all turns and flips.'

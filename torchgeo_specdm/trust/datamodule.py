@@ -16,6 +16,7 @@ from ..datamodules.support.mixing_checks import require_same_names
 from ..datamodules.support.wrapping import WrappingDataModule
 from ..datasets.pairs import PairFolder
 from ..pairs.facts import declared_spec
+from ..pairs.manifest import require_unchanged
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import TileDataset
 
@@ -73,8 +74,9 @@ class TrustDataModule(WrappingDataModule):
             stage: 'test'.
 
         Raises:
-            ValueError: If the generated samples are of another kind, or there are no
-                real training or test samples to compare with.
+            ValueError: If the generated samples are of another kind or were changed
+                after they were drawn, or there are no real training or test samples
+                to compare with.
         """
         super().setup('fit')
         super().setup(stage)
@@ -95,6 +97,7 @@ class TrustDataModule(WrappingDataModule):
         """
         training, held_out = self._real_sets()
         self._folder = PairFolder(self.synthetic)
+        require_unchanged(self.synthetic)
         self._require_same_names(training, self._folder.spec)
         height, width = self._folder[0]['mask'].shape[-2:]
         sources: dict[str, Any] = {

@@ -17,7 +17,7 @@ from ..datasets.pairs import PairFolder
 from ..files import sha256
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
-from ..pairs.manifest import read_manifest
+from ..pairs.manifest import read_manifest, require_unchanged
 from ..philox import philox
 from .choosing import Decision, choose
 from .choosing import balance as balanced
@@ -71,8 +71,8 @@ def filter_pairs(
     Raises:
         FileExistsError: If a folder to write to holds something else or other settings.
         FileNotFoundError: If a folder or the scores are missing.
-        ValueError: If an option, the scores or the readings do not fit, or no sample
-            is left.
+        ValueError: If an option, the scores or the readings do not fit, files were
+            changed after they were written, or no sample is left.
     """
     if seed < 0:
         raise ValueError(f'seed={seed} must be 0 or more.')
@@ -111,6 +111,7 @@ class _Samples:
     def __init__(self, folder: Path, scores: Path, readings: str | Path | None) -> None:
         listed = (folder / 'train.txt').exists()
         self.pairs = PairFolder(folder, 'train' if listed else None)
+        require_unchanged(folder)
         self.scores = _match(read_scores(scores), self.pairs, scores)
         self._rows = {row['id']: row for row in read_manifest(folder)}
         rejected = {

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torchgeo.datamodules import BaseDataModule
 
+from ..datamodules.pairs import PairFolderDataModule
 from ..datasets.pairs import PairFolder
 from ..files import CONFIG, read_json, read_yaml, write_text
 from ..objects import Config, make_object
@@ -90,7 +91,7 @@ def real_config(
         source: A folder of pairs, or a YAML with ``class_path`` and ``init_args`` of a
             datamodule, or with these under ``data``.
         patch_size: Side of the training crops of a folder; None for whole patches.
-        batch_size: Of a folder.
+        batch_size: Of a folder; less if it has fewer training samples.
 
     Returns:
         ``class_path`` and ``init_args``.
@@ -100,7 +101,12 @@ def real_config(
     """
     path = Path(source)
     if not path.is_file():
-        given: dict[str, Any] = {'root': str(path.absolute()), 'batch_size': batch_size}
+        # judges learn from a handful of samples too
+        training = PairFolderDataModule(source, batch_size=1).split_ids()['train']
+        given: dict[str, Any] = {
+            'root': str(path.absolute()),
+            'batch_size': min(batch_size, len(training)),
+        }
         if patch_size is not None:
             given['patch_size'] = patch_size
         return {'class_path': _PATCHES, 'init_args': given}

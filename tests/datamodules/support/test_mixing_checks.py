@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ def test_refuses_missing_data(tmp_path: Path, synthetic_root: Path) -> None:
         FileNotFoundError, match=r'none is no folder of pairs.*generate'
     ):
         datamodule.setup('fit')
+    for kind in ('images', 'masks'):
+        (tmp_path / 'empty' / kind).mkdir(parents=True)
+    datamodule = SyntheticAugmentedDataModule(OtherDataModule(), tmp_path / 'empty')
+    with pytest.raises(ValueError, match='empty has 0 images and 0 masks'):
+        datamodule.setup('fit')
     datamodule = SyntheticAugmentedDataModule(OtherDataModule(0), synthetic_root)
     with pytest.raises(ValueError, match='has 0 training samples'):
         datamodule.setup('fit')
@@ -149,7 +155,7 @@ class Fixed(NonGeoDataModule):
 @pytest.mark.parametrize(
     ('dataset', 'message'),
     [
-        (NoMask(), r"keys \['image', 'label'\], but mixing needs image and mask"),
+        (NoMask(), r"keys \['image', 'label'\], but image and mask are needed"),
         (TwoMasks(), r"\.tif has the shapes .*mask \(2, 'H', 'W'\)"),
         (None, 'Fixed has no training set'),
     ],
@@ -264,6 +270,7 @@ def test_refuses_patches_smaller_than_the_crop(tmp_path: Path, real_root: Path) 
 
 def test_names_the_file_of_another_size(tmp_path: Path, real_root: Path) -> None:
     synthetic = write_coded_pairs(tmp_path / 'pairs', 2000, 8)
+    (synthetic / 'manifest.jsonl').unlink()
     for kind, count in (('images', 2), ('masks', 1)):
         array = np.ones((count, 16, 16), np.uint16)
         write_tiff(synthetic / kind / '0007.tif', array)
@@ -271,6 +278,14 @@ def test_names_the_file_of_another_size(tmp_path: Path, real_root: Path) -> None
     datamodule.setup('fit')
     with pytest.raises(ValueError, match=r'0007\.tif has the shapes .*\(32, 32\)'):
         list(datamodule.train_dataloader())
+
+
+def test_refuses_files_that_were_changed(tmp_path: Path, real_root: Path) -> None:
+    synthetic = write_coded_pairs(tmp_path / 'pairs', 2000, 8)
+    write_tiff(synthetic / 'masks' / '0003.tif', np.ones((1, 32, 32), np.uint8))
+    datamodule = SyntheticAugmentedDataModule(CodedDataModule(real_root), synthetic)
+    with pytest.raises(ValueError, match=r'1 of 16 files .* not as .*0003\.tif'):
+        datamodule.setup('fit')
 
 
 class Shrinking(Other):
@@ -305,6 +320,39 @@ def test_refuses_leaks(tmp_path: Path, real_root: Path, split: str) -> None:
         CodedDataModule(real_root), synthetic, leak_check=False
     )
     datamodule.setup('fit')
+
+
+@pytest.mark.parametrize(
+    ('provenance', 'refused'),
+    [
+        ({'synthetic': True, 'codec': 'pixels'}, True),
+        ({'synthetic': True, 'scenes': 'procedural'}, False),
+        ({}, False),
+    ],
+)
+@pytest.mark.parametrize('empty', [False, True])
+def test_a_generator_must_say_what_it_saw(
+    tmp_path: Path,
+    real_root: Path,
+    provenance: dict[str, Any],
+    refused: bool,
+    empty: bool,
+) -> None:
+    synthetic = write_coded_pairs(tmp_path / 'pairs', 2000, 8)
+    path = synthetic / 'dataset.json'
+    values = json.loads(path.read_text()) | {'provenance': provenance}
+    path.write_text(json.dumps(values))
+    if empty:
+        write_seen_samples(synthetic, [])
+    for checked in (True, False):
+        datamodule = SyntheticAugmentedDataModule(
+            CodedDataModule(real_root), synthetic, leak_check=checked
+        )
+        if checked and refused:
+            with pytest.raises(ValueError, match=r'training_samples.*leak_check=False'):
+                datamodule.setup('fit')
+        else:
+            datamodule.setup('fit')
 
 
 def test_leak_check_without_test_set(

@@ -19,7 +19,8 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ...datasets.pairs import PairFolder
 from ...pairs.facts import Survey, declared_names, declared_spec, fingerprints, survey
-from ...pairs.fingerprint import read_seen_samples
+from ...pairs.fingerprint import SEEN, read_seen_samples
+from ...pairs.manifest import require_unchanged
 from ...pairs.spec import SampleSpec
 
 #: Means of the same band that differ by more than this factor have other units.
@@ -107,13 +108,15 @@ def open_folder(root: str | Path | None) -> PairFolder:
 
     Raises:
         FileNotFoundError: If it does not exist.
-        ValueError: If its images and masks do not pair.
+        ValueError: If its images and masks do not pair, or files were changed after
+            they were drawn.
     """
     if root is None or not (Path(root) / 'images').is_dir():
         raise FileNotFoundError(
             f'synthetic={root} is no folder of pairs: {root}/images does not exist. '
             'Write one first: torchgeo-specdm generate --count N.'
         )
+    require_unchanged(Path(root))
     return PairFolder(root)
 
 
@@ -218,24 +221,34 @@ def require_same_names(
     spec.require_match(synthetic, type(real).__name__, name)
 
 
-def require_no_leak(real: NonGeoDataModule, folder: Path) -> None:
+def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
     """Refuse synthetic samples whose generator saw validation or test samples.
 
     Reads every validation and test sample once. A data set that crops at random
-    cannot be checked, nor a folder that does not say what its generator saw.
+    cannot be checked, nor a folder that is not said to come from a generator.
 
     Args:
         real: The real datamodule, set up for fitting; it is not changed.
         folder: The synthetic samples.
 
     Raises:
-        ValueError: With the number of samples seen.
+        ValueError: With the number of samples seen, or if the folder of a generator
+            does not say which it saw.
     """
-    seen = read_seen_samples(folder)
+    seen, root = read_seen_samples(folder.root), folder.root
+    # procedural scenes are synthetic, but nothing was trained to make them
+    drawn = folder.provenance.get('synthetic') and 'scenes' not in folder.provenance
+    if not seen and drawn:
+        raise ValueError(
+            f'{root} says that a generator drew it, but {SEEN} there does not say which '
+            'samples the generator was trained on; validation and test samples may be '
+            'among them. Copy this file from the folder of the generator, or use '
+            'leak_check=False to go on without.'
+        )
     if not seen:
         rank_zero_info(
-            f'{folder} does not say which samples its generator was trained on, so '
-            'validation and test samples among them are not looked for.'
+            f'{root} does not say that a generator drew it, so validation and test '
+            'samples among what one was trained on are not looked for.'
         )
         return
     for split, dataset in (('val', real.val_dataset), ('test', _test_set(real))):
@@ -243,7 +256,7 @@ def require_no_leak(real: NonGeoDataModule, folder: Path) -> None:
         if known:
             raise ValueError(
                 f'{len(known)} {split} samples of {type(real).__name__} are among '
-                f'those that the generator of {folder} was trained on; scores on them '
+                f'those that the generator of {root} was trained on; scores on them '
                 'would say nothing. Train it on the training split of this datamodule, '
                 'or use leak_check=False if they are no measure.'
             )
