@@ -43,21 +43,10 @@ from .torchgeo_fakes import (
     tiny_task,
     write_coded_pairs,
     write_coded_splits,
+    write_config,
     write_landcoverai,
     write_random_pairs,
 )
-
-
-@pytest.fixture(scope='module')
-def real_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coded_splits(tmp_path_factory.mktemp('real') / 'pairs')
-
-
-@pytest.fixture(scope='module')
-def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('synthetic') / 'pairs'
-    return write_coded_pairs(root, 2000, 40)
-
 
 TORCHGEO = pytest.mark.parametrize('make', [landcoverai, deepglobe, sen12ms])
 Make = Callable[[Path], tuple[NonGeoDataModule, Path, int]]
@@ -288,30 +277,13 @@ def test_hooks_of_the_real_module_and_of_the_task(
     assert real.transferred == len(seen) == 5
 
 
-CONFIG = """
-trainer: {{max_epochs: 1, accelerator: cpu, devices: 1, logger: false,
-  enable_checkpointing: false, enable_progress_bar: false, default_root_dir: {root}}}
-model:
-  class_path: torchgeo_specdm.compat.SemanticSegmentationTask
-  init_args: {{model: fcn, in_channels: 3, num_classes: 5, num_filters: 4}}
-data:
-  class_path: torchgeo_specdm.datamodules.augmented.SyntheticAugmentedDataModule
-  init_args:
-    real:
-      class_path: torchgeo.datamodules.LandCoverAIDataModule
-      init_args: {{batch_size: 4}}
-      dict_kwargs: {{root: {real}}}
-    synthetic: {synthetic}
-"""
-
-
 def test_command_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, synthetic, _ = landcoverai(tmp_path)
-    config = tmp_path / 'config.yaml'
-    config.write_text(
-        CONFIG.format(
-            root=tmp_path / 'logs', real=tmp_path / 'real', synthetic=synthetic
-        )
+    config = write_config(
+        tmp_path / 'config.yaml',
+        'augmented.SyntheticAugmentedDataModule',
+        tmp_path / 'real',
+        f'synthetic: {synthetic}',
     )
     command = ['fit', '--config', str(config), '--data.init_args.real_share', '0.25']
     with caplog.at_level('INFO'):

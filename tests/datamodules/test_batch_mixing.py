@@ -30,6 +30,7 @@ from .torchgeo_fakes import (
     tiny_task,
     write_coded_pairs,
     write_coded_splits,
+    write_config,
     write_landcoverai,
 )
 
@@ -366,23 +367,6 @@ def test_refuses_arguments() -> None:
         BatchMixDataModule(real, 'cutmix')
 
 
-CONFIG = """
-trainer: {{max_epochs: 1, accelerator: cpu, devices: 1, logger: false,
-  enable_checkpointing: false, enable_progress_bar: false, default_root_dir: {root}}}
-model:
-  class_path: torchgeo_specdm.compat.SemanticSegmentationTask
-  init_args: {{model: fcn, in_channels: 3, num_classes: 5, num_filters: 4}}
-data:
-  class_path: torchgeo_specdm.datamodules.batch_mixing.BatchMixDataModule
-  init_args:
-    real:
-      class_path: torchgeo.datamodules.LandCoverAIDataModule
-      init_args: {{batch_size: 4}}
-      dict_kwargs: {{root: {real}}}
-    method: copy_paste
-"""
-
-
 def test_command_line(
     tmp_path: Path, landcover: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,7 +375,11 @@ def test_command_line(
         'torchgeo_specdm.datamodules.batch_mixing.copy_paste',
         lambda *given: mixed.append(given[1:]) or copy_paste(*given),
     )
-    config = tmp_path / 'config.yaml'
-    config.write_text(CONFIG.format(root=tmp_path / 'logs', real=landcover))
+    config = write_config(
+        tmp_path / 'config.yaml',
+        'batch_mixing.BatchMixDataModule',
+        landcover,
+        'method: copy_paste',
+    )
     main(['fit', '--config', str(config), '--data.init_args.probability', '0.75'])
     assert mixed == [(0.75, None)] * 2

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import kornia.augmentation as K
 import numpy as np
-import rasterio
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from torchgeo.datamodules import (
 )
 from torchgeo.datasets import DeepGlobeLandCover, LandCoverAI
 
+from tests.data.pairs import write_tiff
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datasets.pairs import PairFolder
@@ -249,26 +249,32 @@ class OtherDataModule(NonGeoDataModule):
         self.mean, self.std = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
 
 
-def write_tiff(path: Path, array: NDArray[Any]) -> None:
-    """Write a plain GeoTIFF (C, H, W)."""
-    count, height, width = array.shape
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        count=count,
-        height=height,
-        width=width,
-        dtype=array.dtype,
-    ) as target:
-        target.write(array)
-
-
 def tiny_task(in_channels: int, num_classes: int) -> LightningModule:
     """TorchGeo's own task, unchanged, with a network of a few filters."""
     return SemanticSegmentationTask(
         model='fcn', in_channels=in_channels, num_classes=num_classes, num_filters=4
     )
+
+
+def write_config(path: Path, wrapper: str, real: Path, options: str) -> Path:
+    """A YAML as ``torchgeo fit`` takes it: a datamodule around LandCover.ai."""
+    path.write_text(f"""
+trainer: {{max_epochs: 1, accelerator: cpu, devices: 1, logger: false,
+  enable_checkpointing: false, enable_progress_bar: false,
+  default_root_dir: {path.parent / 'logs'}}}
+model:
+  class_path: torchgeo_specdm.compat.SemanticSegmentationTask
+  init_args: {{model: fcn, in_channels: 3, num_classes: 5, num_filters: 4}}
+data:
+  class_path: torchgeo_specdm.datamodules.{wrapper}
+  init_args:
+    real:
+      class_path: torchgeo.datamodules.LandCoverAIDataModule
+      init_args: {{batch_size: 4}}
+      dict_kwargs: {{root: {real}}}
+    {options}
+""")
+    return path
 
 
 def quiet_trainer(**kwargs: Any) -> Trainer:

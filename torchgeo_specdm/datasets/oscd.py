@@ -9,20 +9,18 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
 from ..bands import SENTINEL2_WAVELENGTHS, TEN_BANDS
-from ..pairs.plotting import plot_sample
+from ..pairs.plotting import PlottedDataset
 from ..pairs.spec import SampleSpec
 from .oscd_files import LABELS, OSCDNotFoundError, Scene, find_cities, read_scene
 
 _SPLITS = ('train', 'val', 'test')
 
 
-class OSCD(NonGeoDataset):
+class OSCD(PlottedDataset):
     """OSCD dataset.
 
     The `Onera Satellite Change Detection <https://rcdaudt.github.io/oscd/>`__ data set
@@ -181,29 +179,6 @@ class OSCD(NonGeoDataset):
             and abs(column - c) < self.patch_size
             for n, r, c in self._tiles
         ]
-
-    def plot(
-        self,
-        sample: dict[str, Tensor],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample.
-
-        Args:
-            sample: A sample, with ``prediction`` (as ``mask``) if there is one.
-            show_titles: Whether to show a title above each panel.
-            suptitle: A title for the figure.
-
-        Returns:
-            A figure with both dates, the mask and the prediction.
-
-        Raises:
-            RGBBandsMissingError: If *bands* lacks B04, B03 or B02.
-        """
-        if not set(self.rgb_bands) <= set(self.spec.bands):
-            raise RGBBandsMissingError()
-        return plot_sample(sample, self.spec, show_titles, suptitle)
 
     def _corners(self, scene: Scene, stride: int) -> list[tuple[int, int]]:
         """Row and column of the tiles of a city."""

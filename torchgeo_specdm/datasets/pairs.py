@@ -13,24 +13,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from torchgeo.datasets import NonGeoDataset
 
 from ..files import read_json, sha256, write_text
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import SampleFacts
 from ..pairs.layout import DESCRIPTION, read_list, read_places
 from ..pairs.manifest import read_manifest, require_unchanged
-from ..pairs.plotting import plot_sample
+from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import Raster, read_codes, read_raster
 
 #: How many faulty samples verify() looks for before it gives up.
 _MOST_FAULTS = 5
 
 
-class PairFolder(NonGeoDataset):
+class PairFolder(PlottedDataset):
     """A folder of georaster pairs for segmentation or change detection.
 
     Dataset format:
@@ -256,24 +254,6 @@ class PairFolder(NonGeoDataset):
         values |= self._stored.spec.to_dict() | {'codes': list(self._stored.codes)}
         write_text(path, json.dumps(values, indent=2) + '\n')
         return path
-
-    def plot(
-        self,
-        sample: dict[str, Tensor],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample.
-
-        Args:
-            sample: A sample, with ``prediction`` (as ``mask``) if there is one.
-            show_titles: Whether to show a title above each panel.
-            suptitle: A title for the figure.
-
-        Returns:
-            A figure with each date, the mask and the prediction.
-        """
-        return plot_sample(sample, self.spec, show_titles, suptitle)
 
     def _load(self, name: str) -> dict[str, Tensor]:
         """A sample as it is in the files."""

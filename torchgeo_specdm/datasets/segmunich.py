@@ -13,13 +13,11 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
 from ..bands import TEN_BANDS
-from ..pairs.plotting import plot_sample
+from ..pairs.plotting import PlottedDataset
 from ..pairs.spec import SampleSpec
 from .segmunich_files import (
     CODES,
@@ -63,7 +61,7 @@ _MOSAIC_TILES = 2655
 _NIR_SAMPLES = 8
 
 
-class SegMunich(NonGeoDataset):
+class SegMunich(PlottedDataset):
     """SegMunich dataset.
 
     `SegMunich <https://github.com/danfenghong/IEEE_TPAMI_SpectralGPT>`__ is a data set
@@ -232,29 +230,6 @@ class SegMunich(NonGeoDataset):
         other = copy.copy(self)
         other.ids = [name for name in self.ids if name in chosen]
         return other
-
-    def plot(
-        self,
-        sample: dict[str, Tensor],
-        show_titles: bool = True,
-        suptitle: str | None = None,
-    ) -> Figure:
-        """Plot a sample.
-
-        Args:
-            sample: A sample, with ``prediction`` (as ``mask``) if there is one.
-            show_titles: Whether to show a title above each panel.
-            suptitle: A title for the figure.
-
-        Returns:
-            A figure with the image, the mask and the prediction.
-
-        Raises:
-            RGBBandsMissingError: If *bands* lacks B04, B03 or B02.
-        """
-        if not set(self.rgb_bands) <= set(self.spec.bands):
-            raise RGBBandsMissingError()
-        return plot_sample(sample, self.spec, show_titles, suptitle)
 
     def _read(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """All ten bands (10, H, W) and the mask (H, W) of a patch, checked."""

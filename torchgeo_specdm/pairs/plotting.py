@@ -9,8 +9,41 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
 from .spec import SampleSpec
+
+
+class PlottedDataset(NonGeoDataset):
+    """A data set that plots its samples as its spec describes them."""
+
+    #: What the samples are.
+    spec: SampleSpec
+    #: Bands that a plot needs; none if any will do.
+    rgb_bands: tuple[str, ...] = ()
+
+    def plot(
+        self,
+        sample: dict[str, Tensor],
+        show_titles: bool = True,
+        suptitle: str | None = None,
+    ) -> Figure:
+        """Plot a sample.
+
+        Args:
+            sample: A sample, with ``prediction`` (as ``mask``) if there is one.
+            show_titles: Whether to show a title above each panel.
+            suptitle: A title for the figure.
+
+        Returns:
+            A figure with each date, the mask and the prediction.
+
+        Raises:
+            RGBBandsMissingError: If a band of :attr:`rgb_bands` is not loaded.
+        """
+        if not set(self.rgb_bands) <= set(self.spec.bands):
+            raise RGBBandsMissingError()
+        return plot_sample(sample, self.spec, show_titles, suptitle)
 
 
 def show_image(

@@ -24,20 +24,7 @@ from ..torchgeo_fakes import (
     is_real,
     quiet_trainer,
     tiny_task,
-    write_coded_pairs,
-    write_coded_splits,
 )
-
-
-@pytest.fixture(scope='module')
-def real_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coded_splits(tmp_path_factory.mktemp('real') / 'pairs')
-
-
-@pytest.fixture(scope='module')
-def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('synthetic') / 'pairs'
-    return write_coded_pairs(root, 2000, 40)
 
 
 def test_subsets_are_frozen() -> None:

@@ -39,18 +39,6 @@ from ..torchgeo_fakes import (
     write_tiff,
 )
 
-
-@pytest.fixture(scope='module')
-def real_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coded_splits(tmp_path_factory.mktemp('real') / 'pairs')
-
-
-@pytest.fixture(scope='module')
-def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('synthetic') / 'pairs'
-    return write_coded_pairs(root, 2000, 40)
-
-
 BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({'ratio': -1.0}, 'ratio=-1.0 must be'),
     ({'ratio': math.nan}, 'ratio=nan must be'),
