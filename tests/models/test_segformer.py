@@ -5,17 +5,15 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchgeo_specdm.models import BandMapper, segformer
 from torchgeo_specdm.models.segformer import band_mapper
 
+from .conftest import count
+
 #: Logits of two pixels, from torch 2.15 and segmentation_models_pytorch 0.6.
 STORED = [-0.52538, 1.86424, 0.96634, -1.83404, 0.27978, 0.66726]
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.fixture
@@ -23,13 +21,6 @@ def no_memory(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Networks without values; the encoder reads its drop rates, so these stay."""
     monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))
     return torch.device('meta')
-
-
-@pytest.fixture
-def image() -> Tensor:
-    """Two images of 64 x 64 with four bands, made without random numbers."""
-    steps = torch.arange(2 * 4 * 64 * 64, dtype=torch.float32).reshape(2, 4, 64, 64)
-    return torch.sin(steps * 0.37) + torch.cos(steps * 0.0011)
 
 
 class TestBandMapper:
@@ -114,18 +105,6 @@ class TestSegFormer:
         model = segformer(in_channels=4).eval()
         assert torch.equal(model(image), model.network(image))
 
-    @pytest.mark.parametrize('height, width', [(50, 64), (33, 31), (1, 1), (64, 63)])
-    def test_any_size(self, image: Tensor, height: int, width: int) -> None:
-        model = segformer(in_channels=4).eval()
-        image = image[..., :height, :width]
-        right = -(-width // 32) * 32 - width
-        below = -(-height // 32) * 32 - height
-        padded = torch.cat([image, image[..., -1:].expand(-1, -1, -1, right)], dim=-1)
-        padded = torch.cat([padded, padded[..., -1:, :].expand(-1, -1, below, -1)], -2)
-        logits = model(image)
-        assert logits.shape == (2, 2, height, width)
-        assert torch.equal(logits, model.network(padded)[..., :height, :width])
-
     def test_gradient_reaches_the_mapper(self, image: Tensor) -> None:
         model = segformer(in_channels=4, stem='map', rgb=(2, 1, 0))
         model(image).square().sum().backward()
@@ -137,11 +116,6 @@ class TestSegFormer:
         mapper = band_mapper('map', 4)
         assert mapper is not None
         assert mapper.weight.unique().numel() == 12
-
-    @pytest.mark.parametrize('shape', [(1, 3, 32, 32), (4, 32, 32), (1, 2, 4, 32, 32)])
-    def test_refuses_other_shapes(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match=r'must be \(B, 4, H, W\)'):
-            segformer(in_channels=4)(torch.zeros(shape))
 
     def test_refuses_unknown_backbone(self) -> None:
         with pytest.raises(ValueError, match=r"'mit_b6'.*'mit_b5'"):
