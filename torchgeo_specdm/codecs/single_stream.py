@@ -24,7 +24,7 @@ class SingleStreamCodec(Codec):
     (docs/notes/autoencoder.md).
 
     Args:
-        spec: What a sample is.
+        spec: Description of a sample.
         widths: Channels of the levels.
         latents: Latent channels.
         mask_input: ``one_hot``: K channels and cross-entropy (strong); ``index``: one

@@ -22,7 +22,7 @@ class TwoStreamCodec(Codec):
     able to paint the label into the image.
 
     Args:
-        spec: What a sample is.
+        spec: Description of a sample.
         image_widths: Channels of the image branch's levels.
         mask_widths: Channels of the mask branch's levels.
         image_latents: Latent channels of one image.

@@ -185,7 +185,7 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
         return mixed
 
     def _synthetic_count(self, real: int, folder: PairFolder) -> int:
-        """How many synthetic samples to use with this many real ones."""
+        """Number of synthetic samples to use with this many real ones."""
         ratio, limit = self.options.ratio, self.options.synthetic_limit
         if limit is None and real == 0:
             return len(folder)
@@ -262,7 +262,7 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
         return not getattr(self.real.train_dataloader(), 'drop_last', True)
 
     def _updates(self, batches: int) -> str:
-        """How often the weights will be changed at most, as far as is known."""
+        """Most changes of the weights that are to come, as far as is known."""
         trainer = self.trainer
         if trainer is None:
             return 'any number of'

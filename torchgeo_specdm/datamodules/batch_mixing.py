@@ -52,7 +52,7 @@ class BatchMixDataModule(WrappingDataModule):
             real: The datamodule whose batches to mix; they have ``image``,
                 (B, C, H, W) or (B, T, C, H, W), and ``mask``, (B, H, W) or
                 (B, 1, H, W).
-            method: What is pasted (see the class).
+            method: Way of pasting (see the class).
             probability: Share of the samples to mix, in 0..1.
             ignore_index: Mask value of pixels without a label, which ``copy_paste``
                 leaves out; None takes it from the ``spec`` of *real*, if it has one.
@@ -178,7 +178,7 @@ def _choose_donors(able: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Another sample for each sample, and which samples are to be mixed.
 
     Args:
-        able: Which samples have something to give, (B,).
+        able: Whether each sample has something to give, (B,).
         probability: Share of the samples to mix.
 
     Returns:

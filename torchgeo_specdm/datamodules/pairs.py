@@ -99,7 +99,7 @@ class PairFolderDataModule(NonGeoDataModule):
 
     @property
     def spec(self) -> SampleSpec:
-        """What a sample is."""
+        """Description of a sample."""
         return self._everything().spec
 
     def prepare_data(self) -> None:

@@ -56,7 +56,7 @@ class SegMunichDataModule(NonGeoDataModule):
             patch_size: Side of a random crop in training, in pixels; None for whole
                 patches. Validation and test always see whole patches.
             seed: Chooses the source tiles to validate on.
-            leaks: What to do about copies of one tile in two splits (see
+            leaks: Treatment of copies of one tile in two splits (see
                 :class:`~torchgeo_specdm.datasets.segmunich.SegMunich`).
             transform_pattern: Regular expression for the part of a file stem that
                 tells the stored transform.

@@ -36,10 +36,10 @@ def make_solver(
     Its last step leads to the clean sample itself, without remaining noise.
 
     Args:
-        sampler: See :meth:`Generator.sample`.
+        sampler: ``dpm``, ``sde``, ``ddim`` or ``ddpm`` (see :meth:`Generator.sample`).
         steps: Number of steps from noise alone.
-        strength: Where to begin, as a share of all times; later steps are the same.
-        schedule: From :attr:`JointProcess.schedule`.
+        strength: Time to begin at, as a share of all times; later steps are the same.
+        schedule: Schedule of :attr:`JointProcess.schedule`.
 
     Returns:
         The scheduler with its ``timesteps``, falling, 0 for the least noise.
@@ -68,7 +68,7 @@ def falling_times(steps: int, products: Tensor) -> list[int]:
     they keep all of it.
 
     Args:
-        steps: How many, at most as many as there are times.
+        steps: Number of steps, at most as many as there are times.
         products: Squared signal level of each time from 1 to T.
 
     Returns:

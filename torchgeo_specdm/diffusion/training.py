@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What training needs beside the loss: averaged weights and a falling step size."""
+"""Helpers of training beside the loss: averaged weights and a falling step size."""
 
 import math
 from typing import Any

@@ -12,7 +12,7 @@ _BINS = 4096
 
 
 class ChangeEvidence(Metric):
-    """How much the dates differ inside and outside the mask of change.
+    """Difference of the dates inside and outside the mask of change.
 
     Weather, season and sun differ everywhere, so the difference outside is above 0
     for real pairs too: compare the ratio with that of real ones.

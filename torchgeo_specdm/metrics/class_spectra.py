@@ -28,12 +28,12 @@ _UNRESOLVED = 1e-8
 
 
 class PairSpectra(NamedTuple):
-    """How much the dates of a sample differ in each class, as reflectance, float64.
+    """Differences of the dates of a sample in each class, as reflectance, float64.
 
     Attributes:
         pixels: Number of pixels that all dates see, integer (K,).
         mean: Mean over these of the absolute difference of successive dates, (K, C).
-        covariance: Of this difference between bands, (K, C, C).
+        covariance: Covariance of the differences between bands, (K, C, C).
     """
 
     pixels: Tensor
@@ -48,12 +48,13 @@ class SpectraSummary(NamedTuple):
 
     Attributes:
         pixels: Number of pixels, integer (T, K).
-        mean: (T, K, C).
-        std: (T, K, C).
-        covariance: Between bands, (T, K, C, C).
-        index_mean: Of each spectral index that the bands allow, (T, K).
-        index_std: Likewise.
-        pair: How much the dates differ; None with a single one.
+        mean: Mean spectrum of each class, (T, K, C).
+        std: Standard deviation of each class, (T, K, C).
+        covariance: Covariance between bands, (T, K, C, C).
+        index_mean: Mean of each spectral index that the bands allow, (T, K).
+        index_std: Standard deviation of each spectral index that the bands allow, (T,
+            K).
+        pair: Differences of the dates; None with a single one.
     """
 
     pixels: Tensor
@@ -85,7 +86,7 @@ class ClassSpectra(Metric):
         """Initialize a new ClassSpectra instance.
 
         Args:
-            spec: What the samples are.
+            spec: Description of the samples.
         """
         super().__init__()
         self.spec = spec
@@ -171,9 +172,9 @@ def compare_spectra(
     several dates, the names of classes are ``<class>, date 1`` and so on.
 
     Args:
-        real: From :class:`ClassSpectra`.
-        other: Likewise.
-        spec: What the samples are, on both sides.
+        real: Summary of the real samples, from :class:`ClassSpectra`.
+        other: Summary of the samples to compare, from :class:`ClassSpectra`.
+        spec: Description of the samples of both sides.
 
     Returns:
         Plain numbers, NaN for what cannot be told: ``msad``, the angle between mean
@@ -221,8 +222,8 @@ def class_areas(real: SpectraSummary, other: SpectraSummary) -> dict[str, Any]:
     """Compare the shares of the classes on two sides.
 
     Args:
-        real: From :class:`ClassSpectra`.
-        other: Likewise.
+        real: Summary of the real samples, from :class:`ClassSpectra`.
+        other: Summary of the samples to compare, from :class:`ClassSpectra`.
 
     Returns:
         ``real`` and ``other``, the share of each class among labelled pixels, NaN
@@ -251,7 +252,7 @@ class SpectrumClassifier(NamedTuple):
     has changed.
 
     Attributes:
-        spec: What the samples are.
+        spec: Description of the samples.
         classes: Positions of the classes that can be told, (k,).
         weights: (k, C), for reflectance.
         offsets: (k,).
@@ -267,8 +268,8 @@ class SpectrumClassifier(NamedTuple):
         """Fit to the spectra of real training pixels.
 
         Args:
-            summary: From :class:`ClassSpectra`.
-            spec: What the samples are.
+            summary: Spectra from :class:`ClassSpectra`.
+            spec: Description of the samples.
 
         Returns:
             The classifier; it never tells a class with fewer than 10 pixels.
@@ -346,7 +347,7 @@ def _check(images: Tensor, masks: Tensor, spec: SampleSpec) -> None:
 
 
 def _rows(images: Tensor, spec: SampleSpec) -> list[tuple[Tensor, Tensor]]:
-    """What is counted apart, (B, C, H, W), and where it is seen, (B, H, W).
+    """The values to count, (B, C, H, W), and the pixels that are seen, (B, H, W).
 
     That is each date, and with several the difference of successive ones at last.
     """

@@ -14,7 +14,7 @@ from ..pairs.spec import SampleSpec
 
 
 class _Counts(NamedTuple):
-    """What is counted in each sample, int64 (B,).
+    """Counts of each sample, int64 (B,).
 
     Attributes:
         wins: Twice the pairs of a boundary pixel and an inner one in which the first
@@ -47,7 +47,7 @@ def edge_agreement(images: Tensor, masks: Tensor, spec: SampleSpec) -> Tensor:
     Args:
         images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
         masks: Class positions (B, H, W); other values are no label.
-        spec: What the samples are; its classes, dates and nodata are used.
+        spec: Description of the samples; its classes, dates and nodata are used.
 
     Returns:
         The area under the ROC curve of each sample, float64 (B,), in 0..1; 0.5 is no
@@ -83,7 +83,7 @@ class EdgeAgreement(Metric):
         """Initialize a new EdgeAgreement instance.
 
         Args:
-            spec: What the samples are.
+            spec: Description of the samples.
         """
         super().__init__()
         self.spec = spec
@@ -169,7 +169,7 @@ def _gradient(images: Tensor, spec: SampleSpec) -> tuple[Tensor, Tensor]:
 
 
 def _boundary(masks: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Which pixels are at a boundary, and which have a label, (B, H - 2, W - 2)."""
+    """The pixels at a boundary, and those with a label, (B, H - 2, W - 2)."""
     labelled = (masks >= 0) & (masks < num_classes)
     boundary = torch.zeros_like(labelled)
     for axis in (1, 2):

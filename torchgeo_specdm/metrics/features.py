@@ -218,7 +218,7 @@ def make_extractor(name: str, spec: SampleSpec) -> Extractor:
     Args:
         name: ``random`` (all bands, no download), ``inception`` (red, green and blue)
             or ``sentinel2`` (bands by name); the last two download their weights.
-        spec: What samples are.
+        spec: Description of the samples.
 
     Returns:
         The extractor, for planes of :func:`band_planes`.
@@ -308,7 +308,8 @@ class FeatureSample(Metric):
         Args:
             features: Features (B, D), finite.
             index: Number of each sample in its set (B,), integer, 0 to 2**53 - 1.
-            place: Number of the place that each was cut from (B,), integer likewise.
+            place: Number of the place that each sample was cut from (B,), integer, 0 to
+                2**53 - 1.
 
         Raises:
             ValueError: If a number is out of range or a feature is not finite.

@@ -38,11 +38,11 @@ def compare_features(
     the standard deviation that they have over the training samples.
 
     Args:
-        real: Of training samples.
-        synthetic: Of synthetic samples; their places are not looked at.
-        held_out: Of real samples of other places.
-        reconstructed: Of what the codec makes of those, in the same order, so that
-            the two differ by the codec alone.
+        real: Features of training samples.
+        synthetic: Features of synthetic samples; their places are not looked at.
+        held_out: Features of real samples of other places.
+        reconstructed: Features of the held-out samples as the codec gives them back, in
+            the same order, so that the two differ by the codec alone.
         repeats: Number of random halvings to average over.
         seed: Seed of the halvings.
 
@@ -165,7 +165,8 @@ class KernelDistance(NamedTuple):
     Attributes:
         value: The unbiased squared distance: 0 on average for equal distributions,
             so it can be negative.
-        std: Its standard deviation over random subsets of half of the samples.
+        std: Standard deviation of the distance over random subsets of half of the
+            samples.
     """
 
     value: float

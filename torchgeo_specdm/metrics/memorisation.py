@@ -38,7 +38,7 @@ class TrainingSample(NamedTuple):
 
     Attributes:
         image: Digital numbers (C, H, W), or (T, C, H, W) with T dates.
-        name: What a person can find it by.
+        name: Name by which a person can find it.
     """
 
     image: Tensor
@@ -54,9 +54,8 @@ class Nearest(NamedTuple):
         sample: Number of the training sample, int64 (B,).
         row: First row of the window in the training sample, int64 (B,).
         column: First column, int64 (B,).
-        turn: What was done to the image to lie like the window, int64 (B,): so many
-            quarter turns counterclockwise, for 4 and above after a flip from left to
-            right.
+        turn: Turn that lays the image like the window, int64 (B,): so many quarter
+            turns counterclockwise, for 4 and above after a flip from left to right.
     """
 
     distance: Tensor

@@ -67,8 +67,8 @@ def normalized_difference(a: Tensor, b: Tensor) -> Tensor:
     index stays in -1..1, where a sum near 0 would give any number.
 
     Args:
-        a: Reflectance or digital numbers, any shape.
-        b: Likewise.
+        a: Reflectance or digital numbers of the first band, any shape.
+        b: Reflectance or digital numbers of the second band, of the same shape.
 
     Returns:
         -1..1, of the same shape; NaN where both are 0.

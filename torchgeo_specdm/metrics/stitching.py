@@ -17,8 +17,8 @@ class Stitched(NamedTuple):
 
     Attributes:
         prediction: Class positions, int64 (H, W); :data:`UNSEEN` where no tile was.
-        mask: True class positions, int64 (H, W), likewise; all :data:`UNSEEN` if no
-            masks were given.
+        mask: True class positions, int64 (H, W); :data:`UNSEEN` where no tile was, and
+            everywhere if no masks were given.
     """
 
     prediction: Tensor
@@ -51,8 +51,8 @@ class Stitcher:
         """Add the tiles of a batch.
 
         Args:
-            probabilities: Of each class, float (B, K, h, w).
-            tile: Where they lie (see the class).
+            probabilities: Probabilities of each class, float (B, K, h, w).
+            tile: Position of each tile (see the class).
             mask: True class positions (B, h, w) or (B, 1, h, w), if known.
         """
         weighted = probabilities.float().cpu() * _weights(*probabilities.shape[-2:])
@@ -95,7 +95,7 @@ class Stitcher:
 
 
 def _weights(height: int, width: int) -> Tensor:
-    """How much each pixel of a tile counts: a pyramid, above 0 everywhere."""
+    """Weight of each pixel of a tile: a pyramid, above 0 everywhere."""
     ramps = [
         torch.minimum(up := torch.arange(1, side + 1), up.flip(0)) / side
         for side in (height, width)

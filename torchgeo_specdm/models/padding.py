@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What networks ask of the shape and size of an image."""
+"""Checks and padding of the images that networks take."""
 
 import torch.nn.functional as F
 from torch import Tensor

@@ -73,9 +73,9 @@ class PFSegNet(AnySize):
             weights: Whether to fetch timm's ImageNet weights for the encoder (network
                 access). They expect each channel with mean 0 and standard deviation 1
                 over the data set.
-            rgb: Where a ``'map'`` stem starts from; at random if None.
-            points: How many points flow at each level: ``'scaled'`` to the image, or
-                as in the ``'paper'`` (see
+            rgb: Bands that a ``'map'`` stem starts from; at random if None.
+            points: Number of points that flow at each level: ``'scaled'`` to the image,
+                or as in the ``'paper'`` (see
                 :func:`~torchgeo_specdm.models.pointflow.point_counts`).
 
         Raises:

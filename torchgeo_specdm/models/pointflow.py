@@ -40,7 +40,7 @@ class PointFlow(nn.Module):
 
         Args:
             width: Channels of both maps.
-            points: See :func:`point_counts`.
+            points: ``'scaled'`` or ``'paper'`` (see :func:`point_counts`).
         """
         super().__init__()
         self.points = points
@@ -98,7 +98,7 @@ def resize(features: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def point_counts(height: int, width: int, points: Points) -> tuple[int, int, int]:
-    """How many points flow from a coarse map.
+    """Count the points that flow from a coarse map.
 
     ``'paper'`` is 14, 9 and 128 (at most all pixels), made for images of 896 pixels. On
     the maps of 128 pixels that is every pixel of the two coarsest and half of the
@@ -108,7 +108,7 @@ def point_counts(height: int, width: int, points: Points) -> tuple[int, int, int
 
     Args:
         height: Height of the coarse map.
-        width: Its width.
+        width: Width of the coarse map.
         points: ``'scaled'`` or ``'paper'``.
 
     Returns:
@@ -123,7 +123,7 @@ def point_counts(height: int, width: int, points: Points) -> tuple[int, int, int
 
 
 def _flow(coarse: Tensor, fine: Tensor, points: Tensor) -> Tensor:
-    """What becomes of the fine points, (B, P, D), of two maps of the same size."""
+    """The new fine points, (B, P, D), of two maps of the same size."""
     source, target = _read(coarse, points), _read(fine, points)
     # sums in float32 also in half precision, where unscaled products overflow
     mixed = F.scaled_dot_product_attention(target, source, source, scale=1.0)

@@ -145,7 +145,7 @@ def segformer(
         weights: Whether to fetch ImageNet weights (network access; the MiT weights are
             licensed by NVIDIA for research only). They expect each channel with mean 0
             and standard deviation 1 over the data set.
-        rgb: Where a ``'map'`` stem starts from; at random if None.
+        rgb: Bands that a ``'map'`` stem starts from; at random if None.
         head_width: Channels of the head; None for the paper's, 256 for B0 and B1 and
             768 for B2 to B5 (256 for other backbones).
 
@@ -179,7 +179,7 @@ def band_mapper(
     Args:
         stem: ``'widen'`` or ``'map'`` (see :func:`segformer`).
         in_channels: Number of bands.
-        rgb: Where the mapper starts from; at random if None.
+        rgb: Bands that the mapper starts from; at random if None.
 
     Returns:
         The mapper, or None for ``'widen'``.

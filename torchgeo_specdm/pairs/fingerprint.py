@@ -44,7 +44,7 @@ def write_seen_samples(root: str | Path, fingerprints: Iterable[str]) -> None:
 
     Args:
         root: The generator's folder, or a folder that it wrote.
-        fingerprints: Of the samples, see :func:`fingerprint`.
+        fingerprints: Fingerprints of the samples (see :func:`fingerprint`).
     """
     text = ''.join(f'{value}\n' for value in sorted(fingerprints))
     write_text(Path(root) / SEEN, text)

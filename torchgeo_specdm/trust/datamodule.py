@@ -59,7 +59,7 @@ class TrustDataModule(WrappingDataModule):
 
     @property
     def spec(self) -> SampleSpec:
-        """What the samples are; of what the real datamodule does not say, the folder."""
+        """Description of the samples, by the real datamodule or else by the folder."""
         return declared_spec(self.real) or self._folder.spec
 
     @property

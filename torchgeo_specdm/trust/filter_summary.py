@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What filtering left, in words."""
+"""The result of filtering, in words."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ _FEWER_PIXELS = ' In each, as many pixels as were read otherwise have no label.'
 
 
 class FilterSummary(NamedTuple):
-    """What filtering left of a folder."""
+    """The result of filtering a folder."""
 
     accepted: int  #: samples that were kept
     total: int  #: samples that there were
@@ -49,7 +49,7 @@ def summary_text(summary: FilterSummary) -> str:
     """Say in a few lines what filtering left.
 
     Args:
-        summary: From :func:`filter_pairs`.
+        summary: Result of :func:`filter_pairs`.
 
     Returns:
         Lines of text, without a newline at the end.
@@ -82,9 +82,9 @@ def write_cards(
     """Sort the manifests and say what both folders are.
 
     Args:
-        writer: Of the filtered folder, with all of its samples.
-        control: Of the folder with as many taken at random.
-        summary: What filtering left.
+        writer: Writer of the filtered folder, with all of its samples.
+        control: Writer of the folder with as many samples taken at random.
+        summary: The result of filtering.
         source: The folder that was filtered.
         pixels: Whether pixels were left out instead of samples.
     """
@@ -106,7 +106,7 @@ def write_cards(
 
 
 def _hint(summary: FilterSummary) -> list[str]:
-    """What to try where hardly anything passes."""
+    """Advice where hardly anything passes."""
     failed = {
         name: summary.reasons.get(f'{name} below {least:.3g}', 0)
         for name, least in summary.thresholds.items()

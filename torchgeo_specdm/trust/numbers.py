@@ -16,7 +16,7 @@ def number(value: float | None, form: str = '.1f', factor: float = 1) -> str:
     Args:
         value: A number, NaN, an infinity or None.
         form: Format specification.
-        factor: What to multiply with, 100 for points.
+        factor: Factor to multiply with, 100 for points.
 
     Returns:
         The text, with a true minus sign.

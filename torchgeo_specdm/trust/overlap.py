@@ -48,12 +48,13 @@ class Overlap(NamedTuple):
         row: Row of the first one that the first row of the second one lies on, in
             pixels, below 0 if outside; a multiple of the reduction (see
             :func:`find_overlaps`).
-        column: Likewise.
+        column: Column of the first one that the first column of the second one lies on,
+            in pixels, below 0 if outside; a multiple of the reduction.
         share: Part of the smaller of both that the other shows too, 0.2..1.
         mask_agreement: Part of the pixels shown and labelled in both that have one
             class, 0..1; None if there are none, or with several dates.
-        image_correlation: Of the gradients over what both show, -1..1; with several
-            dates that of the two most alike.
+        image_correlation: Correlation of the gradients over what both show, -1..1; with
+            several dates that of the two most alike.
     """
 
     first: int
@@ -89,7 +90,7 @@ def overlaps_between_splits(
     Args:
         datamodule: Any datamodule of map-style data sets; its ``spec``, if any, says
             what samples are.
-        progress: As of :func:`find_overlaps`.
+        progress: Called with the number of pairs done and of all pairs.
 
     Returns:
         What was found for each pair of splits that there are: ``train-val``,
@@ -136,9 +137,9 @@ def describe_overlaps(
     """Say how much of each split is in another, and name the worst pairs.
 
     Args:
-        datamodule: What was looked at.
-        found: From :func:`overlaps_between_splits`.
-        most: How many pairs of each two splits to name, 0 or more.
+        datamodule: The datamodule that was searched.
+        found: Overlaps from :func:`overlaps_between_splits`.
+        most: Number of pairs of each two splits to name, 0 or more.
 
     Returns:
         A line for each two splits, and one for each pair.
@@ -195,9 +196,9 @@ def find_overlaps(
         first: A map-style data set with samples of ``image``, (C, H, W) or
             (T, C, H, W), and maybe ``mask``, (H, W) or (1, H, W).
         second: Another one, of the same bands and size of pixels.
-        spec: What samples are: which pixels are missing or have no label. None if not
-            known: then masks below 0 or of 255 are no label.
-        progress: Is called with the number of pairs done and of all pairs.
+        spec: Description of the samples: which pixels are missing or have no label.
+            None if not known: then masks below 0 or of 255 are no label.
+        progress: Called with the number of pairs done and of all pairs.
 
     Returns:
         The pairs, the most alike of each sample of *second* first.

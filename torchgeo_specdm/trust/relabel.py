@@ -59,7 +59,7 @@ def relabel(
             is.
         mean: Mean of each band that the network was trained with, (C,) or scalar.
         std: Standard deviation of each band, (C,) or scalar.
-        by: What the network is, for provenance and data card.
+        by: Name of the network, for provenance and data card.
         min_confidence: Pixels get the ignore index where the most likely class is less
             likely than this, above 0 and up to 1; None labels all.
         batch_size: Images read at once.
@@ -144,7 +144,7 @@ def _read_masks(
     images: Tensor,
     names: Sequence[str],
 ) -> Tensor:
-    """What the network reads in images (B, ..., H, W): class positions (B, H, W)."""
+    """Read masks in images (B, ..., H, W) by a network: class positions (B, H, W)."""
     where = predict.parameters() if isinstance(predict, nn.Module) else iter([mean])
     images = images.to(next(where, mean).device)
     mean, std = (x.to(images).view(-1, 1, 1) for x in (mean, std))

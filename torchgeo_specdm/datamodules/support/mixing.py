@@ -29,8 +29,8 @@ def subset(count: int, size: int, seed: int, stream: int) -> list[int]:
     Subsets are nested: that of 25 lies inside that of 50.
 
     Args:
-        count: How many to choose.
-        size: From how many.
+        count: Number of samples to choose.
+        size: Number of samples to choose from.
         seed: The run's seed.
         stream: 0 or 1, tells independent choices of one seed apart.
 
@@ -47,9 +47,9 @@ class MatchedSamples(Dataset[dict[str, Tensor]]):
     form are cropped at a random place (torch's generator), image and mask together.
 
     Args:
-        dataset: Gives samples with ``image`` and ``mask``.
-        indices: Which samples to use.
-        form: What they must look like.
+        dataset: Data set of samples with ``image`` and ``mask``.
+        indices: Positions of the samples to use.
+        form: Form that they must have.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class MixSampler(DistributedSampler[Any]):
             samples; None shuffles both as one pool.
         seed: The order is a function of this and the epoch.
         replicas: Number of processes.
-        rank: Which of them this is.
+        rank: Number of this process among them.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class MixSampler(DistributedSampler[Any]):
                 yield first + int(_shuffled(self.seed, stream, turn, size)[position])
 
     def _drawn(self, total: int) -> list[int]:
-        """How many of the first draws fall to each pool.
+        """Number of the first draws that fall to each pool.
 
         The running total is rounded, so that rounding errors do not add up.
         """

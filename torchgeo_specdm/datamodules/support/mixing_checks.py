@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a mix of real and synthetic samples must fulfil before it is trained on."""
+"""Checks of a mix of real and synthetic samples before it is trained on."""
 
 import copy
 import math
@@ -38,7 +38,7 @@ _NO_TEST_SET = (
 
 @dataclass(frozen=True)
 class MixOptions:
-    """How to mix, free of contradictions.
+    """The options of a mix, free of contradictions.
 
     Args:
         synthetic: The folder of pairs, if there is one.
@@ -127,7 +127,7 @@ def require_room(real: NonGeoDataModule, size: tuple[int, int], folder: Path) ->
         real: The real datamodule; its ``crop_size`` or ``patch_size``, if any, is
             looked at.
         size: Height and width of the samples of the mixed set.
-        folder: Where the synthetic samples are.
+        folder: Folder of the synthetic samples.
 
     Raises:
         ValueError: If a crop does not fit.
@@ -161,7 +161,7 @@ def require_same_kind(
 
     Args:
         real: The real datamodule.
-        dataset: Its training set.
+        dataset: Training set of the real datamodule.
         folder: The synthetic samples, with the same number of bands.
         ours: What is known of *dataset*.
         theirs: What is known of *folder*.
@@ -201,9 +201,9 @@ def require_same_names(
 
     Args:
         real: The real datamodule.
-        dataset: Its training set.
-        synthetic: What the synthetic samples are, or will be.
-        name: Of these, for the message.
+        dataset: Training set of the real datamodule.
+        synthetic: Description of the synthetic samples, present or to come.
+        name: Name of the synthetic samples in the message.
         seen: What is known of *dataset*; None looks at it.
 
     Raises:

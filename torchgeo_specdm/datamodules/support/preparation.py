@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What every datamodule here shares: statistics, augmentation and refusals."""
+"""The common parts of all datamodules here: statistics, augmentation and refusals."""
 
 from typing import Any
 
@@ -169,7 +169,7 @@ def refuse_empty_training(name: str, samples: int, batch_size: int) -> None:
     """Refuse a training set that the loader would turn into no batch at all.
 
     Args:
-        name: What is being trained on, for the message.
+        name: Name of the data that are trained on, for the message.
         samples: Number of training samples.
         batch_size: Size of a batch; incomplete ones are dropped in training.
 

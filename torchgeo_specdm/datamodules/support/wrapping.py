@@ -53,7 +53,7 @@ class WrappingDataModule(NonGeoDataModule):
 
     @property
     def spec(self) -> SampleSpec:
-        """What the samples are, if the real datamodule says so."""
+        """Description of the samples, if the real datamodule has one."""
         real: Any = self.real
         spec: SampleSpec = real.spec
         return spec

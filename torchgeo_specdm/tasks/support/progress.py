@@ -19,7 +19,7 @@ class StepProgressBar(ProgressBar):
     many short epochs.
 
     Args:
-        title: What is being done.
+        title: Name of the work.
     """
 
     def __init__(self, title: str = 'training') -> None:

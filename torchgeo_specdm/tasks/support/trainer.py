@@ -20,8 +20,8 @@ def small_trainer(
     Args:
         updates: Optimiser steps.
         settings: Arguments of Lightning's trainer that replace ours.
-        callbacks: Of the run; progress bars are left out where *settings* ask for
-            none.
+        callbacks: Callbacks of the run; progress bars are left out where *settings* ask
+            for none.
 
     Returns:
         The trainer.
