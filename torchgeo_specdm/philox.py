@@ -15,7 +15,7 @@ def philox(seed: int, number: int, stream: int, draw: int = 0) -> Philox:
 
     Args:
         seed: Seed of the run, 0 or more.
-        number: Of the sample, or of what else is drawn, 0 or more.
+        number: Number of the sample, or of whatever else is drawn, 0 or more.
         stream: Tells independent draws for one number apart, 0 or more.
         draw: Tells steps of one stream apart, 0 or more.
 

@@ -235,11 +235,14 @@ class DetailRatio(NamedTuple):
     """Detail of one side over that of real images; 1 is equal, NaN is unknown.
 
     Attributes:
-        power: Of each octave and band (T x C, 4): below 1 is softer, above grainier.
+        power: Power of each octave and band (T x C, 4): below 1 is softer, above
+            grainier.
         contrast: Median over bands.
         levels: Median over bands.
-        seams: Of the strongest grid, upper quartile over bands: above 1 is blockier.
-        correlation: Of bands, the lowest of all dates: below 1 is grain of each band.
+        seams: Seams of the strongest grid, upper quartile over bands: above 1 is
+            blockier.
+        correlation: Correlation of bands, the lowest of all dates: below 1 is grain of
+            each band.
         structure: Median over bands: 1 is as in real images, 0 as in random fields.
     """
 
@@ -255,8 +258,8 @@ def compare_detail(real: DetailSummary, other: DetailSummary) -> DetailRatio:
     """Compare the detail of two sides.
 
     Args:
-        real: Of real images.
-        other: Of images of the same bands, dates and size.
+        real: Detail of real images.
+        other: Detail of images of the same bands, dates and size.
 
     Returns:
         Ratios, other over real.

@@ -275,7 +275,7 @@ def mit_name(name: str) -> str:
     """Rename a parameter of MiT.
 
     Args:
-        name: As smp and the authors of ChangeFormer call it, such as
+        name: Name that smp and the authors of ChangeFormer use, such as
             ``block1.0.attn.q.weight``.
 
     Returns:

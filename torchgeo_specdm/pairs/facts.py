@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What one look at a sample tells, so that setting up reads each sample once."""
+"""Facts of samples from one look at each, so that setting up reads each sample once."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -20,7 +20,7 @@ _LOOKED_AT = 32
 
 
 class BandMoments(NamedTuple):
-    """What mean and standard deviation of each band are computed from."""
+    """Sums that give the mean and standard deviation of each band."""
 
     pixels: int  #: of a band, dates pooled
     mean: NDArray[np.float64]  #: (C,)
@@ -39,7 +39,7 @@ class BandMoments(NamedTuple):
 
 
 class SampleForm(NamedTuple):
-    """What samples must agree in to be collated into one batch."""
+    """The form that samples must share to be collated into one batch."""
 
     channels: tuple[int, ...]  #: shape of the image without its pixels: (C,) or (T, C)
     layers: tuple[int, ...]  #: shape of the mask without its pixels: () or (1,)
@@ -49,7 +49,7 @@ class SampleForm(NamedTuple):
 
 
 class SampleFacts(NamedTuple):
-    """What is remembered of a sample."""
+    """Facts of a sample that are remembered."""
 
     form: SampleForm
     moments: BandMoments
@@ -97,7 +97,7 @@ class SampleFacts(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a few samples tell of a data set."""
+    """Facts of a data set that a few of its samples tell."""
 
     form: SampleForm  #: of the first one
     level: Tensor  #: mean absolute value of each band, (C,)
@@ -106,7 +106,7 @@ class Survey(NamedTuple):
 
 
 def remembered(dataset: Dataset[Any], index: int) -> SampleFacts | None:
-    """What a data set knows of a sample; None if it does not remember samples."""
+    """Facts of a sample; None if its data set does not remember samples."""
     while isinstance(dataset, Subset):
         index, dataset = dataset.indices[index], dataset.dataset
     facts = getattr(dataset, 'facts', None)
@@ -158,11 +158,11 @@ def survey(dataset: Dataset[Any]) -> Survey:
 
 
 def declared_spec(datamodule: Any, dataset: Any = None) -> SampleSpec | None:
-    """What a datamodule or its data set says that its samples are.
+    """Description that a datamodule or its data set gives of its samples.
 
     Args:
         datamodule: Any datamodule; ours have a ``spec``.
-        dataset: Its training set.
+        dataset: Training set of the datamodule.
 
     Returns:
         The description; None where neither has one.

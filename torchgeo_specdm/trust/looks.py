@@ -89,7 +89,7 @@ def _findings(detail: Mapping[str, Any]) -> Iterator[Finding]:
 def _beyond(
     detail: Mapping[str, Any], name: str, parts: tuple[str, ...] = ('',)
 ) -> list[float]:
-    """How far synthetic numbers lie beyond training (1) and real test; 1 is between."""
+    """Distance of synthetic numbers beyond training (1) and real test; 1 is between."""
     found = []
     for part in parts:
         path = (name, part) if part else (name,)

@@ -81,7 +81,7 @@ class Stage(nn.Module, ABC):
         """Write what is handed on, with what is known of its training."""
 
     def config(self) -> dict[str, Any]:
-        """What the networks were built from, as plain JSON types."""
+        """Everything that the networks were built from, as plain JSON types."""
         return codec_to_config(self.codec) | {
             'stage': self.name,
             'patch_size': self.patch_size,
@@ -113,7 +113,7 @@ class AutoencoderStage(Stage):
 
     @property
     def codec(self) -> Codec:
-        """What is learned."""
+        """The codec that is learned."""
         return self.autoencoder
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
