@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
+from torch import Tensor
 
 from torchgeo_specdm import Generator, LatentDataModule, SpecDMTask
 from torchgeo_specdm.codecs import load_codec
@@ -158,3 +161,50 @@ class TestResume:
             # other samples of the same kind
             loss = float(wanted['val_loss'])
             assert found['test_loss'] == pytest.approx(loss, rel=0.5)
+
+
+class TestEqualToUninterrupted:
+    """To the bit: order, augmentation, noise, averages and latents."""
+
+    @pytest.fixture(params=['autoencoder', 'diffusion'])
+    def fit(
+        self,
+        request: pytest.FixtureRequest,
+        autoencoder_run: Run,
+        pair_folder: Path,
+        tiny_settings: dict[str, Any],
+        tmp_path: Path,
+    ) -> Callable[..., dict[str, Tensor]]:
+        stage: Any = request.param
+        codec = str(autoencoder_run.out) if stage == 'diffusion' else 'two_stream'
+
+        def run(resume: Path | None = None, **options: Any) -> dict[str, Tensor]:
+            # another seed, which the checkpoint's replaces
+            seed_everything(0 if resume is None else 1, verbose=False)
+            out = tmp_path / (resume.stem if resume else 'whole')
+            task = SpecDMTask(stage, str(out), codec, settings=tiny_settings)
+            data = pairs(pair_folder)
+            trainer = quiet_trainer(tmp_path, max_steps=4, **options)
+            trainer.fit(
+                task,
+                LatentDataModule(data, 1) if stage == 'diffusion' else data,
+                ckpt_path=resume,
+            )
+            assert trainer.global_step == 4
+            return load_file(out / 'model.safetensors')
+
+        return run
+
+    def test_all_weights(
+        self, fit: Callable[..., dict[str, Tensor]], tmp_path: Path
+    ) -> None:
+        # two steps in an epoch, and validation after each
+        shared = {'dirpath': tmp_path / 'kept', 'save_top_k': -1}
+        saving = [
+            ModelCheckpoint(filename='{step}', every_n_train_steps=1, **shared),
+            ModelCheckpoint(filename='epoch-{step}', **shared),
+        ]
+        whole = fit(callbacks=saving, enable_checkpointing=True)
+        for name in ('step=1', 'step=2', 'epoch-step=2'):
+            resumed = fit(tmp_path / 'kept' / f'{name}.ckpt')
+            assert all(torch.equal(value, resumed[key]) for key, value in whole.items())

@@ -21,6 +21,7 @@ from ..datamodules.support.adapter import (
     digital_numbers,
     fit_codec,
 )
+from ..datamodules.support.resumable import make_resumable
 from ..diffusion import Generator, warm_up_and_decay
 from ..pairs.facts import fingerprints
 from ..pairs.fingerprint import write_seen_samples
@@ -143,6 +144,9 @@ class SpecDMTask(
         self._written = False
         if stage == 'fit':
             self.prepare_codec(self._datamodule(), self.trainer.strategy.root_device)
+            #: Of the order of samples and of all that training draws.
+            self.seed = torch.initial_seed()
+            make_resumable(self.trainer.datamodule, self.trainer, lambda: self.seed)
 
     def prepare_codec(self, datamodule: BaseDataModule, device: torch.device) -> Codec:
         """The codec, made or checked for the data at hand; stage 2 with statistics.
@@ -215,12 +219,6 @@ class SpecDMTask(
         )
         self.log('loss', losses['loss'].detach(), prog_bar=True, logger=False)
         return losses['loss']
-
-    def on_train_start(self) -> None:
-        """Give each process random numbers of its own."""
-        if self.global_rank > 0:
-            # seed_everything gives all the same, so their noise would be equal
-            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the averaged weights towards the trained ones."""
@@ -314,7 +312,7 @@ class SpecDMTask(
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the stage and what the networks were built from."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint['specdm'] = self.model.config()
+        checkpoint['specdm'] = self.model.config() | {'seed': self.seed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of the other stage; build networks if there are none.
@@ -335,6 +333,7 @@ class SpecDMTask(
                 f'stage {self.stage!r}. A checkpoint resumes its own stage; give the '
                 'folder that stage autoencoder wrote as model.init_args.codec instead.'
             )
+        self.seed = saved['seed']
         if not self._built:
             self.model = STAGES[self.stage].build(
                 codec_from_config(saved), self.preset, saved['patch_size']

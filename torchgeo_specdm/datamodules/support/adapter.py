@@ -3,13 +3,11 @@
 
 """What a generator needs to know of any TorchGeo datamodule."""
 
-import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -19,6 +17,7 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from ...codecs import Codec
 from ...pairs.facts import declared_names, declared_spec, innermost, survey
 from ...pairs.spec import SampleSpec, usual_unit
+from .resumable import seed_random
 
 #: Samples whose pixels tell the scaling of the bands.
 _SPREAD = 256
@@ -148,9 +147,7 @@ def same_randomness() -> Iterator[None]:
     processes that train together, nor between a run and its continuation.
     """
     with isolate_rng():
-        torch.manual_seed(0)
-        np.random.seed(0)
-        random.seed(0)
+        seed_random(0)
         yield
 
 

@@ -1,0 +1,109 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import random
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
+from torchgeo.datamodules import NonGeoDataModule
+
+from torchgeo_specdm.datamodules.support.resumable import (
+    ResumableLoader,
+    make_resumable,
+)
+
+
+class Drawn(Dataset[Tensor]):
+    """Samples that draw random numbers themselves."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Tensor:
+        drawn = torch.rand(()), np.random.rand(), random.random()
+        return torch.tensor([index, *drawn], dtype=torch.float64)
+
+
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        yield torch.zeros(1)
+
+
+class Drawing(NonGeoDataModule):
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(Drawn)
+        self.options = options
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(Drawn(), **self.options)
+
+
+def batches(
+    options: dict[str, Any], done: int = 0, epoch: int = 1, rank: int = 0, seed: int = 0
+) -> list[Tensor]:
+    """What a process gets of an epoch, each batch with a number drawn after it."""
+    trainer: Any = SimpleNamespace(
+        fit_loop=SimpleNamespace(batch_idx=done - 1),
+        current_epoch=epoch,
+        global_rank=rank,
+    )
+    data = Drawing(options)
+    # a datamodule may be given to several trainers
+    for _ in range(2):
+        make_resumable(data, trainer, lambda: seed)
+    loader = data.train_dataloader()
+    assert isinstance(loader, ResumableLoader)
+    return [torch.cat([batch.flatten(), torch.rand(1)]) for batch in loader]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    'shuffled': {'batch_size': 4, 'shuffle': True},
+    'short last batch': {'batch_size': 5, 'shuffle': True},
+    'weighted': {'batch_size': 4, 'sampler': WeightedRandomSampler([1, 2] * 6, 12)},
+    'own batches': {'batch_sampler': [[3, 1], [0], [2, 5, 4]]},
+    'single samples': {'batch_size': None, 'shuffle': True},
+}
+
+
+@pytest.mark.parametrize('options', OPTIONS.values(), ids=OPTIONS)
+def test_goes_on_at_any_batch(options: dict[str, Any]) -> None:
+    whole = batches(options)
+    for done in range(len(whole) + 1):
+        torch.manual_seed(done)
+        rest = batches(options, done)
+        assert len(rest) == len(whole) - done
+        assert all(map(torch.equal, whole[done:], rest))
+
+
+def test_differs_by_epoch_process_and_seed() -> None:
+    options = OPTIONS['shuffled']
+    firsts = [
+        batches(options, **number)[0]
+        for number in ({}, {'epoch': 2}, {'rank': 1}, {'seed': 1})
+    ]
+    assert len({tuple(first.tolist()) for first in firsts}) == 4
+    # and all that is random differs within a batch
+    assert len(set(firsts[0].tolist())) == len(firsts[0])
+
+
+def test_workers_do_not_change_the_order() -> None:
+    options = OPTIONS['shuffled']
+    kept = batches(options | {'num_workers': 1, 'persistent_workers': True}, done=1)
+    for one, other in zip(batches(options, done=1), kept, strict=True):
+        assert torch.equal(one[:-1:4], other[:-1:4])
+
+
+@pytest.mark.parametrize('loader', [['any'], DataLoader(Stream())], ids=type)
+def test_other_loaders_are_left_alone(
+    loader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Drawing, 'train_dataloader', lambda self: loader)
+    data = Drawing({})
+    make_resumable(data, SimpleNamespace(), lambda: 0)  # type: ignore[arg-type]
+    assert data.train_dataloader() is loader
