@@ -3,11 +3,12 @@
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.data.pairs import make_pairs
 from tests.study.fakes import open_data, pixel_codec, write_generator
 from torchgeo_specdm import Generator, PairFolder
 from torchgeo_specdm.cli import main
+from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
 VERBS = ('quickstart', 'scenes', 'describe', 'overlap', 'study', 'generate')
@@ -32,6 +34,16 @@ def refused(capsys: Output, *arguments: str) -> str:
     (line,) = error.splitlines()
     assert line.startswith('torchgeo-specdm: ') and 'Traceback' not in error
     return line
+
+
+def terminated(write: Callable[..., None]) -> Callable[..., None]:
+    """The writer of a process that is told to end while it writes a sample."""
+
+    def write_and_tell(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*arguments)
+
+    return write_and_tell
 
 
 @pytest.fixture(scope='module')
@@ -195,7 +207,7 @@ class TestGenerate:
     ) -> None:
         assert main(arguments) == 0
         out = tmp_path / 'synthetic'
-        assert f'3 samples are in {out}.' in capsys.readouterr().out
+        assert f'3 samples are in {out}, 0 rejected.' in capsys.readouterr().out
         dataset = PairFolder(out)
         assert len(dataset) == 3 and dataset[0]['image'].shape == (6, 32, 32)
         written = {path: path.stat().st_mtime_ns for path in out.glob('*/*.tif')}
@@ -230,8 +242,24 @@ class TestGenerate:
         assert main([*arguments, '--batch-size', '1']) == 1
         # the bar of the progress stands above
         last = capsys.readouterr().err.splitlines()[-1]
-        assert last.startswith('torchgeo-specdm: ') and 'out of memory' in last
+        assert last.startswith('torchgeo-specdm: 1 samples at once need more memory')
+        assert 'Set a smaller batch_size' in last
         assert len([*(tmp_path / 'synthetic' / 'images').iterdir()]) == 2
+
+    def test_nothing_accepted(
+        self, generator: Path, arguments: list[str], tmp_path: Path, capsys: Output
+    ) -> None:
+        made = Generator.load(generator)
+        # finite, but what comes out is not
+        made.denoiser.network.conv_out.weight.fill_(3e38)
+        made.save(tmp_path / 'mad')
+        arguments[2] = str(tmp_path / 'mad')
+        for _ in range(2):
+            assert main(arguments) == 1
+            out, error = capsys.readouterr()
+            assert 'synthetic has no sample: all 3 were rejected' in error
+            assert 'samples are in' not in out
+        assert not [*tmp_path.rglob('*.tif')]
 
     def test_given_masks_are_kept(
         self, arguments: list[str], tmp_path: Path, pair_folder: Path
@@ -262,7 +290,9 @@ class TestGenerate:
         [
             (['--count', '0'], 'count=0'),
             (['--seed', '-1'], 'seed=-1'),
+            (['--seed', str(2**64)], 'must be 0 or more and below'),
             (['--devices', '0'], 'devices'),
+            (['--devices', '99'], '99'),
             (['--generator', 'nothing'], 'nothing/config.json does not exist'),
             (['--masks', 'nothing'], 'nothing'),
         ],
@@ -318,6 +348,25 @@ class TestInterruption:
         assert main(arguments) == 0
         assert len(PairFolder(tmp_path / 'synthetic')) == 3
         assert kept.stat().st_mtime_ns == before
+
+    def test_sigterm_stops_after_the_sample_in_hand(
+        self,
+        generator: Path,
+        tmp_path: Path,
+        capsys: Output,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        out = tmp_path / 'synthetic'
+        given = ['--generator', str(generator), '--out', str(out)]
+        arguments = ['generate', *given, '--count', '3']
+        with monkeypatch.context() as patch:
+            patch.setattr(PairWriter, 'write', terminated(PairWriter.write))
+            assert main(arguments) == 143
+        assert 'The same command goes on from here.' in capsys.readouterr().err
+        assert [path.name for path in out.glob('*/*.tif')] == ['000000.tif'] * 2
+        assert not (out / 'README.md').exists()
+        assert main(arguments) == 0
+        assert len(PairFolder(out)) == 3
 
     def test_elsewhere(
         self, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch

@@ -4,12 +4,14 @@
 import errno
 import hashlib
 import os
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.processes import in_child
 from torchgeo_specdm.files import (
     WEIGHTS,
     load_weights,
@@ -75,6 +77,29 @@ class TestAtomic:
         assert path.read_bytes() == 'ä'.encode()
         assert names(tmp_path) == ['a.txt']
 
+    @pytest.mark.parametrize('file', ['a.txt', 'model.safetensors'])
+    def test_a_full_disk_is_named(self, tmp_path: Path, file: str) -> None:
+        said = tmp_path / 'said'
+
+        def write() -> None:
+            with said.open('w') as note:
+                note.write('x' * 400)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+                try:
+                    if file == 'a.txt':
+                        write_text(tmp_path / file, 'a' * 600)
+                    else:
+                        save_module(tmp_path, {}, nn.Linear(20, 20))
+                except OSError as error:
+                    note.seek(0)
+                    note.write(str(error))
+                    note.truncate()
+
+        assert in_child(write) == 0
+        sentence = said.read_text()
+        assert sentence.startswith(f'{tmp_path / file} could not be written (')
+        assert 'Make room there' in sentence and names(tmp_path) == ['said']
+
     def test_two_writers_of_one_file(self, tmp_path: Path) -> None:
         path = tmp_path / 'a.txt'
 
@@ -86,7 +111,7 @@ class TestAtomic:
         assert path.read_text() == 'outer' and names(tmp_path) == ['a.txt']
 
     def test_missing_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match='nowhere'):
+        with pytest.raises(OSError, match=r'nowhere/a\.txt could .*No such file'):
             write_text(tmp_path / 'nowhere' / 'a.txt', '')
 
     def test_sha256(self, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 #: What a user can mend; anything else is a fault of ours and shows its traceback.
 _EXPECTED = (ValueError, OSError, RuntimeError, TypeError)
 
@@ -25,21 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; the process's own if None.
 
     Returns:
-        The exit code: 0, 1 with a sentence on stderr, or 130 after Ctrl-C; argparse
-        exits with 2.
+        The exit code: 0, 1 with a sentence on stderr, 130 after Ctrl-C, or 143 after
+        SIGTERM; argparse exits with 2.
     """
     options = _parser().parse_args(arguments)
     try:
         with _quiet():
             options.verb(options)
     except (KeyboardInterrupt, SystemExit) as stop:
+        # of Lightning's own by its name: importing Lightning takes seconds
+        terminated = type(stop).__name__ == 'SIGTERMException'
         # Lightning makes an exit of its own of Ctrl-C
-        if KeyboardInterrupt not in (type(stop), type(stop.__context__)):
+        interrupted = KeyboardInterrupt in (type(stop), type(stop.__context__))
+        if not (terminated or interrupted):
             raise
         print('\nInterrupted. The same command goes on from here.', file=sys.stderr)
-        return _INTERRUPTED
+        return _TERMINATED if terminated else _INTERRUPTED
     except Exception as error:
-        # Lightning's own, by its name: importing Lightning takes seconds
         misconfigured = type(error).__name__ == 'MisconfigurationException'
         if options.debug or not (misconfigured or isinstance(error, _EXPECTED)):
             raise
@@ -349,6 +352,7 @@ def _generate(options: argparse.Namespace) -> None:
 
     from .datamodules.generation import GenerationDataModule
     from .tasks.specdm import SpecDMTask
+    from .tasks.support.drawing import describe_samples
     from .tasks.support.progress import StepProgressBar
 
     task = SpecDMTask('diffusion', generator=options.generator)
@@ -364,8 +368,15 @@ def _generate(options: argparse.Namespace) -> None:
     trainer = Trainer(
         devices=options.devices, logger=False, callbacks=[StepProgressBar('generating')]
     )
+    processes, cores = trainer.num_devices, os.cpu_count() or 1
+    if trainer.strategy.root_device.type == 'cpu' and processes > cores:
+        raise ValueError(
+            f'--devices {options.devices} asks for {processes} processes on {cores} '
+            f'cores. Give a number from 1 to {cores}.'
+        )
     trainer.predict(task, datamodule=datamodule, return_predictions=False)
-    print(f'{options.count} samples are in {options.out}.')
+    if trainer.is_global_zero:
+        print(describe_samples(datamodule.out))
 
 
 def _filter(options: argparse.Namespace) -> None:

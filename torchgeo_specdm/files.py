@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,44 @@ CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 
 
+@contextmanager
+def naming_what_fails(path: Path) -> Iterator[None]:
+    """Make an error of writing name the file and the remedy, as few libraries do.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: Instead of the error of the system or of safetensors.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise OSError(
+            f'{path} could not be written ({reason}). Make room there, or choose '
+            'another folder, and run the same command again.'
+        ) from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Write under another name, flush to the disk, and rename.
 
     Args:
         path: The final path; an old file stays until the new one is whole.
         write: Writes the path that it is given.
+
+    Raises:
+        OSError: If the file could not be written; the message names it.
     """
     # hosts that share a disk may have processes of one number
     part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
     try:
-        write(part)
-        with part.open('rb+') as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with naming_what_fails(path):
+            write(part)
+            with part.open('rb+') as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -68,10 +93,7 @@ def write_verified(path: Path, data: bytes) -> str:
     def write(part: Path) -> None:
         part.write_bytes(data)
         if sha256(part) != digest:
-            raise OSError(
-                f'{path} does not read back as it was written; the disk is full or '
-                'broken. Make room and run the same command again.'
-            )
+            raise OSError('it does not read back as it was written')
 
     write_atomically(path, write)
     return digest

@@ -49,8 +49,16 @@ class TestFolder:
 
     def test_no_statistics(self, tmp_path: Path) -> None:
         save_codec(make('pixels', fitted=False), tmp_path)
-        with pytest.raises(RuntimeError, match='no latent statistics'):
+        with pytest.raises(ValueError, match=r'safetensors has values in latent_mean'):
             load_codec(tmp_path)
+
+    @pytest.mark.parametrize('name', ['half_range', 'latent_std'])
+    def test_scale_of_zero(self, tmp_path: Path, name: str) -> None:
+        codec = make('pixels')
+        getattr(codec, name)[0] = 0
+        save_codec(codec, tmp_path)
+        with pytest.raises(ValueError, match=rf'model\.safetensors has {name}=0, but'):
+            load_codec(str(tmp_path))
 
     def test_of_stage_diffusion(self, tmp_path: Path) -> None:
         folder = self.broken(tmp_path, lambda c: c.update(stage='diffusion'))

@@ -4,6 +4,8 @@
 """Generation: the same set, whatever happens."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -94,6 +96,35 @@ class TestInterruption:
         (out / 'images' / '000041.tif.99.part').write_bytes(b'half')
         predict(config)
         assert digests(out) == wanted
+
+    def test_sigterm(
+        self,
+        whole: Path,
+        diffusion_run: Run,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        out = tmp_path / 'set'
+        config = config_of(diffusion_run.out, out, count=8)
+        with monkeypatch.context() as patch:
+            sample = Generator.sample
+
+            def told(self: Generator, indices: Any, **settings: Any) -> Any:
+                if 4 in indices:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return sample(self, indices, **settings)
+
+            patch.setattr(Generator, 'sample', told)
+            with pytest.raises(SystemExit) as stop:
+                predict(config)
+        assert stop.value.code == 143
+        # it does not finish the batch
+        assert [row['index'] for row in rows(out)] == [0, 1, 2, 3, 4]
+        predict(config)
+        wanted = digests(whole)
+        found = {key: value for key, value in digests(out).items() if '.tif' in key}
+        assert len(found) == 16
+        assert found == {key: wanted[key] for key in found}
 
     def test_damage_is_mended(
         self, whole: Path, diffusion_run: Run, tmp_path: Path
@@ -199,6 +230,16 @@ class TestProcesses:
         assert 'MEMBER: 2/2' in done.stderr
         assert digests(out) == digests(whole)
 
+    def test_one_batch_is_left_for_two(
+        self, whole: Path, diffusion_run: Run, tmp_path: Path
+    ) -> None:
+        out = tmp_path / 'set'
+        shutil.copytree(whole, out)
+        (out / 'images' / '000041.tif').unlink()
+        data = GenerationDataModule(str(out), COUNT, batch_size=4)
+        draw(diffusion_run, data, tmp_path, devices=2, strategy='ddp_fork')
+        assert digests(out) == digests(whole)
+
 
 class TestMemory:
     def test_nothing_is_piled_up(self, diffusion_run: Run, tmp_path: Path) -> None:
@@ -224,6 +265,7 @@ class TestArguments:
         [
             ({'count': 0}, 'count=0'),
             ({'seed': -1}, 'seed=-1'),
+            ({'seed': 2**63}, 'seed=9223372036854775808 must be 0 or more and below'),
             ({'batch_size': 0}, 'batch_size=0'),
             ({'masks': 'a', 'vary': 'b'}, 'exclude each other'),
             ({'vary': 'b', 'strength': 1.0}, 'strength=1.0 must lie between'),
@@ -260,7 +302,11 @@ class TestArguments:
 
 class TestRejected:
     def test_samples_that_are_no_numbers(
-        self, diffusion_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        diffusion_run: Run,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         drawn = Generator.sample
 
@@ -279,4 +325,5 @@ class TestRejected:
             True,
         ]
         assert len(PairFolder(tmp_path / 'set')) == 2
+        assert '2 samples are in' in caplog.text and 'set, 1 rejected.' in caplog.text
         assert not (tmp_path / 'set' / 'images' / '000001.tif').exists()

@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ class TestIdentity:
         torch.manual_seed(1)
         assert torch.equal(a, generator.sample([0], 3, sampler='ddpm')['image'])
 
+    def test_settings_are_its_own_if_none_are_given(self, generator: Generator) -> None:
+        own = {'sampler': 'ddpm', 'steps': 3, 'clip': 0.1}
+        parts = generator.codec, generator.process, generator.denoiser
+        other = Generator(*parts, generator.config | {'sampling': own})
+        image = other.sample([0], 3)['image']
+        assert torch.equal(image, generator.sample([0], 3, **own)['image'])
+        for name, value in (('sampler', 'dpm'), ('steps', 4), ('clip', float('inf'))):
+            changed = other.sample([0], 3, **{name: value})['image']
+            assert float((image - changed).abs().mean()) > 1, name
+
     def test_contract_of_a_sample(self, generator: Generator) -> None:
         sample = generator.sample([0, 1], 3)
         assert sample['image'].shape == (2, 2, 16, 16)
@@ -63,6 +74,7 @@ class TestArguments:
             ({'indices': []}, 'must name one sample or more'),
             ({'indices': [-1]}, r'indices=\[-1\]'),
             ({'seed': -2}, 'seed=-2 be 0 or more'),
+            ({'seed': 2**64}, 'and below 9223372036854775808'),
         ],
     )
     def test_refused(
@@ -114,6 +126,16 @@ class TestFolder:
         weights = tmp_path / 'model.safetensors'
         weights.write_bytes(weights.read_bytes()[:-100])
         with pytest.raises(ValueError, match=r'model\.safetensors cannot be read'):
+            Generator.load(tmp_path)
+
+    @pytest.mark.parametrize('value', ['nan', '-inf'])
+    def test_weights_that_are_not_finite(
+        self, generator: Generator, tmp_path: Path, value: str
+    ) -> None:
+        broken = deepcopy(generator)
+        next(broken.denoiser.parameters()).data.view(-1)[-1] = float(value)
+        broken.save(tmp_path)
+        with pytest.raises(ValueError, match=rf'{tmp_path}/model\.safetensors has val'):
             Generator.load(tmp_path)
 
     def test_weights_of_another_network(

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..files import load_weights, read_config, save_module
+from ..files import WEIGHTS, load_weights, read_config, save_module
 from ..pairs.spec import SampleSpec
 from .abundances import AbundanceCodec
 from .base import Codec
@@ -127,17 +127,23 @@ def save_codec(codec: Codec, folder: Path) -> None:
     save_module(folder, codec_to_config(codec), codec)
 
 
-def load_codec(folder: Path) -> Codec:
+def load_codec(folder: str | Path) -> Codec:
     """Read what :func:`save_codec` wrote, for inference.
 
     Raises:
         FileNotFoundError: If the folder has no codec.
-        RuntimeError: If the codec has no latent statistics.
         ValueError: If the folder comes from another stage, or is broken.
     """
+    folder = Path(folder)
     codec = codec_from_config(read_config(folder, 'autoencoder'))
     load_state(codec, folder)
-    codec.require_statistics()
+    for name in ('half_range', 'latent_std'):
+        least = float(getattr(codec, name).min())
+        if least <= 0:
+            raise ValueError(
+                f'{folder / WEIGHTS} has {name}={least:g}, but all must be above 0: '
+                'they are measured on the training samples. Train this stage again.'
+            )
     return codec.eval().requires_grad_(False)
 
 
@@ -149,7 +155,8 @@ def load_state(module: nn.Module, folder: Path) -> None:
         folder: Has ``model.safetensors``.
 
     Raises:
-        ValueError: If the weights are broken or those of another module.
+        ValueError: If the weights are broken, those of another module, or not
+            finite.
     """
     try:
         module.load_state_dict(load_weights(folder))
@@ -158,3 +165,10 @@ def load_state(module: nn.Module, folder: Path) -> None:
             f'The weights of {folder} do not fit its config.json ({error}). Copy the '
             'folder again.'
         ) from error
+    for name, value in module.state_dict().items():
+        if not value.isfinite().all():
+            raise ValueError(
+                f'{folder / WEIGHTS} has values in {name} that are not finite, so '
+                'nothing would be that is made with them. The training diverged or '
+                'did not end: train this stage again.'
+            )

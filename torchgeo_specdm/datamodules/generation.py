@@ -4,17 +4,18 @@
 """What to generate, batch by batch, and where to write it."""
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 
 from ..datasets.pairs import PairFolder
-from ..diffusion.noise import stream_random
+from ..diffusion.noise import SEED_LIMIT, stream_random
 from ..pairs.spec import SampleSpec
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        batches: list[list[int]],
+        batches: Sequence[Sequence[int]],
         source: PairFolder | None,
         seed: int,
         size: tuple[int, int],
@@ -61,7 +62,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         """One batch: ``index`` (B,), ``seed``, ``strength``, and what is given."""
         indices = self.batches[position]
         batch: dict[str, Any] = {
-            'index': torch.tensor(indices),
+            'index': torch.tensor([*indices]),
             'seed': self.seed,
             'strength': self.strength,
         }
@@ -123,7 +124,7 @@ class GenerationDataModule(BaseDataModule):
         Args:
             out: Folder to write to.
             count: Number of samples.
-            seed: Seed of the run, 0 or more.
+            seed: Seed of the run, from 0 to 2**63 - 1.
             batch_size: Samples drawn at once.
             masks: A folder of pairs: images are drawn for its masks.
             vary: A folder of pairs: its images are noised part of the way and
@@ -134,11 +135,14 @@ class GenerationDataModule(BaseDataModule):
             ValueError: If a number is out of range, or both folders are given.
         """
         super().__init__(BatchDataset, batch_size)
-        if count < 1 or seed < 0 or batch_size < 1:
+        # there may be fewer batches than processes
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        if count < 1 or batch_size < 1:
             raise ValueError(
-                f'count={count} and batch_size={batch_size} must be 1 or more and '
-                f'seed={seed} 0 or more.'
+                f'count={count} and batch_size={batch_size} must be 1 or more.'
             )
+        if not 0 <= seed < SEED_LIMIT:
+            raise ValueError(f'seed={seed} must be 0 or more and below {SEED_LIMIT}.')
         if masks is not None and vary is not None:
             raise ValueError(
                 f'masks={masks!r} and vary={vary!r} exclude each other. Give one: '
@@ -179,7 +183,7 @@ class GenerationDataModule(BaseDataModule):
         self._require_match()
         size = self.batch_size or 1
         batches = [
-            list(range(start, min(start + size, self.count)))
+            range(start, min(start + size, self.count))
             for start in range(0, self.count, size)
         ]
         height, width = generator.config['patch_size']
@@ -188,21 +192,28 @@ class GenerationDataModule(BaseDataModule):
             batches, self.source, self.seed, (height, width), keys, self.strength
         )
 
-    def leave_out(self, written: set[int]) -> None:
-        """Leave out the batches that are written already.
+    def keep_own(self, written: set[int], rank: int, processes: int) -> None:
+        """Keep the batches that this process has to draw.
 
         Args:
             written: Numbers of the samples that are there.
+            rank: Number of the process, from 0.
+            processes: How many there are.
         """
         dataset = self.predict_dataset
         assert isinstance(dataset, BatchDataset)
-        dataset.batches = [x for x in dataset.batches if not written.issuperset(x)]
+        left = [batch for batch in dataset.batches if not written.issuperset(batch)]
+        dataset.batches = left[rank::processes]
         _log.info('%d of %d samples are there.', len(written), self.count)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole batches, so no further batching."""
         assert self.predict_dataset is not None
-        return DataLoader(self.predict_dataset, batch_size=None)
+        # Lightning would share them out again, and fail where there are too few
+        own: DistributedSampler[Any] = DistributedSampler(
+            self.predict_dataset, 1, 0, shuffle=False
+        )
+        return DataLoader(self.predict_dataset, batch_size=None, sampler=own)
 
     def on_after_batch_transfer(
         self, batch: dict[str, Any], dataloader_idx: int

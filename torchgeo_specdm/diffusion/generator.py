@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..codecs import Codec, Sample, load_codec, load_state, save_codec
 from ..files import read_config, save_module
 from .denoiser import JointDenoiser
-from .noise import sample_noise
+from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .solver import STOCHASTIC, Sampler, make_solver
 
@@ -111,7 +111,7 @@ class Generator(nn.Module):
 
         Args:
             indices: Number of each sample, 0 or more.
-            seed: Seed of the run.
+            seed: Seed of the run, from 0 to 2**63 - 1.
             sampler: ``dpm`` (DPM-Solver++ of order 2), ``sde`` (the same with fresh
                 noise at each step, which mends errors of a network after short
                 training), ``ddim``, or ``ddpm`` (as published, with T steps).
@@ -219,10 +219,10 @@ class Generator(nn.Module):
     def _check_numbers(
         self, indices: Sequence[int], seed: int, sampler: Sampler, steps: int
     ) -> None:
-        if not indices or min(indices) < 0 or seed < 0:
+        if not indices or min(indices) < 0 or not 0 <= seed < SEED_LIMIT:
             raise ValueError(
-                f'indices={list(indices)[:5]} must name one sample or more, and they '
-                f'and seed={seed} be 0 or more.'
+                f'indices={list(indices)[:5]} must name one sample or more, from 0 on, '
+                f'and seed={seed} be 0 or more and below {SEED_LIMIT}.'
             )
         if sampler not in get_args(Sampler) or not 1 <= steps <= self.process.num_steps:
             raise ValueError(

@@ -14,6 +14,8 @@ from ..philox import philox
 
 #: Numbers of the streams in the counter; image_t is t.
 _STREAMS = {'mask': 0, 'image_and_mask': 1_000, 'choice': 1_001}
+#: Run seeds of generated sets lie below; those above are for other uses.
+SEED_LIMIT = 2**63
 
 
 def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGenerator:

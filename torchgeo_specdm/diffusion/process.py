@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from .noise import sample_noise
+from .noise import SEED_LIMIT, sample_noise
 
 Prediction = Literal['epsilon', 'v', 'sample']
 
 _GOLDEN = 0.6180339887498949
 #: The run seed of validation noise, which no generation can have by accident.
-_VALIDATION_SEED = 2**63
+_VALIDATION_SEED = SEED_LIMIT
 
 
 class JointProcess(nn.Module):

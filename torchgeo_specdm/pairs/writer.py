@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import read_json, sha256, write_text
+from ..files import naming_what_fails, read_json, sha256, write_text
 from ..settings import compare_settings
 from .layout import DESCRIPTION, image_stems
 from .manifest import MANIFEST, read_manifest
@@ -217,13 +217,14 @@ class PairWriter:
         # a killed writer may have left half a line: begin a new one
         torn = path.exists() and not _ends_line(path)
         data = (('\n' if torn else '') + json.dumps(row) + '\n').encode()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            if os.write(descriptor, data) < len(data):
-                raise OSError(f'{path}: the disk is full. Make room and run again.')
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with naming_what_fails(path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                if os.write(descriptor, data) < len(data):
+                    raise OSError('its last line was cut')
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _is_unused(root: Path) -> bool:

@@ -3,12 +3,16 @@
 
 """Drawing a batch of samples, and writing it."""
 
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,6 +21,7 @@ from ...diffusion import Generator
 from ...files import WEIGHTS, sha256
 from ...pairs.card import data_card
 from ...pairs.fingerprint import read_seen_samples, write_seen_samples
+from ...pairs.manifest import read_manifest
 from ...pairs.writer import PairWriter
 
 
@@ -30,16 +35,24 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
 
     Returns:
         ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`).
+
+    Raises:
+        RuntimeError: If the device has too little memory.
     """
     given: dict[str, Tensor] = {
         key: batch[key] for key in ('image', 'mask') if key in batch
     }
-    sample = generator.sample(
-        batch['index'].tolist(),
-        seed=batch['seed'],
-        given=given or None,
-        strength=batch['strength'],
-    )
+    indices = batch['index'].tolist()
+    try:
+        sample = generator.sample(
+            indices, seed=batch['seed'], given=given or None, strength=batch['strength']
+        )
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f'{len(indices)} samples at once need more memory than the device has. '
+            'Set a smaller batch_size and another folder, since one folder holds '
+            'batches of one size.'
+        ) from error
     return {'index': batch['index'], **sample}
 
 
@@ -56,9 +69,9 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
     task.generator.to(trainer.strategy.root_device)
     batches = data.predict_dataset
     assert isinstance(batches, BatchDataset)
-    own = range(trainer.global_rank, len(batches), trainer.world_size)
-    for position in tqdm(own, 'generating', disable=not trainer.is_global_zero):
-        writer.write(draw_batch(task.generator, batches[position]))
+    hidden = not trainer.is_global_zero
+    for position in tqdm(range(len(batches)), 'generating', disable=hidden):
+        writer.write(draw_batch(task.generator, batches[position]), trainer)
     writer.finish(trainer)
     trainer.strategy.barrier()
 
@@ -66,7 +79,9 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
 class PairPredictionWriter(BasePredictionWriter):
     """Writes drawn samples, batch by batch, into the folder of the datamodule.
 
-    :class:`SpecDMTask` brings it along to ``torchgeo predict``.
+    :class:`SpecDMTask` brings it along to ``torchgeo predict``. After SIGTERM it
+    leaves with exit code 143 once the sample in hand is written; the same command
+    goes on from there.
     """
 
     def __init__(self) -> None:
@@ -97,7 +112,7 @@ class PairPredictionWriter(BasePredictionWriter):
         warnings.filterwarnings('ignore', "Couldn't infer the batch indices")
 
     def open(self, trainer: Trainer, task: Any, data: GenerationDataModule) -> None:
-        """Make the folder or check it, and leave out what is written there.
+        """Make the folder or check it, and keep what this process has to draw.
 
         Args:
             trainer: Tells the processes.
@@ -117,7 +132,7 @@ class PairPredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier()
         self.folder = _open_folder(task, data)
         self.written = self.folder.done()
-        data.leave_out(self.written)
+        data.keep_own(self.written, trainer.global_rank, trainer.world_size)
         # no process may write before all have seen what is there
         trainer.strategy.barrier()
 
@@ -127,18 +142,22 @@ class PairPredictionWriter(BasePredictionWriter):
         """Write a batch.
 
         Args:
-            trainer: Not needed.
+            trainer: Tells whether to stop.
             pl_module: Not needed.
             prediction: From :func:`draw_batch`.
             *args: Not needed: the prediction tells the numbers of its samples.
         """
-        self.write(prediction)
+        self.write(prediction, trainer)
 
-    def write(self, batch: dict[str, Tensor]) -> None:
+    def write(self, batch: dict[str, Tensor], trainer: Trainer) -> None:
         """Write the samples of a batch that are not there yet.
 
         Args:
             batch: From :func:`draw_batch`.
+            trainer: Tells whether to stop.
+
+        Raises:
+            SIGTERMException: After SIGTERM, when a sample is written.
         """
         images, masks = (batch[key].cpu().numpy() for key in ('image', 'mask'))
         source = self.data.source
@@ -150,6 +169,8 @@ class PairPredictionWriter(BasePredictionWriter):
                 record['source'] = source.ids[index % len(source)]
             mask = masks[i].reshape(masks.shape[-2:])
             self.folder.write(f'{index:06d}', images[i], mask, record)
+            if trainer.received_sigterm:
+                raise SIGTERMException(128 + signal.SIGTERM)
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
@@ -162,10 +183,37 @@ class PairPredictionWriter(BasePredictionWriter):
 
         Args:
             trainer: Tells the processes.
+
+        Raises:
+            RuntimeError: If not a single sample was accepted.
         """
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.folder.finish(data_card(self.folder.root, self.config))
+            rank_zero_info(describe_samples(self.folder.root))
+
+
+def describe_samples(root: Path) -> str:
+    """Say how many drawn samples a folder has.
+
+    Args:
+        root: The folder, with a manifest.
+
+    Returns:
+        A sentence.
+
+    Raises:
+        RuntimeError: If not a single sample was accepted.
+    """
+    rows = read_manifest(root)
+    accepted = sum(row.get('accepted', True) for row in rows)
+    rejected = len(rows) - accepted
+    if not accepted:
+        raise RuntimeError(
+            f'{root} has no sample: all {rejected} were rejected for pixels that are '
+            'not finite. Train the generator longer and draw into another folder.'
+        )
+    return f'{accepted} samples are in {root}, {rejected} rejected.'
 
 
 def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
