@@ -106,12 +106,12 @@ def _add_quickstart(verbs: Any) -> None:
     quick.add_argument(
         '--minutes', type=float, default=12, help='about how long it may take'
     )
-    quick.add_argument('--seed', type=int, default=0)
+    quick.add_argument('--seed', type=int, default=0, help='seed of everything')
     quick.add_argument(
         '--codec',
         choices=('auto', 'two_stream', 'pixels'),
         default='auto',
-        help='auto: two_stream if its reconstructions are good enough, else pixels',
+        help='auto takes two_stream if it reconstructs well enough, else pixels',
     )
     quick.set_defaults(verb=_quickstart)
 
@@ -119,9 +119,9 @@ def _add_quickstart(verbs: Any) -> None:
 def _add_scenes(verbs: Any) -> None:
     scenes = verbs.add_parser('scenes', help='write procedural demo scenes')
     scenes.add_argument('--out', required=True, help='folder to write')
-    scenes.add_argument('--count', type=int, default=240)
+    scenes.add_argument('--count', type=int, default=240, help='number of scenes')
     scenes.add_argument('--size', type=int, default=64, help='side in pixels')
-    scenes.add_argument('--seed', type=int, default=0)
+    scenes.add_argument('--seed', type=int, default=0, help='seed of the scenes')
     kind = scenes.add_mutually_exclusive_group()
     kind.add_argument('--hard', action='store_true', help='13 classes instead of 6')
     kind.add_argument(
@@ -134,7 +134,7 @@ def _add_describe(verbs: Any) -> None:
     describe = verbs.add_parser(
         'describe', help='check a folder of pairs and show what it holds'
     )
-    describe.add_argument('folder')
+    describe.add_argument('folder', help='folder of pairs')
     describe.add_argument(
         '--write', action='store_true', help='write what was found to dataset.json'
     )
@@ -173,14 +173,25 @@ def _add_generate(verbs: Any) -> None:
     generate = verbs.add_parser('generate', help='draw labelled samples')
     generate.add_argument('--generator', required=True, help='folder of stage 2')
     generate.add_argument('--out', required=True, help='folder to write')
-    generate.add_argument('--count', type=int, required=True)
-    generate.add_argument('--seed', type=int, default=0)
-    generate.add_argument('--batch-size', type=int, default=16)
+    generate.add_argument('--count', type=int, required=True, help='number of samples')
+    generate.add_argument('--seed', type=int, default=0, help='seed of the samples')
+    generate.add_argument(
+        '--batch-size', type=int, default=16, help='samples that are drawn at a time'
+    )
     given = generate.add_mutually_exclusive_group()
     given.add_argument('--masks', help='folder of pairs: draw images for its masks')
     given.add_argument('--vary', help='folder of pairs: vary its images, keep masks')
-    generate.add_argument('--strength', type=float, default=0.6, help='with --vary')
-    generate.add_argument('--devices', default='auto', help='as of the trainer')
+    generate.add_argument(
+        '--strength',
+        type=float,
+        default=0.6,
+        help='how far --vary goes: 0 keeps the image, 1 forgets it',
+    )
+    generate.add_argument(
+        '--devices',
+        default='auto',
+        help="number of devices, as Lightning's trainer takes",
+    )
     generate.set_defaults(verb=_generate)
 
 
@@ -188,7 +199,7 @@ def _add_filter(verbs: Any) -> None:
     chosen = verbs.add_parser(
         'filter', help='keep the generated samples that can be trusted'
     )
-    chosen.add_argument('folder', help='of generated pairs')
+    chosen.add_argument('folder', help='folder of generated pairs')
     chosen.add_argument('--out', required=True, help='folder to write')
     _add_measuring(chosen, required=True)
     chosen.add_argument(
@@ -205,7 +216,9 @@ def _add_filter(verbs: Any) -> None:
         help='scores to go by; copies are left out anyway',
     )
     chosen.add_argument(
-        '--balance', type=int, help='keep so many, of classes as equal as possible'
+        '--balance',
+        type=int,
+        help='keep so many, whose classes are as equal as possible',
     )
     chosen.add_argument(
         '--pixels', action='store_true', help='leave out doubtful pixels, not samples'
