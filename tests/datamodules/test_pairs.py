@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -67,7 +68,28 @@ class TestLists:
         write_lists(root, train=[0, 1], val=[2, 3], test=[4, 5])
         write_places(root, ['a', 'b', 'c', 'b', 'a', *range(15)])
         with pytest.raises(ValueError, match=r"2 samples .*\['0003', '0004'\].*mend"):
-            PairFolderDataModule(str(root), batch_size=1).setup('fit')
+            PairFolderDataModule(str(root), batch_size=1).prepare_data()
+
+    @pytest.mark.parametrize(
+        ('row', 'hidden', 'accepted'),
+        [(8, 0, True), (-8, 0, True), (5, 0, False), (5, 2, False), (5, 3, True)],
+    )
+    def test_corners_tell_what_both_show(
+        self, root: Path, row: int, hidden: int, accepted: bool
+    ) -> None:
+        write_lists(root, train=[0], val=[1])
+        rows = f'id,place,row,column\n0000,a,10,3\n0001,a,{10 + row},3\n'
+        (root / 'places.csv').write_text(rows)
+        # the first rows of the second one are the last ones of the first
+        mask = np.zeros((1, 8, 8), np.uint8)
+        mask[:, :hidden] = 255
+        write_tiff(root / 'masks' / '0001.tif', mask)
+        module = PairFolderDataModule(str(root), batch_size=1)
+        if accepted:
+            module.prepare_data()
+        else:
+            with pytest.raises(ValueError, match=r"1 samples .*\['0001'\].*row and"):
+                module.prepare_data()
 
     @pytest.mark.parametrize('split', ['val', 'test'])
     def test_copy_of_a_training_sample(self, root: Path, split: str) -> None:

@@ -10,8 +10,10 @@ from hashlib import blake2b
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.pairs import PairFolder
+from ..pairs.facts import fingerprints
 from ..pairs.layout import read_places
 from ..pairs.spec import SampleSpec
+from .support.ground import scored_ground
 from .support.preparation import normalise, refuse_empty_training, require_patch
 
 _SPLITS = ('train', 'val', 'test')
@@ -31,7 +33,8 @@ class PairFolderDataModule(NonGeoDataModule):
     depends on *seed* and the names alone.
 
     Lists that give one place, or copies of one sample, to training and to another
-    split are refused.
+    split are refused, unless ``row`` and ``column`` of ``places.csv`` (of the upper
+    left pixel) tell that no pixel which training shows has a label there.
 
     With *fold*, training and validation samples are shared anew, place by place, for
     cross-validation: few validation samples cannot carry a choice.
@@ -106,23 +109,14 @@ class PairFolderDataModule(NonGeoDataModule):
         """Read every sample once, so that a bad file is found before training.
 
         Raises:
-            ValueError: With the first few faults, or if copies of training samples are
-                for validation or test.
+            ValueError: With the first few faults, or if copies or labelled ground of
+                training samples are for validation or test.
         """
         if self._verified:
             return
         folder = self._everything()
         folder.verify()
-        ids = self.split_ids()
-        used = folder.select([name for split in ids.values() for name in split])
-        content = {n: used.facts(i).fingerprint for i, n in enumerate(used.ids)}
-        if copies := _also_in_training(ids, content):
-            raise ValueError(
-                f'{self.root} has {len(copies)} samples to validate or test on that are '
-                f'copies of training samples, pixel by pixel: {copies[:5]}. Scores on '
-                'them would say nothing: remove them, or name the place of both in '
-                'places.csv and leave the split to it.'
-            )
+        self._require_apart(folder)
         self._verified = True
 
     def setup(self, stage: str) -> None:
@@ -133,8 +127,8 @@ class PairFolderDataModule(NonGeoDataModule):
 
         Raises:
             ValueError: If there are fewer training samples than one batch needs, the
-                crop does not fit, the lists share samples or places, or the split of
-                this stage is empty.
+                crop does not fit, the lists share samples, or the split of this stage
+                is empty.
         """
         folder, ids = self._everything(), self.split_ids()
         train = folder.select(ids['train'])
@@ -160,6 +154,34 @@ class PairFolderDataModule(NonGeoDataModule):
             self._folder = PairFolder(self.root, bands=self.bands)
         return self._folder
 
+    def _require_apart(self, folder: PairFolder) -> None:
+        """Refuse to score copies or the ground of training samples."""
+        ids = self.split_ids()
+        trained = fingerprints(folder.select(ids['train']))
+        others = folder.select([*ids['val'], *ids['test']])
+        copies = [
+            n
+            for i, n in enumerate(others.ids)
+            if others.facts(i).fingerprint in trained
+        ]
+        if copies:
+            raise ValueError(
+                f'{self.root} has {len(copies)} samples to validate or test on that are '
+                f'copies of training samples, pixel by pixel: {copies[:5]}. Scores on '
+                'them would say nothing: remove them, or name the place of both in '
+                'places.csv and leave the split to it.'
+            )
+        # folds are by place already, and score nothing on test
+        ids = self._split(folder)
+        if shared := scored_ground(folder, ids['train'], [*ids['val'], *ids['test']]):
+            raise ValueError(
+                f'{self.root} has {len(shared)} samples to validate or test on in '
+                f'places that places.csv also names for training samples: {shared[:5]}. '
+                'Scores on ground that is trained on would say nothing: mend the lists, '
+                'or remove them all for a split by place. If pixels that both show have '
+                'no label in these samples, give the columns row and column.'
+            )
+
     def split_ids(self) -> dict[str, list[str]]:
         """Find out what is in which split, without reading a sample.
 
@@ -167,21 +189,12 @@ class PairFolderDataModule(NonGeoDataModule):
             Ids of ``train``, ``val`` and ``test``; only test may be empty.
 
         Raises:
-            ValueError: If a list is wrong or there are too few places to share, or a
-                place is trained on and in another split too.
+            ValueError: If a list is wrong, or there are too few places to share.
         """
         folder = self._everything()
         ids = self._split(folder)
         if self.fold is not None:
             ids |= self._choose_fold(folder, [*ids['train'], *ids['val']], *self.fold)
-        used = [name for split in ids.values() for name in split]
-        if shared := _also_in_training(ids, read_places(folder.root, used)):
-            raise ValueError(
-                f'{self.root} has {len(shared)} samples to validate or test on in '
-                f'places that places.csv also names for training samples: {shared[:5]}. '
-                'Patches of one place may overlap, so scores on them would say nothing: '
-                'mend the lists, or remove them all for a split by place.'
-            )
         return ids
 
     def _split(self, folder: PairFolder) -> dict[str, list[str]]:
@@ -235,15 +248,6 @@ class PairFolderDataModule(NonGeoDataModule):
         for name in ids:
             cut[split_of[place_of[name]]].append(name)
         return cut
-
-
-def _also_in_training(
-    ids: Mapping[str, Sequence[str]], sign_of: Mapping[str, str | None]
-) -> list[str]:
-    """Samples of the other splits that share a sign with one of training."""
-    training = {sign_of[name] for name in ids['train']} - {None}
-    others = (name for split in ('val', 'test') for name in ids[split])
-    return [name for name in others if sign_of[name] in training]
 
 
 def _assign(

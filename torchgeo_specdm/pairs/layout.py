@@ -177,6 +177,23 @@ def read_places(root: Path, ids: Sequence[str]) -> dict[str, str]:
     return {name: places[name] for name in ids}
 
 
+def read_corners(root: Path) -> dict[str, tuple[int, int]]:
+    """Where samples lie in their places, as far as ``places.csv`` says so.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Row and column of the upper left pixel by id; empty without such columns.
+    """
+    path = root / PLACES
+    try:
+        rows = read_table(path, ('id', 'row', 'column')) if path.exists() else []
+        return {row['id']: (int(row['row']), int(row['column'])) for row in rows}
+    except ValueError:
+        return {}
+
+
 def _list_rasters(folder: Path) -> dict[str, Path]:
     """Path of each GeoTIFF by its name without suffix."""
     if not folder.is_dir():
