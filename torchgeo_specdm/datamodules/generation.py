@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What to generate, batch by batch, and where to write it."""
+"""The samples to generate, batch by batch, and the folder that takes them."""
 
 import logging
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         seed: Seed of the run, which also chooses crops, flips and turns of given
             samples.
         size: Height and width that given samples are cropped to.
-        keys: What of given samples is needed: ``mask``, and maybe ``image``.
+        keys: Keys that given samples need: ``mask``, and maybe ``image``.
         strength: How far given images are varied, in 0..1; 1 forgets them.
     """
 
@@ -129,7 +129,7 @@ class GenerationDataModule(BaseDataModule):
             masks: A folder of pairs: images are drawn for its masks.
             vary: A folder of pairs: its images are noised part of the way and
                 denoised, its masks kept.
-            strength: How far *vary* goes, in 0..1; 1 forgets the image.
+            strength: Distance that *vary* goes from the image, in 0..1; 1 forgets it.
 
         Raises:
             ValueError: If a number is out of range, or both folders are given.

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Which samples are as good as real ones, by their scores."""
+"""The choice of samples that are as good as real ones by their scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _FEWEST = 20
 
 
 class Decision(NamedTuple):
-    """Which samples are kept, and by what."""
+    """The samples that are kept, and the reasons."""
 
     accepted: list[bool]  #: for each synthetic sample
     reasons: list[list[str]]  #: why each one is left out, empty if it is not
@@ -39,13 +39,14 @@ def choose(
         synthetic: Scores of each sample: ``agreement``, ``edges`` and ``spectrum``,
             where more is better, and ``distance`` and ``feature_distance`` to the
             nearest real training sample, where too little is a copy.
-        real: The same of real training samples, each judged by networks that did not
-            see it, with distances to training samples of other places.
+        real: Scores, of the same names, of real training samples, each judged by
+            networks that did not see it, with distances to training samples of other
+            places.
         quantile: Scores in *by* must reach this quantile of the real ones, in 0..1;
             None does not look at them.
         copies: Distances must reach this quantile of the real ones; None does not
             look at them.
-        by: Which of agreement, edges and spectrum to go by.
+        by: Scores to go by: any of ``agreement``, ``edges`` and ``spectrum``.
 
     Returns:
         The decision.
@@ -85,7 +86,7 @@ def balance(shares: NDArray[Any], count: int) -> NDArray[np.int64]:
 
     Args:
         shares: Area of each class in each sample (N, K), in any unit, 0 or more.
-        count: How many to choose, up to N.
+        count: Number of samples to choose, up to N.
 
     Returns:
         Positions of the chosen samples (count,), sorted.

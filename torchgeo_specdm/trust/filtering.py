@@ -54,16 +54,18 @@ def filter_pairs(
         folder: The folder of pairs.
         out: The folder to write to.
         scores: The folder of ``synthetic.jsonl`` and ``real.jsonl`` (see :func:`choose`).
-        quantile: As in :func:`choose`; not used with *readings*.
-        copies: As in :func:`choose`.
+        quantile: Scores in *by* must reach this quantile of the real ones, in 0..1;
+            None does not look at them. Not used with *readings*.
+        copies: Distances to training samples must reach this quantile of the real ones,
+            in 0..1; None does not look at them.
         readings: A folder that :func:`.relabel` wrote from *folder*. Pixels whose mask
             is not what was read get the ignore index, and samples are left out for
             being copies only. In the control as many pixels of each sample get it,
             in other places. None leaves out whole samples.
         balance: Keep this many of the accepted samples, those whose classes cover
             areas as equal as possible; None keeps all.
-        seed: Of the random choices.
-        by: As in :func:`choose`.
+        seed: Seed of the random choices.
+        by: Scores to go by: any of ``agreement``, ``edges`` and ``spectrum``.
 
     Returns:
         What is left.
@@ -191,7 +193,7 @@ class _Samples:
             writer.copy(name, image, paths, mask, record, tags)
 
     def _record(self, name: str) -> dict[str, Any]:
-        """What the manifest line of a sample says besides files and scores."""
+        """The manifest line of a sample, without files and scores."""
         row = self._rows.get(name, {})
         kept = {key: value for key, value in row.items() if key not in _REPLACED}
         return {'index': self._number[name]} | kept
@@ -301,7 +303,7 @@ def _match(
 
 
 def _open_readings(readings: Path, pairs: PairFolder) -> PairFolder:
-    """What a network read in the images of a folder, in the same order."""
+    """The masks that a network read in the images of a folder, in the same order."""
     if pairs.spec.ignore_index is None:
         raise ValueError(
             f'readings={str(readings)!r} leave pixels without a label, but {pairs.root} '
