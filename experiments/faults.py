@@ -63,6 +63,7 @@ _RATIO = 'over the larger of floor and held-out'
 _TO_TRAINING = 'to that of training pairs'
 COLUMNS = {
     'FD': Column(f'Frechet distance of images, {_RATIO}', 0.4),
+    'FD texture': Column(f'Frechet distance of textures, {_RATIO}', 0.4),
     'FD mask': Column(f'Frechet distance of masks, {_RATIO}', 0.4),
     'prec': Column('precision of images', 0.15),
     'rec': Column('recall of images', 0.15),
@@ -89,11 +90,13 @@ COLUMNS = {
 
 def read_columns(measures: Any) -> dict[str, float | None]:
     """Find the numbers of the table in measures.json; None where there is none."""
-    image, mask = (measures['fidelity'][name] for name in ('image', 'mask'))
+    names = ('image', 'texture', 'mask')
+    image, texture, mask = (measures['fidelity'][name] for name in names)
     spectra, alignment = measures['spectra']['synthetic'], measures['alignment']
     nearness, detail = measures['memorisation'], measures['detail']['synthetic']
     return {
         'FD': _over_real(image['frechet']),
+        'FD texture': _over_real(texture['frechet']),
         'FD mask': _over_real(mask['frechet']),
         'prec': image['precision']['value'],
         'rec': image['recall']['value'],
@@ -268,7 +271,7 @@ def measure_faults(
         out: Folder to write to.
         size: Side of the pairs in pixels.
         count: Most pairs to measure.
-        updates: Optimiser steps of each judge.
+        updates: Most optimiser steps of a judge.
         judge: The task that judges are.
 
     Returns:
@@ -350,7 +353,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--size', type=int, default=64, help='side of a pair, pixels')
     parser.add_argument('--count', type=int, default=200, help='most pairs to measure')
-    parser.add_argument('--updates', type=int, default=300, help='of each judge')
+    parser.add_argument('--updates', type=int, default=1600, help='most of a judge')
     options = parser.parse_args()
     out, root = options.out, options.data
     if root is None:

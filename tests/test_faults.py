@@ -83,7 +83,7 @@ def lights_of(found: Any, fault: str) -> list[str]:
 def test_real_pairs_raise_no_alarm(found: Any, values: Any) -> None:
     assert lights_of(found, 'none') == ['good', 'good', 'good']
     real = values('none')
-    assert real['FD'] < 1.5 and real['FD mask'] < 1.5
+    assert max(real[name] for name in ('FD', 'FD texture', 'FD mask')) < 1.5
     assert min(real[name] for name in ('prec', 'rec', 'cov')) > 0.8
     assert real['mSAD'] < 0.03
     for name in ('gain', 'spread', 'judge', 'edges', 'LDA', 'steps', 'bands', 'lines'):
@@ -155,15 +155,12 @@ def test_detail(
 ) -> None:
     off = values(fault)[name] - values('none')[name]
     assert off <= change if change < 0 else off >= change
+    # random features hardly see any of them
+    assert values(fault)['FD'] < 1.5
+    assert fault == 'grid' or values(fault)['FD texture'] > 1.5
     (looks,) = (row['lights'] for key, row in found.items() if key.startswith(fault))
     state, sentence = looks['looks real']
     assert state in ('doubtful', 'bad') and f'they are {word}: ' in sentence
-
-
-def test_blur_hardly_moves_random_features(values: Any) -> None:
-    blurred, real = values('blurred'), values('none')
-    assert blurred['FD'] < 1.5
-    assert blurred['cov'] > real['cov'] - 0.1
 
 
 def test_missing_class(values: Any) -> None:

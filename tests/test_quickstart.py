@@ -197,7 +197,9 @@ def test_change_detection(
     pairs = PairFolder(out / 'synthetic')
     assert pairs.spec.dates == 2 and pairs[0]['image'].shape[:2] == (2, 10)
     measures = json.loads((out / 'trust' / 'measures.json').read_text())
-    assert measures['fidelity'].keys() == {'image_1', 'image_2', 'mask'}
+    assert measures['fidelity'].keys() == {
+        f'{kind}_{date}' for kind in ('image', 'texture') for date in (1, 2)
+    } | {'mask'}
     assert measures['change'].keys() >= {'train', 'held_out', 'synthetic'}
     page = (out / 'report.html').read_text(encoding='utf-8')
     for text in ('Fréchet distance, date 2', 'Change between dates', 'date 1'):

@@ -256,7 +256,7 @@ def _add_measuring(verb: argparse.ArgumentParser, required: bool) -> None:
     )
     verb.add_argument('--trust', help='folder of the measures; <folder>-trust if none')
     verb.add_argument(
-        '--updates', type=int, default=800, help='optimiser steps of each judge'
+        '--updates', type=int, default=1600, help='most optimiser steps of a judge'
     )
 
 

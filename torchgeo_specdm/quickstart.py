@@ -21,12 +21,13 @@ from .scenes.writing import write_scenes
 from .settings import content_hash, require_same_settings
 from .study.configs import mixed_config, pairs_config
 from .study.design import Arm, Recipe, Study
-from .study.engine import Curve, Engine, settled
+from .study.engine import Engine
 from .study.planning import make_plan
 from .study.runs import Run, table
 from .study.stages import draw_pairs, learn_stage, write_config
 from .study.verdicts import NAMES, verdicts
 from .tasks.support.networks import NETWORKS
+from .tasks.support.plateau import Curve, settled
 from .tasks.support.progress import StepProgressBar
 from .trust.measuring import measure_pairs
 from .trust.task import MEASURES
@@ -109,7 +110,7 @@ class Quickstart:
         network, share = NETWORKS[self.task], _REAL_SHARE
         mixed = mixed_config(config, network, self.out, updates, share, self.seed)
         write_config(self.out, 'train', 'fit', mixed)
-        self._measure(config, engine, updates)
+        self._measure(config, engine)
         runs = self._compare(engine, plan)
         settings = {
             'codec': f'{codec}: {why}',
@@ -319,14 +320,15 @@ class Quickstart:
             )
         return engine.pilot(self.task, 0)
 
-    def _measure(self, config: Config, engine: Engine, updates: int) -> None:
+    def _measure(self, config: Config, engine: Engine) -> None:
         """Measure the trust that the generated pairs deserve."""
         trust, generator = self.out / 'trust', self.out / 'diffusion'
         if not (trust / MEASURES).exists():
             self._say('Measuring, with networks trained on real pairs as judges', 60)
             judge = engine.study.models[self.task]
             pairs = self.out / 'synthetic'
-            measure_pairs(pairs, config, trust, generator, judge, updates)
+            most = engine.study.most_updates
+            measure_pairs(pairs, config, trust, generator, judge, most)
 
     def _compare(self, engine: Engine, plan: Config) -> list[Run]:
         """Train and test the networks of all ratios and seeds."""

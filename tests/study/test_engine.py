@@ -20,9 +20,10 @@ from tests.study.worlds import (
 )
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.study.design import REAL, Cell, Study
-from torchgeo_specdm.study.engine import Engine, enough_updates, settled
+from torchgeo_specdm.study.engine import Engine
 from torchgeo_specdm.study.runs import Run, logged_scores, write_run
 from torchgeo_specdm.study.verdicts import verdicts
+from torchgeo_specdm.tasks.support.plateau import enough_updates, settled
 
 Output = pytest.CaptureFixture[str]
 

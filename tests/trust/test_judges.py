@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from torchgeo_specdm import PairFolderDataModule
-from torchgeo_specdm.trust.judges import Judges, load_judges, share_places, train_judges
+from torchgeo_specdm.trust import judges
+from torchgeo_specdm.trust.datamodule import TrustDataModule
+from torchgeo_specdm.trust.judges import (
+    Judges,
+    JudgeTraining,
+    load_judges,
+    share_places,
+)
 
 from ..study.fakes import open_data
 
@@ -85,14 +92,29 @@ class Witness(LightningModule):
 
 
 @pytest.fixture(scope='module')
-def real(pair_folder: Path) -> PairFolderDataModule:
-    return open_data(pair_folder)
+def data(pair_folder: Path) -> TrustDataModule:
+    found = TrustDataModule(open_data(pair_folder), pair_folder)
+    found.prepare_data()
+    found.setup('test')
+    return found
 
 
-def train(real: PairFolderDataModule, out: Path, updates: int = 3) -> None:
+@pytest.fixture(scope='module')
+def real(data: TrustDataModule) -> PairFolderDataModule:
+    assert isinstance(data.real, PairFolderDataModule)
+    return data.real
+
+
+def training(data: TrustDataModule, out: Path, updates: int = 3) -> JudgeTraining:
     settings = {'enable_progress_bar': False, 'accelerator': 'cpu'}
     strategy = SingleDeviceStrategy(torch.device('cpu'))
-    train_judges(real, FOLDS, WITNESS, updates, out, strategy, settings, real.spec)
+    return JudgeTraining(data, FOLDS, WITNESS, updates, out, strategy, settings)
+
+
+@pytest.fixture(autouse=True)
+def one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges of these tests have nothing to learn: they train once."""
+    monkeypatch.setattr(judges, '_SHORTEST', 1)
 
 
 def witnesses(real: PairFolderDataModule, out: Path) -> list[Any]:
@@ -100,8 +122,10 @@ def witnesses(real: PairFolderDataModule, out: Path) -> list[Any]:
     return list(loaded.networks)
 
 
-def test_no_judge_has_seen_its_fold(real: PairFolderDataModule, tmp_path: Path) -> None:
-    train(real, tmp_path)
+def test_no_judge_has_seen_its_fold(
+    data: TrustDataModule, real: PairFolderDataModule, tmp_path: Path
+) -> None:
+    training(data, tmp_path).run()
     samples: Any = real.train_dataset
     mean, std = (v.view(-1, 1, 1) for v in (real.mean, real.std))
     images = [(samples[i]['image'] - mean) / std for i in range(len(samples))]
@@ -121,15 +145,15 @@ def test_no_judge_has_seen_its_fold(real: PairFolderDataModule, tmp_path: Path) 
 
 
 def test_only_what_is_missing_is_trained(
-    real: PairFolderDataModule, tmp_path: Path
+    data: TrustDataModule, real: PairFolderDataModule, tmp_path: Path
 ) -> None:
-    train(real, tmp_path)
+    curve = training(data, tmp_path).run()
     before = [judge.seen for judge in witnesses(real, tmp_path)]
     files = [tmp_path / str(n) / 'model.safetensors' for n in range(3)]
     times = [path.stat().st_mtime_ns for path in files]
     shutil.rmtree(tmp_path / '1')
     state = torch.get_rng_state()
-    train(real, tmp_path)
+    assert training(data, tmp_path).run() == [list(point) for point in curve]
     assert torch.equal(state, torch.get_rng_state())
     changed = [
         path.stat().st_mtime_ns != t for path, t in zip(files, times, strict=True)
@@ -138,6 +162,66 @@ def test_only_what_is_missing_is_trained(
     # a judge is the same, whatever was trained before it
     for judge, seen in zip(witnesses(real, tmp_path), before, strict=True):
         assert torch.equal(judge.seen, seen)
+
+
+@pytest.mark.parametrize(
+    'scores, tried, kept',
+    [
+        # two doublings add less than a point
+        ([0.5, 0.505, 0.506, 0.9], [1, 2, 4], 1),
+        ([0.1, 0.5, 0.505, 0.506], [1, 2, 4, 8], 2),
+        # it rises to the end
+        ([0.1, 0.2, 0.3, 0.4], [1, 2, 4, 8], 8),
+    ],
+)
+def test_judges_train_until_they_learn_nothing_more(
+    data: TrustDataModule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: list[float],
+    tried: list[int],
+    kept: int,
+) -> None:
+    monkeypatch.setattr(judges, '_SHORTEST', 8)
+    steps: list[tuple[int, int]] = []
+
+    def train(self: JudgeTraining, number: int, updates: int) -> Any:
+        steps.append((number, updates))
+        return Witness()
+
+    monkeypatch.setattr(JudgeTraining, '_train', train)
+    left = iter(scores)
+    monkeypatch.setattr(JudgeTraining, '_score', lambda self, task: next(left))
+    curve = training(data, tmp_path, 8).run()
+    assert curve == list(zip(tried, scores, strict=False))
+    assert steps == [*((0, u) for u in tried), (1, kept), (2, kept)]
+
+
+def test_the_score_is_that_of_its_own_fold(
+    data: TrustDataModule, tmp_path: Path
+) -> None:
+    class Knows(nn.Module):
+        """Reads the classes of fold 0 alone."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            raw = images * data.std.view(-1, 1, 1) + data.mean.view(-1, 1, 1)
+            right = [
+                mask
+                for image in raw
+                for own, mask in answers
+                if torch.allclose(image, own.float(), atol=1)
+            ]
+            known = torch.stack(right).clamp(max=3)
+            return nn.functional.one_hot(known, 4).movedim(-1, 1).float()
+
+    tiles = data.tiles['train']
+    answers = [tiles.cut(i) for i in range(16) if FOLDS[tiles.sample_of(i)] == 0]
+    task: Any = Knows()
+    assert training(data, tmp_path)._score(task) == 1
+    # those of another fold are not asked for
+    answers = answers[1:]
+    with pytest.raises((RuntimeError, ValueError)):
+        training(data, tmp_path)._score(task)
 
 
 class Constant(nn.Module):

@@ -69,6 +69,16 @@ def test_the_worst_date_counts() -> None:
     )
 
 
+def test_textures_count_beside_images() -> None:
+    light = lights({'fidelity': {'image': fidelity(9.0), 'texture': fidelity(99.0)}})[0]
+    assert light.state == 'bad'
+    assert light.sentence.startswith('Images are 0.9 times as far')
+    assert light.sentence.endswith(
+        '; textures are 9.9 times as far from the real training ones as other real ones '
+        'are (Fréchet distance 99 against 10).'
+    )
+
+
 @pytest.mark.parametrize(
     'gain, expected',
     [(0.89, 'doubtful'), (0.9, 'good'), (1.1, 'good'), (1.11, 'doubtful')],
@@ -171,6 +181,16 @@ def test_a_class_that_only_synthetic_masks_lack(share: float, expected: str) -> 
     light = lights(detail() | {'area': area | {'missing_share': share}})[0]
     assert light.state == expected
     assert f'no mask has water (at least {share:.1%} of real pixels)' in light.sentence
+
+
+@pytest.mark.parametrize('settled, expected', [(True, 'good'), (False, 'not measured')])
+def test_judges_that_still_learn_light_no_lamp(settled: bool, expected: str) -> None:
+    curve = [(200, 0.3), (400, 0.35), (800, 0.423)]
+    light = lights(aligned(1.0, judges={'curve': curve, 'settled': settled}))[1]
+    assert light.state == expected
+    assert (
+        '30.0% after 200, 35.0% after 400, 42.3% after 800' in light.sentence
+    ) != settled
 
 
 @pytest.mark.parametrize('score', ['accuracy', 'change_f1'])

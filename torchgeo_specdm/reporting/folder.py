@@ -24,7 +24,7 @@ def report_folder(
     trust: Path | None = None,
     generator: Path | None = None,
     study: Path | None = None,
-    updates: int = 800,
+    updates: int = 1600,
 ) -> Path:
     """Write ``report.html`` and ``pairs.png`` for a run or a generated folder.
 
@@ -37,7 +37,7 @@ def report_folder(
             run, else ``<path>-trust``.
         generator: Folder that stage 2 wrote.
         study: Folder of a study of these pairs, for the verdict.
-        updates: Optimiser steps of each judge.
+        updates: Most optimiser steps of a judge.
 
     Returns:
         The path of the page: in the run, or beside the measures.

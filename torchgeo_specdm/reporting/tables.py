@@ -139,8 +139,8 @@ def _detail(detail: Mapping[str, Any]) -> Table:
 def _fidelity(fidelity: Mapping[str, Any]) -> Table:
     rows = []
     for part, found in fidelity.items():
-        called = part.replace('image_', 'date ').replace('image', 'images')
-        called = called.replace('mask', 'masks')
+        kind, _, date = part.partition('_')
+        called = f'{kind}s' + (f', date {date}' if date else '')
         for key, name in _FIDELITY.items():
             if found.get(key):
                 cells = [short(found[key].get(side)) for side in _FIDELITY_SIDES]
@@ -149,8 +149,10 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Table:
     sizes = ' and '.join(str(count) for count in sorted(counts))
     note = (
         'Against real training samples; real halves against each other. Precision and density: how many look real; '
-        'recall and coverage: how much of what is real is there. The default features '
-        'are random convolutions, which hardly notice blur: read them with the detail.'
+        'recall and coverage: how much of what is real is there. Features of images and '
+        'masks are random convolutions by default, which see colours and hardly blur; '
+        'those of textures are moments of differences at three scales, which see blur, '
+        'grain, cells and missing structure.'
     )
     if sizes:
         note += f' Sets of {sizes} samples.'
@@ -180,6 +182,12 @@ def _agreement(alignment: Mapping[str, Any]) -> list[Table]:
     note = (
         'The judge learned from real training pairs, and reads those that it did not '
         'learn from. Shuffled: images with the masks of other samples.'
+    )
+    curve = (alignment.get('judges') or {}).get('curve') or []
+    steps = [f'{100 * value:.1f} after {updates:,}' for updates, value in curve]
+    note += (
+        f' By updates, it read places that it never saw at {", ".join(steps)}.'
+        * bool(steps)
     )
     classes = [
         (name, [number(found.get(side), '.1f', 100) for side in ('real', 'synthetic')])

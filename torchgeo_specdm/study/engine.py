@@ -26,17 +26,11 @@ from ..objects import make_object
 from ..pairs.manifest import MANIFEST
 from ..settings import require_same_settings
 from ..tasks.pixelwise import PixelTask
+from ..tasks.support.plateau import Curve, doublings, enough_updates, settled
 from ..tasks.support.trainer import small_trainer
 from .design import REAL, Cell, Study
 from .runs import Run, logged_scores, read_run, run_path, write_run
 from .synthetic import SyntheticSets
-from .verdicts import LEARNED
-
-#: Updates that add less than this to the validation score are no rise.
-_STILL_RISING = 0.01
-
-#: (updates, validation score) of real-only runs.
-Curve = list[tuple[int, float]]
 
 
 @dataclass
@@ -152,7 +146,7 @@ class Engine:
             size: Real training samples; 0 for all.
 
         Returns:
-            The curve, for :func:`settled` and :func:`enough_updates`.
+            Updates and validation scores, as of :mod:`torchgeo_specdm.tasks.support.plateau`.
         """
         study, path = self.study, self._pilot_path(model, size)
         curve: Curve = []
@@ -160,12 +154,10 @@ class Engine:
         if path.exists():
             curve = [(int(u), float(v)) for u, v in read_json(path)['curve']]
         cell = Cell(model, REAL, 0.0, size, study.seeds[0])
-        updates = 2 * curve[-1][0] if curve else study.updates
-        while updates <= study.most_updates and not settled(curve):
-            curve.append((updates, self._cross_validate(cell, updates)))
+        measure = partial(self._cross_validate, cell)
+        for _ in doublings(measure, study.updates, study.most_updates, curve):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps({'curve': curve}) + '\n')
-            updates *= 2
         return curve
 
     def train(
@@ -367,20 +359,6 @@ class Engine:
             pace[cell.model] * (updates or 0) for cell, updates in known.items()
         )
         return f' (about {seconds / 60:.0f} min left)'
-
-
-def settled(curve: Sequence[Sequence[float]]) -> bool:
-    """Whether the last two doublings of a pilot curve added next to nothing."""
-    # one may by chance: on real patches 400, 800 and 1,600 updates scored 29.2, 29.4
-    # and 32.4; and change is often not found at all at first
-    if len(curve) < 3 or curve[-3][1] < LEARNED:
-        return False
-    return max(curve[-2][1], curve[-1][1]) - curve[-3][1] < _STILL_RISING
-
-
-def enough_updates(curve: Sequence[Sequence[float]]) -> int:
-    """The updates that a pilot curve asks for: where it stopped rising."""
-    return int(curve[-3][0] if settled(curve) else curve[-1][0])
 
 
 def _return_memory() -> None:

@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from statistics import mean, stdev
 
+from ..tasks.support.plateau import LEARNED
 from .design import REAL, Study, arm_label
 from .runs import Run, by_arm, differences
 from .statistics import Difference, needed_seeds, verdict, visible_effect
@@ -17,8 +18,6 @@ NAMES = {
     'accuracy': 'accuracy',
     'change_f1': 'F1 of change',
 }
-#: Below this, a network has not learned its task, and no difference means anything.
-LEARNED = 0.05
 #: The effect, in 0..1, that a study says how many seeds it would need for.
 _WANTED = 0.01
 

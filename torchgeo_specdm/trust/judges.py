@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torchgeo.datamodules import NonGeoDataModule
 
 from ..codecs import load_state
 from ..datamodules.subset import SubsetDataModule
 from ..files import CONFIG, read_json, save_module
+from ..metrics.segmentation import SegmentationScores
 from ..objects import Config, make_object
 from ..pairs.spec import SampleSpec
+from ..tasks.support.plateau import Curve, doublings, enough_updates
 from ..tasks.support.progress import StepProgressBar
 from ..tasks.support.trainer import small_trainer
+from .datamodule import TrustDataModule
+
+#: The first training of a judge is this part of the longest.
+_SHORTEST = 8
 
 
 class Judges(nn.Module):
@@ -110,54 +116,88 @@ def share_places(places: Sequence[int], folds: int) -> list[int]:
     return [fold_of[place] for place in places]
 
 
-def train_judges(
-    real: NonGeoDataModule,
-    folds: Sequence[int],
-    network: Config,
-    updates: int,
-    out: Path,
-    strategy: Strategy,
-    settings: Mapping[str, Any],
-    spec: SampleSpec,
-) -> None:
-    """Train what is missing of the judges, one for each fold.
+@dataclass(frozen=True)
+class JudgeTraining:
+    """Trains what is missing of the judges, one for each fold.
+
+    The first one trains for twice as long, again and again, until it reads the places
+    of its own fold no better; the others train for as long as was enough for it.
 
     Each process trains them all, since Lightning waits for all processes when any of
     them begins a run; the first one writes.
 
-    Args:
-        real: The real data.
+    Attributes:
+        data: Both sides, set up; judges learn from the training samples.
         folds: Fold of each training sample.
         network: The task that each judge is, ``class_path`` and ``init_args``.
-        updates: Optimiser steps of each.
+        updates: Most optimiser steps of a judge.
         out: Folder to write them to.
         strategy: Of the trainer that the judges are for.
         settings: Arguments of the trainer of the judges.
-        spec: What the samples are.
-
-    Raises:
-        RuntimeError: If a judge took fewer steps.
     """
-    count = max(folds) + 1
-    config = {'network': network, 'updates': updates, 'folds': list(folds)}
-    missing = [k for k in range(count) if not _is_trained(out / str(k), config)]
-    # all must have looked before the first one writes
-    strategy.barrier()
-    device = strategy.root_device
-    given = {
-        'accelerator': device.type,
-        'devices': 1 if device.index is None else [device.index],
-        **settings,
-    }
-    for number in missing:
-        seen = [i for i, fold in enumerate(folds) if fold != number]
+
+    data: TrustDataModule
+    folds: Sequence[int]
+    network: Config
+    updates: int
+    out: Path
+    strategy: Strategy
+    settings: Mapping[str, Any]
+
+    def run(self) -> Curve:
+        """Train them.
+
+        Returns:
+            Updates and scores of the first judge, in 0..1: mIoU, or with several dates
+            F1 of change.
+
+        Raises:
+            RuntimeError: If a judge took fewer steps.
+        """
+        config = {
+            'network': self.network,
+            'updates': self.updates,
+            'folds': list(self.folds),
+        }
+        folders = [self.out / str(k) for k in range(max(self.folds) + 1)]
+        missing = [k for k, path in enumerate(folders) if not _is_trained(path, config)]
+        curve: Curve = [] if 0 in missing else read_json(folders[0] / CONFIG)['curve']
+        # all must have looked before the first one writes
+        self.strategy.barrier()
+        tried: dict[int, LightningModule] = {}
+
+        def attempt(updates: int) -> float:
+            tried[updates] = self._train(0, updates)
+            # all processes must agree on what comes next
+            return self.strategy.broadcast(self._score(tried[updates]))
+
+        if 0 in missing:
+            first = max(self.updates // _SHORTEST, 1)
+            for _ in doublings(attempt, first, self.updates, curve):
+                pass
+        updates = enough_updates(curve)
+        for number in missing:
+            task = self._train(number, updates) if number else tried[updates]
+            if self.strategy.is_global_zero:
+                save_module(folders[number], config | {'curve': curve}, task)
+        self.strategy.barrier()
+        return curve
+
+    def _train(self, number: int, updates: int) -> LightningModule:
+        device = self.strategy.root_device
+        given = {
+            'accelerator': device.type,
+            'devices': 1 if device.index is None else [device.index],
+            **self.settings,
+        }
+        seen = [i for i, fold in enumerate(self.folds) if fold != number]
+        title = f'judge {number + 1} of {max(self.folds) + 1}, {updates} updates'
+        bars = [StepProgressBar(title)] if self.strategy.is_global_zero else []
         with isolate_rng():
             seed_everything(number, workers=True, verbose=False)
-            task = _make_judge(network, spec)
-            bar = StepProgressBar(f'judge {number + 1} of {count}')
-            bars = [bar] if strategy.is_global_zero else []
+            task = _make_judge(self.network, self.data.spec)
             run = small_trainer(updates, given, bars)
-            run.fit(task, datamodule=SubsetDataModule(real, seen))
+            run.fit(task, datamodule=SubsetDataModule(self.data.real, seen))
         # Lightning passes over an empty loader, and any task may be a judge
         if run.global_step < updates:
             raise RuntimeError(
@@ -165,14 +205,37 @@ def train_judges(
                 'steps: one that has not learned tells nothing. Remove limits of its '
                 'trainer, or add training samples.'
             )
-        if strategy.is_global_zero:
-            save_module(out / str(number), config, task)
-    strategy.barrier()
+        return task
+
+    def _score(self, task: LightningModule) -> float:
+        """How well the first judge reads the fold that it never saw."""
+        data, tiles = self.data, self.data.tiles['train']
+        device = self.strategy.root_device
+        judge = Judges([task], data.mean, data.std).to(device)
+        classes = data.spec.num_classes
+        score = SegmentationScores(classes, ignore_index=-1).to(device)
+        unseen = [
+            index
+            for index in range(len(tiles))
+            if not self.folds[tiles.sample_of(index)]
+        ]
+        for start in range(0, len(unseen), data.batch_size):
+            cut = [
+                tiles.cut(index) for index in unseen[start : start + data.batch_size]
+            ]
+            images, masks = (
+                torch.stack(part).to(device) for part in zip(*cut, strict=True)
+            )
+            known = (masks >= 0) & (masks < classes)
+            score.update(judge.read(images)[0], masks.where(known, -1))
+        found = score.compute()
+        value = found['class_f1'][1] if data.spec.dates > 1 else found['miou']
+        return float(value.nan_to_num(0.0))
 
 
 def _is_trained(folder: Path, config: Mapping[str, Any]) -> bool:
     path = folder / CONFIG
-    return path.exists() and read_json(path) == config
+    return path.exists() and config.items() <= read_json(path).items()
 
 
 def _make_judge(network: Config, spec: SampleSpec) -> LightningModule:
@@ -186,7 +249,7 @@ def _make_judge(network: Config, spec: SampleSpec) -> LightningModule:
 def load_judges(
     out: Path, count: int, spec: SampleSpec, mean: Tensor, std: Tensor
 ) -> Judges:
-    """Read what :func:`train_judges` wrote.
+    """Read what :class:`JudgeTraining` wrote.
 
     Args:
         out: The folder.

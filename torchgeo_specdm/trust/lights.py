@@ -51,8 +51,8 @@ class Light(NamedTuple):
 def lights(measures: Mapping[str, Any]) -> list[Light]:
     """Judge a generated set by rule.
 
-    *Looks real*: the Frechet distance of its images (with several dates, of the worst)
-    against the larger of real against real and real test against training: good up to
+    *Looks real*: the Frechet distances of its images and of their textures (with several
+    dates, of the worst) against the larger of real against real and real test against training: good up to
     1.5 times, doubtful up to 3, else bad. Bad too if its coverage is below half of that
     of real images. Bad or doubtful if images are soft (power of fine detail below 0.4,
     0.7 of the real one), grainy (above 2.5, 1.43 of it; or the bands' detail agrees
@@ -68,7 +68,7 @@ def lights(measures: Mapping[str, Any]) -> list[Light]:
     paints labels into images (see :func:`codec_sentences`), which fakes agreement, or
     if single spectra agree far better than in real pairs, from 1.5 on: images cleaner
     than real ones teach little. Judges that read real pairs hardly better than shuffled
-    ones tell nothing.
+    ones, or had not stopped learning when their updates ended, tell nothing.
 
     *Not copied*: bad if more generated samples than chance explains lie as near to a
     training sample as hardly any real sample of another place does; doubtful if their
@@ -136,40 +136,45 @@ def _transparency_sentence(ratio: float) -> str:
 
 
 def _looks_real(measures: Mapping[str, Any]) -> Light:
-    """Frechet distance, coverage and brightness."""
+    """Frechet distances, coverage and brightness."""
     fidelity = measures.get('fidelity') or {}
     images = [name for name in fidelity if name.startswith('image')]
     states: list[State] = []
     said: list[str] = []
-    found = {}
-    for name in images:
-        value, *references = (
-            find_number(fidelity, name, 'frechet', key)
-            for key in ('value', 'floor', 'held_out')
-        )
-        known = [x for x in references if x is not None]
-        if value is not None and known and max(known) > 0:
-            found[name] = value / max(known), value, max(known)
-    if found:
-        worst = max(found, key=lambda name: found[name][0])
-        ratio, value, reference = found[worst]
-        states.append(graded(-ratio, -_REAL, -_UNREAL))
-        said.append(
-            f'{_called(worst)} are {ratio:.1f} times as far from the real training '
-            f'images as other real images are (Fréchet distance {short(value)} against '
-            f'{short(reference)})'
-        )
+    textures = [name for name in fidelity if name.startswith('texture')]
+    for names in (images, textures):
+        found = [_distance(fidelity, name) for name in names]
+        for ratio, words in sorted(part for part in found if part)[-1:]:
+            states.append(graded(-ratio, -_REAL, -_UNREAL))
+            said.append(words)
     for name in images:
         share = find_number(fidelity, name, 'coverage', 'value')
         floor = find_number(fidelity, name, 'coverage', 'floor')
         if share is not None and floor is not None and share < _COLLAPSED * floor:
             states.append('bad')
             said.append(
-                f'{_called(name).lower()} have collapsed: they cover {share:.0%} of the '
+                f'{_called(name)} have collapsed: they cover {share:.0%} of the '
                 f'variety of the real ones, other real images {floor:.0%}'
             )
     _add_findings(measures, states, said)
     return _light('looks real', states, said)
+
+
+def _distance(fidelity: Mapping[str, Any], name: str) -> tuple[float, str] | None:
+    """Frechet distance over that of real images, and what to say of it."""
+    value, *references = (
+        find_number(fidelity, name, 'frechet', key)
+        for key in ('value', 'floor', 'held_out')
+    )
+    real = max((x for x in references if x is not None), default=0)
+    if value is None or real <= 0:
+        return None
+    ratio, called = value / real, _called(name)
+    same = 'images' if name.startswith('image') else 'ones'
+    return ratio, (
+        f'{called} are {ratio:.1f} times as far from the real training {same} as other '
+        f'real {same} are (Fréchet distance {short(value)} against {short(real)})'
+    )
 
 
 def _add_findings(
@@ -196,10 +201,8 @@ def _add_findings(
 
 def _labels_fit(measures: Mapping[str, Any]) -> Light:
     """Agreement with a judge, with edges and with spectra."""
-    share, blind = (
-        find_number(measures, 'alignment', 'calibrated'),
-        blind_judges(measures),
-    )
+    share = find_number(measures, 'alignment', 'calibrated')
+    blind = blind_judges(measures) or unsettled_judges(measures)
     if share is None and not blind:
         return _light('labels fit', [], [])
     states: list[State] = []
@@ -250,6 +253,27 @@ def blind_judges(measures: Mapping[str, Any]) -> str:
         'networks trained on real pairs read the labels of other real pairs '
         f'({min(known):.1%}) hardly better than those of shuffled ones ({low:.1%}), so '
         'they tell nothing: train the judges longer'
+    )
+
+
+def unsettled_judges(measures: Mapping[str, Any]) -> str:
+    """Say that the judges could still learn more, if so.
+
+    Args:
+        measures: Content of ``measures.json``.
+
+    Returns:
+        A sentence without its end; empty if two doublings of their updates in a row
+        taught them nothing, or nothing was measured.
+    """
+    judges = (measures.get('alignment') or {}).get('judges') or {}
+    if judges.get('settled', True):
+        return ''
+    curve = [f'{value:.1%} after {updates:,}' for updates, value in judges['curve']]
+    return (
+        'networks trained on real pairs had not stopped learning when their updates '
+        f'ended (they read other real pairs at {", ".join(curve[-3:])}), so what they '
+        'read in generated ones says little: train the judges longer'
     )
 
 
@@ -338,5 +362,6 @@ def _swapped(measures: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _called(name: str) -> str:
-    """``Images``, or ``Images of date 2``."""
-    return 'Images' + name.removeprefix('image').replace('_', ' of date ')
+    """``images``, ``textures``, or ``images of date 2``."""
+    kind, _, date = name.partition('_')
+    return f'{kind}s' + (f' of date {date}' if date else '')

@@ -38,7 +38,7 @@ def measure_pairs(
     out: Path,
     generator: Path | None = None,
     judge: Config | None = None,
-    updates: int = 800,
+    updates: int = 1600,
 ) -> TrustDataModule:
     """Measure a generated folder, unless that is done.
 
@@ -48,7 +48,8 @@ def measure_pairs(
         out: Folder of :class:`TrustTask` to write to.
         generator: Folder that stage 2 wrote, for the measures of its codec.
         judge: The task that judges are; a small one for the number of dates if None.
-        updates: Optimiser steps of each judge.
+        updates: Most optimiser steps of a judge; fewer are enough where more teach it
+            nothing.
 
     Returns:
         Both sides, set up.
@@ -125,7 +126,7 @@ def filter_folder(
     real: Config,
     out: Path,
     trust: Path,
-    updates: int = 800,
+    updates: int = 1600,
     pixels: bool = False,
     **options: Any,
 ) -> FilterSummary:
@@ -136,7 +137,8 @@ def filter_folder(
         real: The real datamodule, ``class_path`` and ``init_args``.
         out: The folder to write to.
         trust: Folder of the measures, made if it is not there.
-        updates: Optimiser steps of each judge.
+        updates: Most optimiser steps of a judge; fewer are enough where more teach it
+            nothing.
         pixels: Whether to leave out doubtful pixels instead of whole samples.
         **options: Of :func:`~torchgeo_specdm.trust.filtering.filter_pairs`.
 

@@ -21,6 +21,7 @@ from ..metrics.features import (
     mask_planes,
 )
 from ..metrics.segmentation import SegmentationScores
+from ..metrics.texture import TextureFeatures
 from ..pairs.spec import SampleSpec
 
 
@@ -99,7 +100,7 @@ class SideSummary(NamedTuple):
     Attributes:
         alignment: See :meth:`Alignment.compute`.
         spectra: Of each class.
-        features: Of the images of each date and of the masks, by name.
+        features: Of the images and textures of each date and of the masks, by name.
         change: See :class:`ChangeEvidence`; None with one date.
         detail: Of the images.
     """
@@ -138,10 +139,14 @@ class Side(nn.Module):
         self.change = ChangeEvidence(spec.scale) if spec.dates > 1 else None
         self.image_extractor = extractor
         self.mask_extractor = RandomFeatures(spec.num_classes)
-        names = ['image']
-        if spec.dates > 1:
-            names = [f'image_{date + 1}' for date in range(spec.dates)]
-        samples = {name: FeatureSample(extractor.num_features) for name in names}
+        self.texture = TextureFeatures(spec.num_bands)
+        dates = range(1, spec.dates + 1)
+        #: End of the names of features of each date.
+        self.ends = [f'_{date}' for date in dates] if spec.dates > 1 else ['']
+        samples = {}
+        for end in self.ends:
+            samples[f'image{end}'] = FeatureSample(extractor.num_features)
+            samples[f'texture{end}'] = FeatureSample(self.texture.num_features)
         samples['mask'] = FeatureSample(self.mask_extractor.num_features)
         self.features: Any = nn.ModuleDict(samples)
 
@@ -164,9 +169,10 @@ class Side(nn.Module):
             self.change.update(images, masks)
         dates = images.unbind(1) if self.spec.dates > 1 else (images,)
         numbers = batch['index'], batch['place']
-        for name, date in zip(self.features, dates, strict=False):
+        for end, date in zip(self.ends, dates, strict=True):
             planes = band_planes(date, self.mean, self.std)
-            self.features[name].update(self.image_extractor(planes), *numbers)
+            self.features[f'image{end}'].update(self.image_extractor(planes), *numbers)
+            self.features[f'texture{end}'].update(self.texture(planes), *numbers)
         planes = mask_planes(masks, self.spec.num_classes)
         self.features['mask'].update(self.mask_extractor(planes), *numbers)
 

@@ -25,8 +25,9 @@ from ..metrics.memorisation import NearestSamples, TrainingSample
 from ..metrics.segmentation import SegmentationScores
 from ..tasks.support.drawing import draw_missing
 from ..tasks.support.guards import require_writable
+from ..tasks.support.plateau import settled
 from .datamodule import SETS, TrustDataModule
-from .judges import Judges, load_judges, share_places, train_judges
+from .judges import Judges, JudgeTraining, load_judges, share_places
 from .overlap import overlaps_between_splits, split_datasets
 from .scores import ScoreFiles, read_scores
 from .sides import Alignment, Readings, Side, sample_agreement
@@ -63,7 +64,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         out: str,
         judge: dict[str, Any],
         generator: str | None = None,
-        updates: int = 800,
+        updates: int = 1600,
         folds: int = 2,
         features: str = 'random',
         trainer: dict[str, Any] | None = None,
@@ -76,7 +77,8 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
                 class scores (B, K, H, W) for normalised images.
             generator: Folder that stage 2 wrote: its codec is measured, and it draws
                 the pairs if the datamodule says so; None measures without a codec.
-            updates: Optimiser steps of each judge.
+            updates: Most optimiser steps of a judge: the first one begins with an
+                eighth, and doubles until it reads places that it never saw no better.
             folds: Number of judges, 2 or more.
             features: Of images: ``random``, or with a download ``inception`` (red,
                 green and blue only) or ``sentinel2``.
@@ -108,16 +110,16 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
             data.open_synthetic()
         self.spec = spec = data.spec
         of_sample = self._folds(data.real.train_dataset)
-        train_judges(
-            data.real,
+        training = JudgeTraining(
+            data,
             of_sample,
             self.hparams['judge'],
             self.hparams['updates'],
             self.out / 'judges',
             self.trainer.strategy,
             self.hparams['trainer'] or {},
-            spec,
         )
+        self.curve = training.run()
         data.real.trainer = self.trainer
         count = self.hparams['folds']
         shared = data.mean, data.std
@@ -195,6 +197,10 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
             self.shuffled.compute(),
             self.spec,
         )
+        found['alignment']['judges'] = {
+            'curve': self.curve,
+            'settled': settled(self.curve),
+        }
         if self.codec is not None:
             found['reconstruction'] = self._reconstruction()
             found['alignment']['swapped'] = {
