@@ -3,6 +3,8 @@
 
 """Going on from a checkpoint."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -208,3 +210,22 @@ class TestEqualToUninterrupted:
         for name in ('step=1', 'step=2', 'epoch-step=2'):
             resumed = fit(tmp_path / 'kept' / f'{name}.ckpt')
             assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
+
+    def test_after_ctrl_c(
+        self, fit: Callable[..., dict[str, Tensor]], tmp_path: Path
+    ) -> None:
+        def press(*arguments: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+        whole = fit()
+        # in the middle of the first step of the second epoch
+        pressed = LambdaCallback(
+            on_before_backward=lambda trainer, *rest: (
+                press() if trainer.global_step == 2 else None
+            )
+        )
+        saver = ModelCheckpoint(tmp_path / 'kept', every_n_train_steps=100)
+        with pytest.raises(SystemExit):
+            fit(callbacks=[pressed, saver], enable_checkpointing=True)
+        resumed = fit(tmp_path / 'kept' / 'last.ckpt')
+        assert all(torch.equal(value, resumed[key]) for key, value in whole.items())

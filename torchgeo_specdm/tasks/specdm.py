@@ -29,6 +29,7 @@ from ..presets import load_preset
 from .support.drawing import PairPredictionWriter, draw_batch
 from .support.guards import StepGuard, require_writable
 from .support.stages import STAGES, DiffusionStage, Stage
+from .support.stopping import SaveWhenStopped
 
 #: Numbers kept free for the samples of a batch in validation.
 _BATCH_NUMBERS = 10_000
@@ -276,9 +277,9 @@ class SpecDMTask(
         self._write_folder()
 
     def configure_callbacks(self) -> list[Callback]:
-        """What writes the samples that are drawn."""
+        """Save a training that is stopped, or write the samples that are drawn."""
         drawing = self.trainer.state.fn == TrainerFn.PREDICTING
-        return [PairPredictionWriter()] if drawing else []
+        return [PairPredictionWriter() if drawing else SaveWhenStopped()]
 
     def predict_step(
         self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
