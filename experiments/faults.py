@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d, pad, pixel_shuffle, pixel_unshuffle
 from torchgeo.datamodules import BaseDataModule
 from torchvision.transforms.functional import gaussian_blur
 
-from torchgeo_specdm.files import read_json, write_text
+from torchgeo_specdm.files import write_text
 from torchgeo_specdm.metrics.detail import OCTAVES
 from torchgeo_specdm.objects import Config, make_object
 from torchgeo_specdm.pairs.spec import SampleSpec
@@ -33,8 +33,8 @@ from torchgeo_specdm.pairs.tiles import TileDataset
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.scenes.writing import write_scenes
 from torchgeo_specdm.trust.lights import lights
+from torchgeo_specdm.trust.measures import read_measures
 from torchgeo_specdm.trust.measuring import measure_pairs
-from torchgeo_specdm.trust.task import MEASURES
 
 Pair = tuple[Tensor, Tensor]
 #: Training, validation and test scenes where no data are given.
@@ -297,7 +297,7 @@ def measure_faults(
         if not (trust / 'judges').exists():
             (trust / 'judges').symlink_to(judges.absolute())
         measure_pairs(folder, real, trust, judge=judge, updates=updates)
-        measures = read_json(trust / MEASURES)
+        measures = read_measures(trust)
         values = read_columns(measures)
         first = next(iter(found.values()))['values'] if found else values
         found[fault] = {

@@ -6,6 +6,7 @@ import hashlib
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,20 +137,21 @@ class TestText:
         [
             ('{"a": 1', 'is not valid JSON'),
             ('', 'is not valid JSON'),
-            ('[1]', 'holds a JSON list'),
-            ('null', 'holds a JSON NoneType'),
+            ('[1]', r'has the content=\[1\], but it must be an object'),
+            ('null', 'has the content=None, but it must be an object'),
+            ('[' * 10**6, 'is not valid JSON'),
         ],
     )
     def test_wrong_json(self, tmp_path: Path, text: str, message: str) -> None:
         path = tmp_path / 'a.json'
         path.write_text(text)
         with pytest.raises(ValueError, match=rf'a\.json {message}'):
-            read_json(path)
+            read_json(path, dict[str, Any])
 
     def test_json_with_byte_order_mark(self, tmp_path: Path) -> None:
         path = tmp_path / 'a.json'
         path.write_text('{"a": "ä"}', encoding='utf-8-sig')
-        assert read_json(path) == {'a': 'ä'}
+        assert read_json(path, dict[str, Any]) == {'a': 'ä'}
 
     def test_yaml_as_torchgeo_reads_it(self, tmp_path: Path) -> None:
         path = tmp_path / 'a.yaml'
@@ -179,8 +181,9 @@ class TestModule:
         module(torch.randn(4, 3, 5, 5))
         folder = tmp_path / 'new' / 'folder'
         save_module(folder, {'stage': 'autoencoder', 'width': 3}, module)
+        form = dict[str, Any]
         assert names(folder) == ['config.json', 'model.safetensors']
-        assert read_config(folder, 'autoencoder')['width'] == 3
+        assert read_config(folder, 'autoencoder', form)['width'] == 3
         other.load_state_dict(load_weights(folder))
         for key, value in module.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
@@ -190,9 +193,9 @@ class TestModule:
         with pytest.raises(
             ValueError, match=r"stage 'autoencoder', but .* 'diffusion'"
         ):
-            read_config(tmp_path, 'diffusion')
+            read_config(tmp_path, 'diffusion', dict[str, Any])
         with pytest.raises(FileNotFoundError, match="stage 'diffusion' must have"):
-            read_config(tmp_path / 'nowhere', 'diffusion')
+            read_config(tmp_path / 'nowhere', 'diffusion', dict[str, Any])
 
     def test_broken_weights(self, tmp_path: Path) -> None:
         save_module(tmp_path, {'stage': 'autoencoder'}, nn.Linear(9, 9))
@@ -209,4 +212,4 @@ class TestModule:
         with pytest.raises(TypeError):
             save_module(tmp_path, {'stage': object()}, nn.Linear(1, 1))
         with pytest.raises(FileNotFoundError):
-            read_config(tmp_path, 'autoencoder')
+            read_config(tmp_path, 'autoencoder', dict[str, Any])

@@ -6,20 +6,56 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from jsonargparse import get_loader
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
+
+#: Numbers of files: what is counted, seeds of 32 bits, and finite ones.
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+#: Settings of networks: a number above this makes one that no machine can hold.
+_MOST_SETTING = 8192
+
+
+def _require_bounded(settings: Any) -> Any:
+    """Refuse numbers in nested settings that are not finite or far too large."""
+    parts = settings.values() if isinstance(settings, dict) else settings
+    if isinstance(settings, dict | list):
+        for part in parts:
+            _require_bounded(part)
+    elif isinstance(settings, int | float) and not abs(settings) <= _MOST_SETTING:
+        raise ValueError(
+            f'{settings} must be a number from {-_MOST_SETTING} to {_MOST_SETTING}.'
+        )
+    return settings
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_require_bounded)]
+
+#: Of a form that may have further entries: later versions may write more.
+OPEN = ConfigDict(extra='allow')
+
+_Form = TypeVar('_Form')
+#: Most characters of a wrong value that an error shows.
+_SHOWN = 80
 
 
 @contextmanager
@@ -126,22 +162,103 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_json(path: Path, form: type[_Form]) -> _Form:
+    """Read a JSON file of a declared form.
+
+    Args:
+        path: The file.
+        form: Type of the content: a ``TypedDict``, a dataclass, or ``dict[str, Any]``.
+
+    Returns:
+        The content; further entries of a ``TypedDict`` are left out, unless it is
+        :data:`OPEN`.
 
     Raises:
-        ValueError: If the file holds anything else; the message names it.
+        ValueError: If the content is of another form; the message names file and
+            entry.
     """
+    return check_json(read_text(path), form, str(path))
+
+
+def read_json_lines(
+    path: Path, form: type[_Form], torn: bool = False
+) -> Iterator[_Form]:
+    """Read a file with one JSON value a line, one by one.
+
+    Args:
+        path: The file.
+        form: Type of each line, as of :func:`read_json`.
+        torn: Whether to leave out lines that are no JSON at all: a killed writer may
+            leave half a line.
+
+    Yields:
+        The content of each line.
+
+    Raises:
+        ValueError: If a line is of another form; the message names file, line and
+            entry.
+    """
+    with path.open(encoding='utf-8', errors='replace') as file:
+        for number, line in enumerate(file, 1):
+            if not torn or _is_json(line):
+                yield check_json(line, form, f'{path}, line {number}')
+
+
+def check_json(text: str, form: type[_Form], where: str) -> _Form:
+    """Check a JSON text against a declared form.
+
+    Args:
+        text: The text.
+        form: Type of the content, as of :func:`read_json`.
+        where: Where the text is from, for the message.
+
+    Returns:
+        The content.
+
+    Raises:
+        ValueError: If it is of another form.
+    """
+    kind: Any = form
     try:
-        values = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f'{path} is not valid JSON ({error}). Mend it.') from error
-    if type(values) is not dict:
-        raise ValueError(
-            f'{path} holds a JSON {type(values).__name__}, but must hold one object '
-            '{...}. Mend it.'
-        )
-    return values
+        # strict: '3' is no number, but a list is a tuple, which JSON does not know
+        checked: _Form = _adapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ValueError(f'{where} {_describe_fault(dict(fault))} Mend it.') from error
+    return checked
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+@cache
+def _adapter(form: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
+
+
+def _describe_fault(fault: Mapping[str, Any]) -> str:
+    """One fault that pydantic found, as the end of a sentence."""
+    place = '.'.join(map(str, fault['loc'])) or 'the content'
+    match fault['type']:
+        case 'json_invalid':
+            return f'is not valid JSON ({fault["ctx"]["error"]}).'
+        case 'missing':
+            return f'lacks {place}.'
+        case 'unexpected_keyword_argument' | 'extra_forbidden':
+            return f'has {place}, which does not exist.'
+        case 'value_error':
+            where = f' at {place}' if fault['loc'] else ''
+            return f'is wrong{where}: {fault["ctx"]["error"]}'
+    shown = repr(fault['input'])
+    if len(shown) > _SHOWN:
+        shown = f'{shown[:_SHOWN]}...'
+    rule = re.sub(r'^\w+ should', 'must', fault['msg'])
+    return f'has {place}={shown}, but it {rule}.'
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -180,19 +297,27 @@ def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> N
     write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
 
 
-def read_config(folder: Path, stage: str) -> dict[str, Any]:
+class _Stage(TypedDict):
+    """What the configurations of both stages say."""
+
+    stage: str
+
+
+def read_config(folder: Path, stage: str, form: type[_Form]) -> _Form:
     """Read the configuration of a stage's folder.
 
     Args:
         folder: Written by :func:`save_module`.
         stage: ``autoencoder`` or ``diffusion``: what the folder must come from.
+        form: Type of the configuration of this stage, as of :func:`read_json`.
 
     Returns:
         The configuration.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If the folder comes from the other stage.
+        ValueError: If the folder comes from the other stage, or the configuration is
+            of another form.
     """
     path = folder / CONFIG
     if not path.exists():
@@ -200,14 +325,14 @@ def read_config(folder: Path, stage: str) -> dict[str, Any]:
             f'{path} does not exist, but stage {stage!r} must have written it. Finish '
             'that stage first, or correct the path.'
         )
-    config = read_json(path)
-    if config.get('stage') != stage:
+    found = read_json(path, _Stage)['stage']
+    if found != stage:
         raise ValueError(
-            f'{folder} was written by stage {config.get("stage")!r}, but here the '
+            f'{folder} was written by stage {found!r}, but here the '
             f'folder of stage {stage!r} is needed. Give the folder that this stage '
             'wrote.'
         )
-    return config
+    return read_json(path, form)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

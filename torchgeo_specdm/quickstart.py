@@ -22,15 +22,15 @@ from .settings import content_hash, require_same_settings
 from .study.configs import mixed_config, pairs_config
 from .study.design import Arm, Recipe, Study
 from .study.engine import Engine
-from .study.planning import make_plan
+from .study.planning import PlanFile, make_plan
 from .study.runs import Run, table
 from .study.stages import draw_pairs, learn_stage, write_config
 from .study.verdicts import NAMES, verdicts
 from .tasks.support.networks import NETWORKS
 from .tasks.support.plateau import Curve, settled
 from .tasks.support.progress import StepProgressBar
+from .trust.measures import MEASURES
 from .trust.measuring import measure_pairs
-from .trust.task import MEASURES
 
 _ARM = 'synthetic'
 _RATIOS = (1.0, 3.0, 5.0)
@@ -195,8 +195,7 @@ class Quickstart:
         samples, size = self._check(data)
         path = self.out / 'plan.json'
         if path.exists():
-            kept: Config = read_json(path)['plan']
-            return kept
+            return dict(read_json(path, PlanFile)['plan'])
         self._say('Timing a few steps of each kind on this machine', 15)
         spec, runs = PairFolder(data).spec, (1 + len(_RATIOS)) * _SEEDS
         learned = self.codec != 'pixels'

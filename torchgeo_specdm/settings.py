@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from .files import read_json, sha256
+
+
+class Begun(TypedDict):
+    """A JSON file with the settings that a folder was begun with."""
+
+    settings: dict[str, Any]
+
 
 #: Lists and descriptions of a folder of pairs.
 _TEXTS = ('.json', '.csv', '.txt')
@@ -25,7 +34,7 @@ def require_same_settings(path: Path, wanted: Mapping[str, Any]) -> None:
         FileExistsError: With both values of every setting that differs.
     """
     if path.exists():
-        compare_settings(path.parent, read_json(path).get('settings', {}), wanted)
+        compare_settings(path.parent, read_json(path, Begun)['settings'], wanted)
 
 
 def compare_settings(

@@ -94,9 +94,30 @@ class TestManifest:
 
     def test_torn_lines(self, root: Path) -> None:
         whole = '{"id": "0001", "index": 1}'
-        text = f'{{"id": "00\n{whole}\n\n[1]\n7\n{{}}\n\0\0\n{{"id": "0002", "ind'
+        text = f'{{"id": "00\n{whole}\n\n\0\0\n{{"id": "0002", "ind'
         (root / 'manifest.jsonl').write_bytes(text.encode() + b'\xc3')
         assert read_manifest(root) == [{'id': '0001', 'index': 1}]
+
+    @pytest.mark.parametrize(
+        'line',
+        [
+            '[1]',
+            '7',
+            '{}',
+            '{"id": 1}',
+            '{"id": "1", "index": -1}',
+            '{"id": "1", "index": 18446744073709551616}',
+            '{"id": "1", "accepted": "no"}',
+            '{"id": "1", "clipped": NaN}',
+            '{"id": "1", "files": ["images/1.tif"]}',
+            '{"id": "1", "files": {"../../secret.txt": "0"}}',
+            '{"id": "1", "files": {"/etc/passwd": "0"}}',
+        ],
+    )
+    def test_another_form(self, root: Path, line: str) -> None:
+        (root / 'manifest.jsonl').write_text(f'{{"id": "0001"}}\n{line}\n')
+        with pytest.raises(ValueError, match=r'manifest\.jsonl, line 2 (has|lacks) '):
+            read_manifest(root)
 
     def test_all_rejected(self, root: Path) -> None:
         lines = [{'id': f'{i:04d}', 'accepted': False} for i in range(4)]

@@ -1,9 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 
 from tests.trust.scores import BAD, COUNT, GOOD, KEYS, real_rows, score
 from torchgeo_specdm.trust.choosing import balance, choose
-from torchgeo_specdm.trust.scores import read_scores
 
 
 class TestChoose:
@@ -128,22 +125,3 @@ class TestBalance:
     def test_out_of_range(self, count: int) -> None:
         with pytest.raises(ValueError, match=f'balance={count} must be 1 or more'):
             balance(np.ones((3, 2)), count)
-
-
-class TestScores:
-    @pytest.mark.parametrize(
-        ('line', 'message'),
-        [
-            ('{"id": "a"', 'line 2'),
-            ('[]', 'line 2'),
-            ('', 'line 2'),
-            (json.dumps(score(1, edges=float('nan'))), 'NaN.*finite number or null'),
-            (json.dumps(score(1, edges='0.5')), 'finite number or null'),
-            (json.dumps({'id': 'a', 'agreement': 1}), 'with id and agreement, edges'),
-        ],
-    )
-    def test_broken_line(self, tmp_path: Path, line: str, message: str) -> None:
-        path = tmp_path / 'real.jsonl'
-        path.write_text(f'{json.dumps(score(0))}\n{line}\n')
-        with pytest.raises(ValueError, match=message):
-            read_scores(path)

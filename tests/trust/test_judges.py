@@ -118,7 +118,7 @@ def one_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def witnesses(real: PairFolderDataModule, out: Path) -> list[Any]:
-    loaded = load_judges(out, 3, real.spec, real.mean, real.std)
+    loaded = load_judges(out, 3, WITNESS, real.spec, real.mean, real.std)
     return list(loaded.networks)
 
 

@@ -3,7 +3,9 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch import Trainer
@@ -11,6 +13,7 @@ from lightning.pytorch import Trainer
 from torchgeo_specdm import PairFolder, PairFolderDataModule
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.scenes.writing import write_scenes
+from torchgeo_specdm.study.runs import Run, write_run
 from torchgeo_specdm.trust.measuring import real_config
 
 COPIES = 4
@@ -71,19 +74,74 @@ def test_filter_and_report(
     assert 'updates: 25 there, 26 here' in capsys.readouterr().err
 
 
-def test_doubtful_pixels(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    real, drawn = folders
-    trust, out = tmp_path / 'trust', tmp_path / 'kept'
-    command = ['filter', str(drawn), '--real', str(real), '--trust', str(trust)]
-    assert main([*command, '--out', str(out), '--updates', '25', '--pixels']) == 0
+#: What a stranger may write into any file of a folder of results.
+PLANTED = {'class_path': 'planted.Thing', 'init_args': {}}
+
+
+def plant(content: Any) -> Any:
+    """The content of a JSON file with a class of a stranger wherever one may be."""
+    if isinstance(content, list):
+        return [plant(part) for part in content]
+    if not isinstance(content, dict):
+        return content
+    if 'class_path' in content:
+        return PLANTED
+    return {key: plant(value) for key, value in content.items()}
+
+
+def plant_everywhere(root: Path) -> int:
+    """Plant a class in every JSON of a folder."""
+    paths = [*root.rglob('*.json'), *root.rglob('*.jsonl')]
+    for path in paths:
+        whole = path.suffix == '.json'
+        parts = [path.read_text()] if whole else path.read_text().splitlines()
+        planted = [json.dumps(plant(json.loads(p)) | PLANTED) for p in parts]
+        path.write_text('\n'.join(planted))
+    return len(paths)
+
+
+def require_doubtful_ignored(drawn: Path, readings: Path, out: Path) -> None:
+    """Pixels that judges read otherwise are ignored, and no others are changed."""
     kept = PairFolder(out)
-    ignored = kept.spec.ignore_index
-    before = PairFolder(drawn).select(kept.ids)
-    read = PairFolder(trust / 'readings').select(kept.ids)
+    before, read = (PairFolder(f).select(kept.ids) for f in (drawn, readings))
     for was, said, now in zip(before, read, kept, strict=True):
         doubtful = was['mask'] != said['mask']
-        assert (now['mask'][doubtful] == ignored).all()
+        assert (now['mask'][doubtful] == kept.spec.ignore_index).all()
         assert (now['mask'] == was['mask'])[~doubtful].all()
+
+
+def test_doubtful_pixels_and_results_that_name_code(
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / 'planted.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    real, drawn = (shutil.copytree(f, tmp_path / f.name) for f in folders)
+    plant_everywhere(drawn)
+    trust, study = tmp_path / 'drawn-trust', tmp_path / 'study'
+    pairs = ['--real', str(real), '--updates', '25']
+    filtered = ['filter', str(drawn), *pairs, '--pixels', '--by', 'edges', '--out']
+    assert main([*filtered, str(tmp_path / 'kept')]) == 0
+    require_doubtful_ignored(drawn, trust / 'readings', tmp_path / 'kept')
+    run = Run('net', 'real only', 0, 0, 0, 0, 1, {'miou': 0.5}, {})
+    write_run(study, run)
+    settings = (trust / 'settings.json').read_text()
+    # measures, scores, readings, two judges and the settings
+    assert plant_everywhere(trust) > 7 and plant_everywhere(study) == 1
+
+    # without --real, the measures would have to say what to build
+    report = ['report', str(drawn), '--study', str(study)]
+    assert main(report) == 1
+    assert 'must not name code: give --real' in capsys.readouterr().err
+    assert main([*report, *pairs]) == 1
+    assert 'was begun with other settings' in capsys.readouterr().err
+    # what the user names is what is built
+    (trust / 'settings.json').write_text(settings)
+    assert main([*report, *pairs]) == 0
+    assert main([*filtered, str(tmp_path / 'again')]) == 0
+    assert 'planted' not in sys.modules
 
 
 def test_judges_that_read_nothing_are_not_asked(

@@ -24,8 +24,8 @@ from torchgeo_specdm import (
     TrustDataModule,
     TrustTask,
 )
-from torchgeo_specdm.files import read_json
 from torchgeo_specdm.trust.lights import codec_sentences, paints_labels
+from torchgeo_specdm.trust.measures import read_measures
 from torchgeo_specdm.trust.scores import read_scores
 
 from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer
@@ -53,7 +53,7 @@ def measured(
         task = TrustTask(str(tmp_path / 'out'), ORACLE, str(generator), updates=1)
         data = TrustDataModule(open_data(real.root), synthetic, batch_size=5)
         (logged, *_) = quiet_trainer(tmp_path).test(task, data, verbose=False)
-        found = read_json(tmp_path / 'out' / 'measures.json')
+        found = read_measures(tmp_path / 'out')
         assert logged['alignment'] == pytest.approx(found['alignment']['calibrated'])
         return found
 
@@ -166,7 +166,7 @@ def test_a_codec_that_paints_labels_is_named(
     task = Painted(str(tmp_path / 'out'), ORACLE, str(generator), updates=1)
     data = TrustDataModule(open_data(real.root), synthetic)
     quiet_trainer(tmp_path).test(task, data, verbose=False)
-    found = read_json(tmp_path / 'out' / 'measures.json')
+    found = read_measures(tmp_path / 'out')
     swapped = found['alignment']['swapped']
     assert swapped['other'] > 0.95 and swapped['own'] < 0.05
     assert swapped['original_other'] < 0.05
@@ -198,7 +198,7 @@ def test_any_datamodule_of_torchgeo(make: Any, tmp_path: Path) -> None:
     task = TrustTask(str(tmp_path / 'out'), judge, updates=2, folds=3)
     data = TrustDataModule(datamodule, synthetic)
     quiet_trainer(tmp_path).test(task, data, verbose=False)
-    found = read_json(tmp_path / 'out' / 'measures.json')
+    found = read_measures(tmp_path / 'out')
     assert data.spec.classes == PairFolder(synthetic).spec.classes
     assert len(found['area']['train']) == data.spec.num_classes
     assert found['counts']['synthetic'] == len(PairFolder(synthetic))
@@ -226,7 +226,7 @@ def test_judges_are_used_again(real: PairFolderDataModule, tmp_path: Path) -> No
     assert run(1) == first
     assert all(a != b for a, b in zip(run(2), first, strict=True))
     # without a generator there is no codec to measure
-    found = read_json(task.out / 'measures.json')
+    found = read_measures(task.out)
     assert 'reconstruction' not in found and 'transparency' not in found['alignment']
 
 
@@ -240,7 +240,7 @@ def test_too_many_pairs_for_overlap_are_said(
     # 16 training and 4 test samples
     with pytest.warns(UserWarning, match=r'64 pairs .* torchgeo-specdm overlap'):
         quiet_trainer(tmp_path).test(task, data, verbose=False)
-    assert read_json(tmp_path / 'out' / 'measures.json')['overlap'] == {}
+    assert read_measures(tmp_path / 'out')['overlap'] == {}
 
 
 def run_test(
@@ -303,7 +303,7 @@ def test_two_processes_find_what_one_finds(
         assert done.returncode == 0, done.stderr
         assert devices == 1 or 'MEMBER: 2/2' in done.stderr
         scores = out / 'scores' / 'synthetic.jsonl'
-        found.append((read_json(out / 'measures.json'), scores.read_text()))
+        found.append((read_measures(out), scores.read_text()))
     assert flat(found[0][0]) == pytest.approx(flat(found[1][0]), rel=1e-6, nan_ok=True)
     rows = [json.loads(line) for line in found[1][1].splitlines()]
     assert [row['index'] for row in rows] == list(range(16))
@@ -326,7 +326,7 @@ def test_a_generator_is_measured_without_a_folder(
     assert done.returncode == 0, done.stderr
     drawn = []
     for out in (one, two):
-        assert read_json(out / 'measures.json')['counts']['synthetic'] == 10
+        assert read_measures(out)['counts']['synthetic'] == 10
         folder = PairFolder(out / 'set')
         drawn.append(torch.stack([folder[i]['image'] for i in range(10)]))
         rows = read_scores(out / 'scores' / 'synthetic.jsonl')

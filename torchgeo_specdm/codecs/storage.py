@@ -5,11 +5,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
+from typing_extensions import TypedDict
 
-from ..files import WEIGHTS, load_weights, read_config, save_module
+from ..files import WEIGHTS, Settings, load_weights, read_config, save_module
 from ..pairs.spec import SampleSpec
 from .abundances import AbundanceCodec
 from .base import Codec
@@ -88,7 +89,16 @@ def require_learned(name: str) -> None:
             'codec=pixels.'
         )
     if name not in CODECS:
-        read_config(Path(name), 'autoencoder')
+        read_config(Path(name), 'autoencoder', CodecConfig)
+
+
+class CodecConfig(TypedDict):
+    """Content of ``config.json`` of stage 1."""
+
+    stage: Literal['autoencoder']
+    codec: str
+    settings: Settings
+    spec: dict[str, Any]
 
 
 def codec_to_config(codec: Codec) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def load_codec(folder: str | Path) -> Codec:
         ValueError: If the folder comes from another stage, or is broken.
     """
     folder = Path(folder)
-    codec = codec_from_config(read_config(folder, 'autoencoder'))
+    codec = codec_from_config(read_config(folder, 'autoencoder', CodecConfig))
     load_state(codec, folder)
     for name in ('half_range', 'latent_std'):
         least = float(getattr(codec, name).min())

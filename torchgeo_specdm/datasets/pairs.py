@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -250,7 +250,7 @@ class PairFolder(PlottedDataset):
             The path of the file.
         """
         path = self.root / DESCRIPTION
-        values = read_json(path) if path.exists() else {}
+        values = read_json(path, dict[str, Any]) if path.exists() else {}
         values |= self._stored.spec.to_dict() | {'codes': list(self._stored.codes)}
         write_text(path, json.dumps(values, indent=2) + '\n')
         return path

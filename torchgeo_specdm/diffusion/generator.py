@@ -5,17 +5,42 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, NotRequired, get_args
 
 import torch
+from pydantic import Field, with_config
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from ..codecs import Codec, Sample, load_codec, load_state, save_codec
-from ..files import read_config, save_module
+from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
 from .denoiser import JointDenoiser
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .solver import STOCHASTIC, Sampler, make_solver
+
+#: Pixels of a side of a patch.
+Side = Annotated[int, Field(ge=1, le=65_536)]
+
+
+@with_config(OPEN)
+class Sampling(TypedDict):
+    """How samples are drawn where nothing else is said."""
+
+    sampler: Sampler
+    steps: Positive
+    clip: NotRequired[Finite | None]
+
+
+@with_config(OPEN)
+class GeneratorConfig(TypedDict):
+    """Content of ``config.json`` of stage 2."""
+
+    process: Settings
+    denoiser: Settings
+    sampling: Sampling
+    patch_size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    training: NotRequired[dict[str, Any]]
 
 
 class Generator(nn.Module):
@@ -84,7 +109,7 @@ class Generator(nn.Module):
             ValueError: If it is the folder of another stage, or broken.
         """
         folder = Path(folder)
-        config = read_config(folder, 'diffusion')
+        config = read_config(folder, 'diffusion', GeneratorConfig)
         generator = cls.build(load_codec(folder / 'codec'), config)
         load_state(generator.denoiser, folder)
         return generator.eval().requires_grad_(False)

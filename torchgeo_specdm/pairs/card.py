@@ -58,7 +58,7 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
     Returns:
         The text for ``README.md``.
     """
-    description = read_json(folder / DESCRIPTION)
+    description = read_json(folder / DESCRIPTION, dict[str, Any])
     provenance = description['provenance']
     settings = provenance['settings']
     rows = read_manifest(folder)

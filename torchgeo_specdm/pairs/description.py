@@ -18,6 +18,8 @@ from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 CLASSES = 'classes.csv'
 #: A mask with a higher value than this holds codes, not class positions.
 _MOST_CLASSES = 64
+#: What values in masks, of 32 bits, stay below.
+_MOST_CODE = 2**32
 #: Images that are looked at to tell the unit of floating-point numbers.
 _LOOKED_AT = 16
 
@@ -59,7 +61,7 @@ def describe(root: Path) -> tuple[PairFiles, Description]:
     if not path.exists():
         files = PairFiles(root)
         return files, _find_out(files)
-    values = read_json(path)
+    values = read_json(path, dict[str, Any])
     try:
         description = _from_json(values)
     except ValueError as error:
@@ -125,11 +127,13 @@ def _from_json(values: Mapping[str, Any]) -> Description:
     codes, provenance = values.get('codes'), values.get('provenance', {})
     if codes is None:
         codes = list(range(spec.num_classes))
-    whole = isinstance(codes, list) and all(type(code) is int for code in codes)
+    whole = isinstance(codes, list) and all(
+        type(code) is int and abs(code) < _MOST_CODE for code in codes
+    )
     if not whole or len({*codes}) != spec.num_classes or len(codes) != len({*codes}):
         raise ValueError(
             f'codes={codes} must hold one whole number, its value in the masks, for '
-            f'each of the {spec.num_classes} classes, all different.'
+            f'each of the {spec.num_classes} classes, all different and of 32 bits.'
         )
     if spec.ignore_index in codes:
         raise ValueError(

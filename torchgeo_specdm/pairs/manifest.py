@@ -4,19 +4,42 @@
 """One line for each sample of a folder: where it comes from, and its scores."""
 
 import hashlib
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from ..files import sha256, write_text
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from ..files import OPEN, Count, Finite, read_json_lines, sha256, write_text
 
 MANIFEST = 'manifest.jsonl'
 #: Hash of names, sizes and times of all listed files when they were as drawn.
 _UNCHANGED = '.unchanged'
 #: How many changed files an error names.
 _SHOWN = 3
+
+
+@with_config(OPEN)
+class Line(TypedDict):
+    """Line of the manifest, as far as it has a form.
+
+    Attributes:
+        id: Id of the sample.
+        index: Number of the sample.
+        accepted: Whether the sample is to be used; true if left out.
+        clipped: Share of the values that were clipped to the type.
+        files: SHA-256 of each file, by its path within the folder.
+    """
+
+    id: str
+    index: NotRequired[Count]
+    accepted: NotRequired[bool]
+    clipped: NotRequired[Finite]
+    files: NotRequired[
+        dict[Annotated[str, Field(pattern=r'^(images|masks)/[^/]+$')], str]
+    ]
 
 
 def read_manifest(root: Path) -> list[dict[str, Any]]:
@@ -27,17 +50,15 @@ def read_manifest(root: Path) -> list[dict[str, Any]]:
 
     Returns:
         One dict a line, the last one of an id winning, in file order.
+
+    Raises:
+        ValueError: If a line is of another form; the message names it.
     """
     path = root / MANIFEST
-    rows: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding='utf-8', errors='replace').split('\n'):
-            try:
-                row = json.loads(line)
-                rows[row['id']] = row
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-    return list(rows.values())
+    if not path.exists():
+        return []
+    rows = read_json_lines(path, Line, torn=True)
+    return list({row['id']: dict(row) for row in rows}.values())
 
 
 def require_unchanged(root: Path) -> None:

@@ -4,7 +4,7 @@
 """The description of a labelled sample: bands, classes, dates and units."""
 
 import colorsys
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
@@ -18,6 +18,9 @@ DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'flo
 
 #: The mask value that the remote sensing community uses for "no label".
 USUAL_IGNORE = 255
+#: More dates than any series of a patch has, and what whole numbers of 32 bits reach.
+_MOST_DATES = 1000
+_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,13 @@ class SampleSpec:
         set_ = object.__setattr__
         for name in ('bands', 'classes'):
             set_(self, name, _names(name, getattr(self, name)))
-        set_(self, 'dates', _whole('dates', self.dates, 1))
+        set_(self, 'dates', _whole('dates', self.dates, 1, _MOST_DATES))
         if self.ignore_index is not None:
-            set_(self, 'ignore_index', _whole('ignore_index', self.ignore_index))
+            set_(
+                self,
+                'ignore_index',
+                _whole('ignore_index', self.ignore_index, -_MOST, _MOST),
+            )
         set_(self, 'dtype', _dtype(self.dtype))
         set_(self, 'scale', _scale(self.scale))
         set_(self, 'nodata', _nodata(self.nodata, self.dtype))
@@ -170,11 +177,12 @@ def _names(field: str, values: Any) -> tuple[str, ...]:
     return names
 
 
-def _whole(field: str, value: Any, least: float = -math.inf) -> int:
+def _whole(field: str, value: Any, least: int, most: int) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        rule = '' if least == -math.inf else f', {least} or more'
-        raise ValueError(f'{field}={value!r} must be a whole number{rule}.')
+    if not whole or not least <= value <= most:
+        raise ValueError(
+            f'{field}={value!r} must be a whole number from {least} to {most}.'
+        )
     return int(value)
 
 
@@ -233,13 +241,14 @@ def fits_dtype(value: float, dtype: str) -> bool:
 
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    # a whole number may be too large for any float
+    return number and bool(abs(value) <= sys.float_info.max)
 
 
 def _colors(values: Any) -> tuple[tuple[int, int, int], ...]:
     try:
         colors = tuple((int(r), int(g), int(b)) for r, g, b in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         colors = ((-1, -1, -1),)
     if any(not 0 <= part <= 255 for color in colors for part in color):
         raise ValueError(

@@ -139,7 +139,7 @@ class PairWriter:
         Args:
             card: Markdown for ``README.md``.
         """
-        rows = sorted(read_manifest(self.root), key=lambda row: int(row['index']))
+        rows = sorted(read_manifest(self.root), key=lambda row: row.get('index', 0))
         lines = ''.join(json.dumps(row) + '\n' for row in rows)
         write_text(self.root / MANIFEST, lines)
         write_text(self.root / 'README.md', card)
@@ -159,16 +159,17 @@ class PairWriter:
                     'written into a folder of their own: choose another one.'
                 )
             return
-        found = read_json(path)
+        found = read_json(path, dict[str, Any])
         provenance = found.get('provenance')
-        if type(provenance) is not dict or 'settings' not in provenance:
+        settings = provenance.get('settings') if type(provenance) is dict else None
+        if type(settings) is not dict:
             raise FileExistsError(
                 f'{path} does not say with which settings it was generated, so this '
                 'folder was made by something else. Choose another one.'
             )
         there = {key: found.get(key) for key in self.spec.to_dict()}
         here = {key: wanted[key] for key in self.spec.to_dict()}
-        there |= provenance['settings']
+        there |= settings
         here |= wanted['provenance']['settings']
         compare_settings(self.root, there, here)
 

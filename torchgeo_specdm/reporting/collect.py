@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from ..diffusion import Generator
-from ..files import read_json
 from ..pairs.tiles import TileDataset, Tiles
 from ..trust.datamodule import TrustDataModule
+from ..trust.measures import read_measures
 from ..trust.scores import read_scores
-from ..trust.task import MEASURES
 from .report import Captioned, Neighbours
 
 _SHOWN = 8
@@ -38,7 +37,7 @@ def collect_measures(
         Arguments of :class:`~torchgeo_specdm.reporting.report.ReportContent`: ``spec``,
         ``measures``, ``scores``, ``rows``, ``best``, ``worst`` and ``nearest``.
     """
-    measures = read_json(trust / MEASURES)
+    measures = read_measures(trust)
     scores = read_scores(trust / 'scores' / 'synthetic.jsonl')
     order = rank_samples(scores)
     synthetic = data.tiles['synthetic']

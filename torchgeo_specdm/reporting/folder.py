@@ -4,8 +4,12 @@
 """The report of a run or of a generated folder."""
 
 from pathlib import Path
+from typing import Any, Literal, NotRequired
 
-from ..files import read_json, read_text
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from ..files import Count, Positive, Seed, read_json, read_text
 from ..objects import Config
 from ..study.design import REAL
 from ..study.runs import Run, read_run
@@ -18,6 +22,44 @@ from .report import ReportContent, read_curves, write_report
 FACTS = 'facts.json'
 
 
+class Facts(TypedDict, total=False):
+    """What a run says of itself in its report."""
+
+    title: str
+    settings: dict[str, Any]
+    notes: list[str]
+
+
+@with_config(ConfigDict(extra='forbid'))
+class PairsArguments(TypedDict):
+    """Plain arguments of our own datamodule."""
+
+    root: str
+    batch_size: Positive
+    patch_size: NotRequired[Positive]
+    seed: NotRequired[Seed]
+
+
+class Pairs(TypedDict):
+    """A folder of real pairs: the one datamodule that a folder of results may name."""
+
+    class_path: Literal['torchgeo_specdm.PairFolderDataModule']
+    init_args: PairsArguments
+
+
+class Measured(TypedDict):
+    """What measures were made with, as far as a report needs it."""
+
+    real: Pairs
+    updates: Count
+
+
+class MeasuredFile(TypedDict):
+    """Content of ``settings.json``."""
+
+    settings: Measured
+
+
 def report_folder(
     path: Path,
     real: Config | None = None,
@@ -28,11 +70,14 @@ def report_folder(
 ) -> Path:
     """Write ``report.html`` and ``pairs.png`` for a run or a generated folder.
 
+    A folder of results never names code: without *real*, the measures may name a
+    folder of pairs, which is data, and no other datamodule.
+
     Args:
         path: Folder that a quickstart wrote (it has ``synthetic`` and may have
             ``diffusion``, ``trust``, ``comparison``, ``logs``, ``configs``), or a
             folder of pairs.
-        real: The real datamodule; that of the measures if None.
+        real: The real datamodule; the folder of pairs of the measures if None.
         trust: Folder of the measures, made if it is not there; None for ``trust`` in a
             run, else ``<path>-trust``.
         generator: Folder that stage 2 wrote.
@@ -43,7 +88,8 @@ def report_folder(
         The path of the page: in the run, or beside the measures.
 
     Raises:
-        ValueError: If nothing was measured and *real* is None.
+        ValueError: If *real* is None, and nothing was measured or not with a folder
+            of pairs.
     """
     is_run = (path / 'synthetic').is_dir()
     folder = path / 'synthetic' if is_run else path
@@ -52,17 +98,17 @@ def report_folder(
         generator = generator or _if_there(path / 'diffusion')
         study = study or _if_there(path / 'comparison')
     trust = trust or path.with_name(f'{path.name}-trust')
-    judge = None
     if real is None:
         if not (trust / SETTINGS).exists():
             raise ValueError(
                 f'{trust} has no measures of {folder} yet, and they need real pairs to '
                 'compare with. Give --real, a folder of pairs or a YAML.'
             )
-        there = read_json(trust / SETTINGS)['settings']
-        real, judge, updates = there['real'], there['judge'], there['updates']
-    data = measure_pairs(folder, real, trust, generator, judge, updates)
-    facts = read_json(path / FACTS) if is_run and (path / FACTS).exists() else {}
+        real, updates = _read_measured(trust / SETTINGS)
+    data = measure_pairs(folder, real, trust, generator, updates=updates)
+    facts: Facts = {}
+    if is_run and (path / FACTS).exists():
+        facts = read_json(path / FACTS, Facts)
     content = ReportContent(
         title=facts.get('title', str(folder)),
         **collect_measures(trust, data, generator),
@@ -75,6 +121,18 @@ def report_folder(
     out = (path if is_run else trust) / 'report.html'
     save(pair_grid(content.rows, content.spec), out.with_name('pairs.png'))
     return write_report(out, content)
+
+
+def _read_measured(path: Path) -> tuple[Config, int]:
+    """The folder of real pairs that measures were made with, and the judges' steps."""
+    try:
+        there = read_json(path, MeasuredFile)['settings']
+    except ValueError as error:
+        raise ValueError(
+            f'{error} Without --real only a folder of pairs is read, since results are '
+            'data and must not name code: give --real with the YAML of the real data.'
+        ) from error
+    return dict(there['real']), there['updates']
 
 
 def _if_there(path: Path) -> Path | None:

@@ -3,14 +3,16 @@
 
 """The design of a study: models, arms, ratios, real sizes and seeds."""
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from ..files import read_yaml
+from pydantic import ConfigDict
+
+from ..files import Count, Seed, check_json, read_yaml
 from ..objects import Config
 
 #: The arm that every study has and that all others are compared with.
@@ -18,7 +20,10 @@ REAL = 'real only'
 #: Generators see the labels that the networks see, or (as in the paper) all of them.
 Protocol = Literal['same_labels', 'all_labels']
 
-_Spec = TypeVar('_Spec')
+#: Most seeds that one number may stand for.
+_MOST_SEEDS = 1000
+#: A misspelt key would be lost in silence.
+_STRICT = ConfigDict(extra='forbid')
 
 
 class Cell(NamedTuple):
@@ -69,6 +74,8 @@ class Arm:
         batch_mix: ``cutmix`` or ``copy_paste`` within each real batch.
         longer: Multiple of the updates.
     """
+
+    __pydantic_config__: ClassVar = _STRICT
 
     generator: str | None = None
     ratios: tuple[float, ...] = ()
@@ -147,6 +154,8 @@ class Recipe:
         batch_size: Batch size of stage 2.
     """
 
+    __pydantic_config__: ClassVar = _STRICT
+
     pairs: str | None = None
     folder: str | None = None
     codec: Literal['two_stream', 'single_stream', 'pixels'] = 'two_stream'
@@ -185,13 +194,15 @@ class Study:
         trainer: Arguments of Lightning's trainer.
     """
 
+    __pydantic_config__: ClassVar = _STRICT
+
     out: Path
     data: Config
     models: dict[str, Config]
     arms: dict[str, Arm] = field(default_factory=dict)
     generators: dict[str, Recipe] = field(default_factory=dict)
-    sizes: tuple[int, ...] = (0,)
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    sizes: tuple[Count, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     draws: int = 1
     updates: int = 800
     most_updates: int = 0
@@ -250,14 +261,15 @@ class Study:
             ValueError: If a key is unknown or missing, or a value does not fit.
         """
         values = read_yaml(Path(path))
-        arms = _build_all(Arm, values.pop('arms', None), 'arm')
-        recipes = _build_all(Recipe, values.pop('generators', None), 'generator')
-        if type(values.get('seeds')) is int:
-            values['seeds'] = list(range(values['seeds']))
-        if isinstance(values.get('out'), str):
-            values['out'] = Path(values['out'])
-        given = {'arms': arms, 'generators': recipes}
-        return _build(cls, values | given, str(path))
+        for name in ('arms', 'generators'):
+            # a name with nothing behind it has all defaults
+            given = values.get(name) or {}
+            if isinstance(given, dict):
+                values[name] = {key: value or {} for key, value in given.items()}
+        count = values.get('seeds')
+        if type(count) is int and 0 <= count <= _MOST_SEEDS:
+            values['seeds'] = list(range(count))
+        return check_json(json.dumps(values, default=str), cls, str(path))
 
     def arm(self, cell: Cell) -> Arm:
         """The arm of a cell."""
@@ -326,57 +338,3 @@ class Study:
     def _shared(self, cell: Cell) -> Any:
         unit = self.unit(cell)
         return unit if self.protocol == 'same_labels' else unit[1]
-
-
-def _build(kind: type[_Spec], values: Any, where: str) -> _Spec:
-    """Build a dataclass from plain values; lists become tuples."""
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(values, dict) or not values.keys() <= known.keys():
-        found = sorted(values.keys() - known) if isinstance(values, dict) else values
-        raise ValueError(f'{where} has {found}, but may only have {sorted(known)}.')
-    needed = {
-        name
-        for name, f in known.items()
-        if f.default is MISSING and f.default_factory is MISSING
-    }
-    if not needed <= values.keys():
-        raise ValueError(
-            f'{where} lacks {sorted(needed - values.keys())}. A study needs '
-            f'{sorted(needed)}.'
-        )
-    for name, value in values.items():
-        hint: Any = known[name].type
-        if not _fits(value, hint):
-            plain = isinstance(hint, type) and get_origin(hint) is None
-            said = hint.__name__ if plain else str(hint).replace('typing.', '')
-            raise ValueError(f'{where} has {name}={value!r}, but it must be {said}.')
-    return kind(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-    )
-
-
-def _build_all(kind: type[_Spec], values: Any, what: str) -> dict[str, _Spec]:
-    """Build named dataclasses; None is none."""
-    if type(values or {}) is not dict:
-        raise ValueError(f'{what}s={values!r} must have a name for each {what}.')
-    return {
-        name: _build(kind, value or {}, f'{what} {name!r}')
-        for name, value in (values or {}).items()
-    }
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is what a type says; integers are numbers too."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if get_origin(hint) is tuple:
-        kind = get_args(hint)[0]
-        return isinstance(value, list) and all(_fits(item, kind) for item in value)
-    if hint in (int, float):
-        return type(value) in (int, hint)
-    return isinstance(value, get_origin(hint) or hint)

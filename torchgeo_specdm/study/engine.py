@@ -24,9 +24,9 @@ from ..datamodules.batch_mixing import BatchMixDataModule
 from ..files import read_json, sha256, write_text
 from ..objects import make_object
 from ..pairs.manifest import MANIFEST
-from ..settings import require_same_settings
+from ..settings import Begun, require_same_settings
 from ..tasks.pixelwise import PixelTask
-from ..tasks.support.plateau import Curve, doublings, enough_updates, settled
+from ..tasks.support.plateau import Curve, CurveFile, doublings, enough_updates, settled
 from ..tasks.support.trainer import small_trainer
 from .design import REAL, Cell, Study
 from .runs import Run, logged_scores, read_run, run_path, write_run
@@ -54,7 +54,7 @@ class Engine:
     def __post_init__(self) -> None:
         """Refuse a folder that was begun with another study."""
         path, settings = self.study.out / 'study.json', self._settings()
-        there = read_json(path)['settings'] if path.exists() else {}
+        there = read_json(path, Begun)['settings'] if path.exists() else {}
         # seeds, sizes, and arms or networks of other names may be added
         require_same_settings(path, {k: settings.get(k, v) for k, v in there.items()})
         self._wanted = there | settings
@@ -149,10 +149,8 @@ class Engine:
             Updates and validation scores, as of :mod:`torchgeo_specdm.tasks.support.plateau`.
         """
         study, path = self.study, self._pilot_path(model, size)
-        curve: Curve = []
         self._begin()
-        if path.exists():
-            curve = [(int(u), float(v)) for u, v in read_json(path)['curve']]
+        curve = _read_curve(path)
         cell = Cell(model, REAL, 0.0, size, study.seeds[0])
         measure = partial(self._cross_validate, cell)
         for _ in doublings(measure, study.updates, study.most_updates, curve):
@@ -305,7 +303,7 @@ class Engine:
         updates = study.updates
         if study.most_updates:
             path = self._pilot_path(cell.model, cell.size)
-            curve = read_json(path)['curve'] if path.exists() else []
+            curve = _read_curve(path)
             done = curve and (settled(curve) or 2 * curve[-1][0] > study.most_updates)
             if not done:
                 return None
@@ -359,6 +357,11 @@ class Engine:
             pace[cell.model] * (updates or 0) for cell, updates in known.items()
         )
         return f' (about {seconds / 60:.0f} min left)'
+
+
+def _read_curve(path: Path) -> Curve:
+    """The runs of a pilot that are done, if any."""
+    return read_json(path, CurveFile)['curve'] if path.exists() else []
 
 
 def _return_memory() -> None:

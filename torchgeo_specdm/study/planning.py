@@ -5,14 +5,16 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from ..codecs import make_codec
 from ..diffusion import Generator
+from ..files import Finite, Positive
 from ..objects import Config, make_object
 from ..pairs.spec import SampleSpec
 from ..presets import load_preset
@@ -43,6 +45,25 @@ _LIMITS = {
 #: training; and seconds to write a sample.
 _SAMPLING_COST = 0.5
 _WRITING = 0.01
+
+
+class Plan(TypedDict):
+    """Steps and sizes; see :func:`make_plan`."""
+
+    precision: Literal['bf16-mixed', '32-true']
+    samples: Positive
+    patch_size: Positive
+    batch_size: Positive
+    latent_batch_size: Positive
+    passes: Positive
+    steps: dict[str, Positive]
+    seconds: dict[str, Finite]
+
+
+class PlanFile(TypedDict):
+    """Content of ``plan.json``."""
+
+    plan: Plan
 
 
 def make_plan(

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from ..files import read_json, write_text
+from ..files import Count, Finite, Seed, read_json, write_text
 from .design import REAL, Cell
 from .statistics import Difference, paired_difference
 
@@ -42,14 +42,14 @@ class Run:
 
     model: str
     arm: str
-    ratio: float
-    size: int
-    seed: int
-    draw: int
-    updates: int
-    scores: dict[str, float | None] = field(default_factory=dict)
-    iou: dict[str, float | None] = field(default_factory=dict)
-    seconds: float = 0.0
+    ratio: Finite
+    size: Count
+    seed: Seed
+    draw: Count
+    updates: Count
+    scores: dict[str, Finite | None] = field(default_factory=dict)
+    iou: dict[str, Finite | None] = field(default_factory=dict)
+    seconds: Finite = 0.0
     reason: str = ''
 
     @property
@@ -106,11 +106,9 @@ def read_run(path: Path) -> Run | None:
     if not path.exists():
         return None
     try:
-        return Run(**read_json(path))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f'{path} is no run ({error}). Delete it, and the run is done again.'
-        ) from error
+        return read_json(path, Run)
+    except ValueError as error:
+        raise ValueError(f'{error} Or delete it, and the run is done again.') from error
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -157,7 +157,7 @@ class SyntheticSets:
         if (out / 'README.md').exists():
             return out
         config = subset_config(study.data, cell.size, draw)
-        datamodule = make_object(config, NonGeoDataModule)
+        datamodule: Any = make_object(config, NonGeoDataModule)
         datamodule.prepare_data()
         datamodule.setup('fit')
         writer = PairWriter(out, datamodule.spec, {}, {'size': cell.size, 'draw': draw})

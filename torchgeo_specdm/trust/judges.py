@@ -21,7 +21,7 @@ from ..files import CONFIG, read_json, save_module
 from ..metrics.segmentation import SegmentationScores
 from ..objects import Config, make_object
 from ..pairs.spec import SampleSpec
-from ..tasks.support.plateau import Curve, doublings, enough_updates
+from ..tasks.support.plateau import Curve, CurveFile, doublings, enough_updates
 from ..tasks.support.progress import StepProgressBar
 from ..tasks.support.trainer import small_trainer
 from .datamodule import TrustDataModule
@@ -161,7 +161,9 @@ class JudgeTraining:
         }
         folders = [self.out / str(k) for k in range(max(self.folds) + 1)]
         missing = [k for k, path in enumerate(folders) if not _is_trained(path, config)]
-        curve: Curve = [] if 0 in missing else read_json(folders[0] / CONFIG)['curve']
+        curve: Curve = []
+        if 0 not in missing:
+            curve = read_json(folders[0] / CONFIG, CurveFile)['curve']
         # all must have looked before the first one writes
         self.strategy.barrier()
         tried: dict[int, LightningModule] = {}
@@ -235,7 +237,7 @@ class JudgeTraining:
 
 def _is_trained(folder: Path, config: Mapping[str, Any]) -> bool:
     path = folder / CONFIG
-    return path.exists() and config.items() <= read_json(path).items()
+    return path.exists() and config.items() <= read_json(path, dict[str, Any]).items()
 
 
 def _make_judge(network: Config, spec: SampleSpec) -> LightningModule:
@@ -247,13 +249,15 @@ def _make_judge(network: Config, spec: SampleSpec) -> LightningModule:
 
 
 def load_judges(
-    out: Path, count: int, spec: SampleSpec, mean: Tensor, std: Tensor
+    out: Path, count: int, network: Config, spec: SampleSpec, mean: Tensor, std: Tensor
 ) -> Judges:
     """Read what :class:`JudgeTraining` wrote.
 
     Args:
         out: The folder.
         count: Number of judges.
+        network: The task that each judge is: the folder holds weights alone, and does
+            not say which code to run.
         spec: What the samples are.
         mean: Mean of each band of the real data.
         std: Standard deviation of each band.
@@ -263,7 +267,7 @@ def load_judges(
     """
     networks = []
     for folder in (out / str(number) for number in range(count)):
-        task = _make_judge(read_json(folder / CONFIG)['network'], spec)
+        task = _make_judge(network, spec)
         load_state(task, folder)
         networks.append(task)
     return Judges(networks, mean, std)

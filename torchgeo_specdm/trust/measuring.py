@@ -12,10 +12,10 @@ from torchgeo.datamodules import BaseDataModule
 
 from ..datamodules.pairs import PairFolderDataModule
 from ..datasets.pairs import PairFolder
-from ..files import CONFIG, read_json, read_yaml, write_text
+from ..files import CONFIG, read_yaml, write_text
 from ..objects import Config, make_object
 from ..settings import content_hash, require_same_settings
-from ..tasks.support.networks import NETWORKS
+from ..tasks.support.networks import default_network
 from ..tasks.support.progress import StepProgressBar
 from ..tasks.support.trainer import fast_bfloat16
 from .datamodule import TrustDataModule
@@ -23,9 +23,10 @@ from .filter_summary import FilterSummary
 from .filtering import filter_pairs
 from .judges import load_judges
 from .lights import blind_judges
+from .measures import MEASURES, read_measures
 from .relabel import relabel
 from .scores import TRUST
-from .task import MEASURES, TrustTask
+from .task import TrustTask
 
 #: What was measured, and with what.
 SETTINGS = 'settings.json'
@@ -57,8 +58,7 @@ def measure_pairs(
     Raises:
         FileExistsError: If *out* holds measures of something else.
     """
-    task = 'change' if PairFolder(synthetic).spec.dates > 1 else 'segmentation'
-    network = judge or NETWORKS[task]
+    network = judge or default_network(PairFolder(synthetic).spec)
     settings = {
         'synthetic': f'{synthetic.name} {content_hash(synthetic)}',
         'real': real,
@@ -67,7 +67,7 @@ def measure_pairs(
     }
     require_same_settings(out / SETTINGS, settings)
     data = TrustDataModule(make_object(real, BaseDataModule), synthetic)
-    there = read_json(out / MEASURES) if (out / MEASURES).exists() else {}
+    there = read_measures(out) if (out / MEASURES).exists() else {}
     if there and (generator is None or 'reconstruction' in there):
         data.prepare_data()
         data.setup('test')
@@ -149,7 +149,7 @@ def filter_folder(
         ValueError: If it is to go by judges that cannot read real pairs.
     """
     data = measure_pairs(folder, real, trust, updates=updates)
-    blind = blind_judges(read_json(trust / MEASURES))
+    blind = blind_judges(read_measures(trust))
     if blind and (pixels or 'agreement' in options.get('by', TRUST)):
         raise ValueError(
             f'{trust}: {blind} (--updates above {updates}, and another --trust), or go '
@@ -158,7 +158,10 @@ def filter_folder(
     readings = None
     if pixels:
         count = len([*(trust / 'judges').glob(f'*/{CONFIG}')])
-        judges = load_judges(trust / 'judges', count, data.spec, data.mean, data.std)
+        scaling = data.mean, data.std
+        judges = load_judges(
+            trust / 'judges', count, default_network(data.spec), data.spec, *scaling
+        )
         readings = trust / 'readings'
         relabel(folder, readings, judges, data.mean, data.std, f'{count} judges')
     return filter_pairs(folder, out, trust / 'scores', readings=readings, **options)

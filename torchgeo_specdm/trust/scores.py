@@ -5,17 +5,46 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from heapq import merge
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..files import read_text, write_atomically
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from ..files import OPEN, Count, Finite, read_json_lines, write_atomically
+
+#: A number, or None where there is none.
+Measure = Finite | None
 
 #: What tells whether a sample is as good as a real one; low values are bad.
 TRUST = ('agreement', 'edges', 'spectrum')
 #: What tells whether a sample is a copy of a real one; low values are bad.
 COPIES = ('distance', 'feature_distance')
+
+
+@with_config(OPEN)
+class Scores(TypedDict):
+    """Scores of one sample: a line of a file of scores."""
+
+    index: Count
+    id: str
+    agreement: Measure
+    edges: Measure
+    spectrum: Measure
+    distance: Measure
+    feature_distance: Measure
+
+
+@with_config(OPEN)
+class Neighbour(Scores):
+    """Scores of a sample, and the place of the nearest training window."""
+
+    nearest: str
+    row: Count
+    column: Count
+    turn: Count
 
 
 class ScoreFiles:
@@ -70,7 +99,8 @@ class ScoreFiles:
         parts = [self._part(name, rank) for rank in range(processes)]
         # a process without a sample of this set has written nothing
         there = [part for part in parts if part.exists()]
-        rows = merge(*map(_lines, there), key=lambda row: int(row['index']))
+        lines = (read_json_lines(part, dict[str, Any]) for part in there)
+        rows = merge(*lines, key=lambda row: int(row['index']))
 
         def write(path: Path) -> None:
             with path.open('w', encoding='utf-8') as file:
@@ -104,26 +134,4 @@ def read_scores(path: Path) -> list[dict[str, Any]]:
             f'{path} does not exist, but the scores are read from it. Measure the folder '
             'first (TrustTask writes it), or correct the path.'
         )
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        try:
-            row = json.loads(line)
-            whole = isinstance(row['id'], str) and all(
-                row[key] is None or math.isfinite(row[key]) for key in (*TRUST, *COPIES)
-            )
-        except (json.JSONDecodeError, KeyError, TypeError):
-            whole = False
-        if not whole:
-            raise ValueError(
-                f'{path}, line {number}: {line[:80]!r} must be a JSON object with id '
-                f'and {", ".join((*TRUST, *COPIES))}, each a finite number or null. '
-                'Measure the folder again.'
-            )
-        rows.append(row)
-    return rows
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding='utf-8') as file:
-        for line in file:
-            yield json.loads(line)
+    return [dict(row) for row in read_json_lines(path, Scores)]

@@ -28,12 +28,12 @@ from ..tasks.support.guards import require_writable
 from ..tasks.support.plateau import settled
 from .datamodule import SETS, TrustDataModule
 from .judges import Judges, JudgeTraining, load_judges, share_places
+from .measures import MEASURES
 from .overlap import overlaps_between_splits, split_datasets
 from .scores import ScoreFiles, read_scores
 from .sides import Alignment, Readings, Side, sample_agreement
 from .summary import nearness, plain, summarise
 
-MEASURES = 'measures.json'
 #: Nearest pairs that are listed.
 _NEAREST = 16
 #: Files of the scores of each set.
@@ -123,7 +123,9 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         data.real.trainer = self.trainer
         count = self.hparams['folds']
         shared = data.mean, data.std
-        self.judges: Judges = load_judges(self.out / 'judges', count, spec, *shared)
+        self.judges: Judges = load_judges(
+            self.out / 'judges', count, self.hparams['judge'], spec, *shared
+        )
         extractor = make_extractor(self.hparams['features'], spec)
         names = list(SETS)
         if self.codec is not None:

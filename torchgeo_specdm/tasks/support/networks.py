@@ -4,6 +4,7 @@
 """The networks that are trained where none is named."""
 
 from ...objects import Config
+from ...pairs.spec import SampleSpec
 
 #: The network that is trained where none is named, for each task.
 NETWORKS: dict[str, Config] = {
@@ -27,3 +28,15 @@ NETWORKS: dict[str, Config] = {
         },
     },
 }
+
+
+def default_network(spec: SampleSpec) -> Config:
+    """The network for samples of one or of several dates.
+
+    Args:
+        spec: What the samples are.
+
+    Returns:
+        ``class_path`` and ``init_args`` of a task.
+    """
+    return NETWORKS['change' if spec.dates > 1 else 'segmentation']

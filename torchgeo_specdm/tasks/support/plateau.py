@@ -5,13 +5,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from typing_extensions import TypedDict
+
+from ...files import Finite, Positive
+
 #: Below this score, in 0..1, a network has not learned its task.
 LEARNED = 0.05
 #: Updates that add less than this to the validation score are no rise.
 _STILL_RISING = 0.01
 
 #: (updates, validation score) of trainings from the same start.
-Curve = list[tuple[int, float]]
+Curve = list[tuple[Positive, Finite]]
+
+
+class CurveFile(TypedDict):
+    """A JSON file that has a curve."""
+
+    curve: Curve
 
 
 def doublings(
