@@ -122,12 +122,19 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
         elif key is not None and (is_sentinel2 or key not in ('5', '6', '7')):
             found.append(SENTINEL2_WAVELENGTHS.get(f'B{key:>02}'))
         else:
-            found.append(_stated_wavelength(name))
+            found.append(stated_wavelength(name))
     return tuple(found)
 
 
-def _stated_wavelength(text: str) -> float | None:
-    """The wavelength that a text states by a number with a unit, or by a word."""
+def stated_wavelength(text: str) -> float | None:
+    """The wavelength that a text states by a number with a unit, or by a word.
+
+    Args:
+        text: A name or description, such as ``Band 3 (0.56 um)`` or ``Red``.
+
+    Returns:
+        Nanometres, None if the text states none.
+    """
     match = _UNITS.search(text)
     if match is None:
         return _WORDS.get(''.join(c for c in text.lower() if c.isalnum()))

@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
+import math
 import pickle
 import warnings
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import rasterio
 import tifffile
 import torch
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -38,6 +41,9 @@ def change(path: Path, **values: Any) -> None:
         with rasterio.open(path, 'r+') as target:
             for key, value in values.items():
                 setattr(target, key, value)
+
+
+RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 
 
 class TestSample:
@@ -261,9 +267,6 @@ class TestPlainFolder:
             ValueError, match=r'0002\.tif has the scale 0\.0001, .* 2e-05'
         ):
             PairFolder(root).verify()
-        change(root / 'images' / '0000.tif', offsets=[0, 0, 0, -0.2])
-        with pytest.raises(ValueError, match=r'offsets \[-0\.2, 0\.0\].*one scale'):
-            PairFolder(root)
 
     def test_nodata(self, tmp_path: Path) -> None:
         make_pairs(tmp_path, 2, dtype='int16', nodata=-9999)
@@ -275,13 +278,17 @@ class TestPlainFolder:
         mask = tifffile.imread(tmp_path / 'masks' / '0001.tif')
         mask[5, 5] = 255
         write_tiff(tmp_path / 'masks' / '0001.tif', mask[None])
-        # also if the bands that are loaded are all missing, but not all bands are
-        for bands in (None, ['B03']):
+        blank = [[0, 0], [0, 1], [0, 2]]
+        # what counts are the bands that are loaded
+        for bands, missing in ((None, blank), (['B03'], [*blank, [1, 0]])):
             folder = PairFolder(tmp_path, bands=bands)
             assert (folder.spec.nodata, folder.spec.ignore_index) == (-9999, 255)
             assert (folder[0]['mask'] != 255).all()
             ignored = (folder[1]['mask'] == 255).nonzero().tolist()
-            assert ignored == [[0, 0], [0, 1], [0, 2], [5, 5]]
+            assert ignored == [*missing, [5, 5]]
+            image = folder[1]['image']
+            assert image.isnan().all(0).nonzero().tolist() == missing
+            assert image.nanmean() > 0
 
     def test_nodata_of_one_date(self, tmp_path: Path) -> None:
         make_pairs(tmp_path, 1, dates=2, nodata=0)
@@ -292,15 +299,173 @@ class TestPlainFolder:
         mask = PairFolder(tmp_path)[0]['mask']
         assert (mask == 255).nonzero().tolist() == [[0, 2, 3]]
 
-    @pytest.mark.parametrize(
-        ('dtype', 'nodata'), [('uint8', -9999), ('float32', float('nan'))]
-    )
-    def test_nodata_that_cannot_be(self, root: Path, dtype: str, nodata: float) -> None:
+    def test_nodata_that_cannot_be(self, root: Path) -> None:
         for path in (root / 'images').iterdir():
-            image = tifffile.imread(path).reshape(4, 8, 8).astype(dtype)
+            image = tifffile.imread(path).reshape(4, 8, 8).astype('uint8')
             write_tiff(path, image, NAMES)
-            change(path, nodata=nodata)
+            change(path, nodata=-9999)
         folder = PairFolder(root)
         assert folder.spec.nodata is None
         folder.verify()
         assert (folder[0]['mask'] != 255).all()
+
+    @pytest.mark.parametrize('nodata', [math.nan, float(np.finfo('f4').min), -9999.0])
+    def test_nodata_of_floats(self, tmp_path: Path, nodata: float) -> None:
+        make_pairs(tmp_path, 2, dtype='float32', nodata=nodata)
+        path = tmp_path / 'images' / '0001.tif'
+        image = tifffile.imread(path).reshape(4, 8, 8)
+        image[:, 2] = image[1, 3] = nodata
+        write_tiff(path, image, NAMES, nodata=nodata)
+        folder = PairFolder(tmp_path)
+        folder.verify()
+        assert folder[1]['image'].isnan().sum((1, 2)).tolist() == [8, 16, 8, 8]
+        assert (folder[1]['mask'] == 255).nonzero()[:, 0].unique().tolist() == [2]
+        # and the description, which is strict JSON, says the same
+        described = folder.write_description()
+        assert 'NaN' not in described.read_text()
+        assert PairFolder(tmp_path).spec == folder.spec
+
+    def test_transparent_pixels(self, tmp_path: Path) -> None:
+        make_pairs(tmp_path, 3, [None] * 4, dtype='uint8')
+        for i in range(3):
+            path = tmp_path / 'images' / f'{i:04d}.tif'
+            image = tifffile.imread(path).reshape(4, 8, 8)
+            image[3] = 255
+            image[:, :2] = 0
+            write_tiff(path, image)
+            change(path, colorinterp=[*RGB, ColorInterp.alpha])
+        folder = PairFolder(tmp_path)
+        assert folder.spec.num_bands == 3 and folder[0]['image'].shape[0] == 3
+        assert folder[0]['image'].isnan().all(0)[:2].all()
+        assert not folder[0]['image'][:, 2:].isnan().any()
+        assert (folder[0]['mask'][:2] == 255).all()
+
+    def test_near_infrared_that_gdal_calls_alpha(self, tmp_path: Path) -> None:
+        make_pairs(tmp_path, 1, [None] * 4, dtype='uint8')
+        with rasterio.open(tmp_path / 'images' / '0000.tif') as source:
+            assert source.colorinterp[3] == ColorInterp.alpha
+        folder = PairFolder(tmp_path)
+        assert folder.spec.num_bands == 4
+        assert np.array_equal(
+            folder[0]['image'], image_of(folder[0]['mask'].numpy(), 4)
+        )
+
+    def test_internal_mask(self, root: Path) -> None:
+        for path in (root / 'images').iterdir():
+            seen = np.full((8, 8), 255, np.uint8)
+            seen[3] = 0
+            with (
+                rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+                rasterio.open(path, 'r+') as target,
+            ):
+                target.write_mask(seen)
+        sample = PairFolder(root)[0]
+        assert sample['image'].isnan().all(0).nonzero()[:, 0].unique().tolist() == [3]
+        assert (sample['mask'][3] == 255).all()
+
+    @pytest.mark.parametrize('dtype', ['int64', 'uint64'])
+    def test_64_bits(self, root: Path, dtype: str) -> None:
+        for path in (root / 'images').iterdir():
+            image = tifffile.imread(path).reshape(4, 8, 8).astype(dtype)
+            write_tiff(path, image, NAMES)
+        folder = PairFolder(root)
+        folder.verify()
+        assert folder.spec.dtype == dtype.replace('64', '32')
+        write_tiff(path, image * 2**40, NAMES)
+        with pytest.raises(ValueError, match=r'must fit into u?int32'):
+            PairFolder(root).verify()
+
+    @pytest.mark.parametrize(
+        ('dtype', 'message'),
+        [('uint8', 'holds uint8, but the folder has uint16'), ('complex64', 'complex')],
+    )
+    def test_another_type(self, root: Path, dtype: str, message: str) -> None:
+        path = root / 'images' / '0003.tif'
+        image = tifffile.imread(path).reshape(4, 8, 8).astype(dtype)
+        write_tiff(path, image, NAMES)
+        with pytest.raises(
+            ValueError, match=f'0003.tif {message}|0003.tif .*{message}'
+        ):
+            PairFolder(root).verify()
+
+    def test_landsat(self, root: Path) -> None:
+        for path in (root / 'images').iterdir():
+            change(path, scales=[2.75e-5] * 4, offsets=[-0.2] * 4)
+        folder = PairFolder(root)
+        folder.verify()
+        assert (folder.spec.scale, folder.spec.offset) == (2.75e-5, -0.2)
+        numbers = torch.full((4, 2, 2), 10_000.0)
+        found = folder.spec.reflectance(numbers)
+        torch.testing.assert_close(found, torch.full_like(found, 0.075))
+        # one with another offset is refused, wherever it stands
+        change(root / 'images' / '0002.tif', offsets=[-0.1] * 4)
+        with pytest.raises(ValueError, match=r'0002\.tif has the offset -0\.1'):
+            PairFolder(root).verify()
+
+    def test_units_of_each_band(self, root: Path) -> None:
+        for path in (root / 'images').iterdir():
+            change(path, scales=[1e-4, 1e-4, 2e-4, 1e-4], offsets=[0, 0, 0, -0.1])
+        folder = PairFolder(root, bands=['B08', 'B04'])
+        assert folder.spec.scale == (1e-4, 2e-4) and folder.spec.offset == (-0.1, 0)
+        found = folder.spec.reflectance(torch.full((2, 1, 1), 1000.0)).flatten()
+        torch.testing.assert_close(found, torch.tensor([0.0, 0.2]))
+
+
+class TestNoLabel:
+    """All ways to say that a value of the masks is no label."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        make_pairs(tmp_path, 2, classes=4)
+        return tmp_path
+
+    def check(self, folder: PairFolder, classes: tuple[str, ...], gap: int) -> None:
+        assert folder.spec.classes == classes
+        codes = mask_of(folder, '0000').astype(int)
+        mask = folder[0]['mask']
+        assert ((mask == folder.spec.ignore_index).numpy() == (codes == gap)).all()
+        known = mask[mask != folder.spec.ignore_index]
+        assert known.unique().tolist() == list(range(3))
+
+    def test_argument(self, folder: Path) -> None:
+        found = PairFolder(folder, no_label=0)
+        self.check(found, ('class_1', 'class_2', 'class_3'), 0)
+        # it lasts once it is written down
+        found.write_description()
+        self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
+
+    def test_tag_of_the_masks(self, folder: Path) -> None:
+        for path in (folder / 'masks').iterdir():
+            change(path, nodata=0)
+        self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
+        # a table that calls it a class is believed
+        (folder / 'classes.csv').write_text('id,name\n0,sea\n1,a\n2,b\n3,c\n')
+        assert PairFolder(folder).spec.codes == (0, 1, 2, 3)
+
+    @pytest.mark.parametrize('name', ['no label', 'Unlabelled', 'NO_DATA', 'ignore'])
+    def test_row_of_the_table(self, folder: Path, name: str) -> None:
+        (folder / 'classes.csv').write_text(f'id,name\n1,a\n2,{name}\n3,c\n0,d\n')
+        self.check(PairFolder(folder), ('a', 'c', 'd'), 2)
+
+    def test_negative(self, folder: Path) -> None:
+        for path in (folder / 'masks').iterdir():
+            codes = tifffile.imread(path).astype(np.int16)[None] - 1
+            write_tiff(path, codes)
+        self.check(
+            PairFolder(folder, no_label=-1), ('class_0', 'class_1', 'class_2'), -1
+        )
+
+    def test_description(self, folder: Path) -> None:
+        values = {'bands': list(NAMES), 'classes': ['x', 'y', 'z'], 'codes': [1, 2, 3]}
+        path = folder / 'dataset.json'
+        for said in ({'ignore_index': 0}, {'no_label': [0]}):
+            path.write_text(json.dumps(values | said))
+            self.check(PairFolder(folder), ('x', 'y', 'z'), 0)
+
+    def test_class_without_a_pixel(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for path in (folder / 'masks').iterdir():
+            write_tiff(path, tifffile.imread(path)[None] + 1)
+        assert PairFolder(folder).spec.num_classes == 5
+        assert 'class_0 has no pixel' in caplog.text and '--no-label' in caplog.text

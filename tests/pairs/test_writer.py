@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,9 @@ class TestValues:
         ('ignore', 'stored'), [(255, 255), (-1, 255), (-100, 255), (7, 7)]
     )
     def test_ignore_index(self, tmp_path: Path, ignore: int, stored: int) -> None:
-        spec = SampleSpec.from_dict(SPEC.to_dict() | {'ignore_index': ignore})
+        spec = SampleSpec.from_dict(
+            SPEC.to_dict() | {'ignore_index': ignore, 'no_label': []}
+        )
         image, mask = sample(0)
         mask[0, :4] = ignore
         make(tmp_path, spec).write('a', image, mask, {'index': 0})
@@ -185,26 +188,41 @@ class TestValues:
 
     def test_mask_values(self, tmp_path: Path) -> None:
         image, mask = sample(0)
-        spec = SampleSpec.from_dict(SPEC.to_dict() | {'ignore_index': None})
+        spec = SampleSpec.from_dict(
+            SPEC.to_dict() | {'ignore_index': None, 'no_label': []}
+        )
         for name, value in (('a', 3), ('b', -1), ('c', 255), ('d', 256)):
             mask[0, 0] = value
             with pytest.raises(ValueError, match=rf'sample {name} .*\[{value}\]'):
                 make(tmp_path, spec).write(name, image, mask, {'index': 0})
         assert digests(tmp_path).keys() == {'dataset.json'}
 
-    def test_classes_must_fit(self, tmp_path: Path) -> None:
-        for count in (255, 256):
-            classes = tuple(f'c{i}' for i in range(count))
-            spec = SampleSpec(bands=('a',), classes=classes, ignore_index=-1)
-            if count == 256:
-                with pytest.raises(ValueError, match='256 classes do not fit'):
-                    make(tmp_path / 'b', spec)
-                continue
-            mask = np.arange(-1, 255).reshape(16, 16)
-            make(tmp_path / 'a', spec).write(
-                'a', np.ones((1, 16, 16)), mask, {'index': 0}
-            )
-            assert np.array_equal(PairFolder(tmp_path / 'a')[0]['mask'], mask)
+    @pytest.mark.parametrize(
+        ('codes', 'dtype'),
+        [
+            (range(255), 'uint8'),
+            (range(300), 'int16'),
+            ((10, 20, 523), 'uint16'),
+            ((-5, 1, 2), 'int16'),
+        ],
+    )
+    def test_codes_choose_the_type(
+        self, tmp_path: Path, codes: Sequence[int], dtype: str
+    ) -> None:
+        classes = tuple(f'c{code}' for code in codes)
+        spec = SampleSpec(('a',), classes, ignore_index=-1, codes=tuple(codes))
+        mask = np.resize(np.arange(-1, len(codes)), (20, 20))
+        make(tmp_path, spec).write('a', np.ones((1, 20, 20)), mask, {'index': 0})
+        with rasterio.open(tmp_path / 'masks' / 'a.tif') as file:
+            assert file.dtypes == (dtype,)
+            found = file.read(1)
+            assert file.tags()[f'CLASS_{codes[-1]}'] == classes[-1]
+            if dtype.startswith('u'):
+                assert file.colormap(1)[codes[-1]] == (*spec.colors[-1], 255)
+        known = mask >= 0
+        assert np.array_equal(found[known], np.array(codes)[mask[known]])
+        assert (found[~known] == spec.no_label[0]).all()
+        assert np.array_equal(PairFolder(tmp_path)[0]['mask'], mask)
 
     @pytest.mark.parametrize(
         ('image', 'mask'),

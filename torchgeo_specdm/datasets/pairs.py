@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,12 +34,12 @@ class PairFolder(PlottedDataset):
 
     * ``images/<id>.tif``: all bands of one patch; with T > 1 dates
       ``images/<id>_1.tif`` to ``images/<id>_T.tif``
-    * ``masks/<id>.tif``: one band of class positions
-    * ``dataset.json``: bands, classes with colours, dates, scale, dtype, nodata,
-      ignore index, codes (the value in the masks of each class, where it is not its
-      position) and where the data come from (optional)
-    * ``classes.csv``: columns ``id`` (value in the masks) and ``name`` (optional; not
-      looked at where there is a ``dataset.json``)
+    * ``masks/<id>.tif``: one band of class codes
+    * ``dataset.json``: bands, wavelengths, classes with colours, dates, scale, offset,
+      dtype, nodata, ``codes`` (the value in the masks of each class) and ``no_label``
+      (values in the masks that are no label), and where the data come from (optional)
+    * ``classes.csv``: columns ``id`` (value in the masks) and ``name``; a class called
+      ``no label`` is none (optional; not looked at where there is a ``dataset.json``)
     * ``train.txt``, ``val.txt``, ``test.txt``: one id a line (optional)
     * ``places.csv``: columns ``id`` and ``place``; samples of one place may overlap
       (optional)
@@ -50,15 +49,16 @@ class PairFolder(PlottedDataset):
     (:meth:`write_description` writes down what was found):
 
     * bands: the descriptions in the first GeoTIFF, else ``band_1``, ``band_2``, ...
-    * classes: all positions up to the highest in the masks; 255 is no label
-    * scale: that of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for other
-      integers; for floating-point numbers 1, 1/255 or 0.0001 where they go up to 2,
-      up to 255 or further
+    * classes: all positions up to the highest in the masks; no label is the nodata
+      value of the first mask, else 255
+    * scale and offset: those of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for
+      other integers; floating-point numbers are taken for reflectance, 0..255 or
+      reflectance x 10000 by what most pixels are, with a warning
 
     Samples are ``image``, float32 digital numbers of shape (C, H, W), or
     (T, C, H, W) with T dates, and ``mask``, int64 of shape (H, W), or (1, H, W)
-    with T dates. Pixels that are nodata in all stored bands of a date get the ignore
-    index.
+    with T dates. Missing values (nodata, internal masks, transparent alpha) are NaN,
+    and pixels that miss all bands of a date get the ignore index.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class PairFolder(PlottedDataset):
         bands: Sequence[str] | None = None,
         transforms: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         accepted_only: bool = True,
+        no_label: int | None = None,
     ) -> None:
         """Initialize a new PairFolder instance.
 
@@ -77,6 +78,8 @@ class PairFolder(PlottedDataset):
             bands: Names of the bands to load, in this order; None for all.
             transforms: Takes a sample and returns a transformed version.
             accepted_only: Leave out samples that the manifest marks as rejected.
+            no_label: Value in the masks of pixels without a label, beside those that
+                the folder names itself.
 
         Raises:
             FileNotFoundError: If the folder, its images or the list are missing.
@@ -86,7 +89,7 @@ class PairFolder(PlottedDataset):
         self.root = Path(root)
         self.split = split
         self.transforms = transforms
-        self._files, self._stored = describe(self.root)
+        self._files, self._stored = describe(self.root, no_label)
         #: Where the samples come from, as far as dataset.json says so.
         self.provenance = self._stored.provenance
         names = self._stored.spec.bands
@@ -98,7 +101,7 @@ class PairFolder(PlottedDataset):
             )
         chosen = names if bands is None else tuple(bands)
         #: What the samples are.
-        self.spec = replace(self._stored.spec, bands=chosen)
+        self.spec = self._stored.spec.choose_bands(chosen)
         self._channels = [names.index(band) for band in chosen]
         self._facts: dict[str, SampleFacts] = {}
         #: Which samples there are, in order.
@@ -251,7 +254,7 @@ class PairFolder(PlottedDataset):
         """
         path = self.root / DESCRIPTION
         values = read_json(path, dict[str, Any]) if path.exists() else {}
-        values |= self._stored.spec.to_dict() | {'codes': list(self._stored.codes)}
+        values |= self._stored.spec.to_dict()
         write_text(path, json.dumps(values, indent=2) + '\n')
         return path
 
@@ -266,9 +269,7 @@ class PairFolder(PlottedDataset):
             check_image(path, raster, self._stored.spec)
             images.append(self._choose_bands(path, raster))
             if self.spec.ignore_index is not None:
-                for nodata in {self.spec.nodata, raster.nodata} - {None}:
-                    missing = (raster.values == nodata).all(axis=0)
-                    mask[missing] = self.spec.ignore_index
+                mask[np.isnan(images[-1]).all(axis=0)] = self.spec.ignore_index
         several = len(images) > 1
         return {
             'image': torch.from_numpy(np.stack(images) if several else images[0]),
@@ -276,14 +277,21 @@ class PairFolder(PlottedDataset):
         }
 
     def _choose_bands(self, path: Path, raster: Raster) -> NDArray[np.float32]:
-        """The chosen bands of one date as float32 (C, H, W)."""
-        image: NDArray[np.float32] = raster.values[self._channels].astype(np.float32)
-        if not np.isfinite(image).all():
+        """The chosen bands of one date, (C, H, W), NaN where they are missing."""
+        values, valid = (part[self._channels] for part in (raster.values, raster.valid))
+        stored = self.spec.nodata
+        if stored is not None:
+            # in the type of the file: -3.4e38 is another number in double precision
+            valid = valid & (values != values.dtype.type(stored))
+        wrong = int((valid & ~np.isfinite(values)).sum())
+        if wrong and (stored is None or not np.isnan(stored)):
             raise ValueError(
-                f'{path} has {int((~np.isfinite(image)).sum())} NaN or infinite '
-                'values, but every pixel must be a number. Fill them with one number '
-                f'and name it as nodata in {DESCRIPTION}.'
+                f'{path} has {wrong} NaN or infinite values, but every pixel that is '
+                'not nodata must be a number. Name NaN as nodata in the file or in '
+                f'{DESCRIPTION}.'
             )
+        image: NDArray[np.float32] = values.astype(np.float32)
+        image[~(valid & np.isfinite(image))] = np.nan
         return image
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
@@ -291,13 +299,13 @@ class PairFolder(PlottedDataset):
         codes = read_codes(path)
         mask = np.zeros_like(codes)
         known = np.zeros(codes.shape, bool)
-        for value, label in self._stored.labels.items():
+        for value, label in self._stored.spec.labels.items():
             mask[codes == value] = label
             known |= codes == value
         if not known.all():
             raise ValueError(
                 f'{path} has the values {np.unique(codes[~known])[:5].tolist()}, which '
-                f'are no classes; allowed are {sorted(self._stored.labels)}. Mend the file, or '
+                f'are no classes; allowed are {sorted(self._stored.spec.labels)}. Mend the file, or '
                 f'name the classes in {CLASSES} or {DESCRIPTION}.'
             )
         return mask

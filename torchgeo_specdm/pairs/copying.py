@@ -41,16 +41,14 @@ class CopyWriter(PairWriter):
             OSError: If a file cannot be written as it should be.
             ValueError: If the sample is not what the spec says.
         """
-        codes = self._check(name, image if image.ndim == 4 else image[None], mask)
+        self._check(name, image if image.ndim == 4 else image[None], mask)
         files = {}
         for stem, path in zip(image_stems(name, self.spec.dates), paths, strict=True):
             file = f'images/{stem}.tif'
             files[file] = write_verified(self.root / file, path.read_bytes())
         file = f'masks/{name}.tif'
         tags = {'SYNTHETIC': 'YES', 'SAMPLE': name, **tags}
-        files[file] = write_class_raster(
-            self.root / file, codes, self.spec, tags, self._stored_ignore_index()
-        )
+        files[file] = write_class_raster(self.root / file, mask, self.spec, tags)
         self._append({'id': name, **record, 'accepted': True, 'files': files})
 
     def reject(self, name: str, reason: str, record: Mapping[str, Any]) -> None:

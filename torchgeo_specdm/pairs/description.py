@@ -3,6 +3,7 @@
 
 """What a folder of pairs says of itself, or lets be found out."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,44 +11,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bands import band_wavelengths
 from ..files import read_json
 from .layout import DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, read_codes, read_raster
 from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 
+_log = logging.getLogger(__name__)
+
 CLASSES = 'classes.csv'
 #: A mask with a higher value than this holds codes, not class positions.
 _MOST_CLASSES = 64
-#: What values in masks, of 32 bits, stay below.
-_MOST_CODE = 2**32
+#: Names of rows of classes.csv that mean no label, without blanks and marks.
+_NO_LABEL_NAMES = ('nolabel', 'unlabelled', 'unlabeled', 'nodata', 'ignore', 'ignored')
+#: Percentiles between which most pixels lie; glints and shadows lie outside.
+_USUAL_RANGE = (1, 99)
 #: Images that are looked at to tell the unit of floating-point numbers.
 _LOOKED_AT = 16
 
 
 class Description(NamedTuple):
-    """What the samples of a folder are, and how masks say so."""
+    """What the samples of a folder are, and where they come from."""
 
     spec: SampleSpec
-    codes: tuple[int, ...]  #: value in the masks of each class position
-    provenance: dict[str, Any]  #: where the samples come from
-
-    @property
-    def labels(self) -> dict[int, int]:
-        """What each value in the masks means: a class position or the ignore index."""
-        labels = {code: position for position, code in enumerate(self.codes)}
-        index = self.spec.ignore_index
-        if index is not None:
-            # masks are uint8, so an ignore index such as -1 is stored as 255
-            stored = index if 0 <= index <= USUAL_IGNORE else USUAL_IGNORE
-            labels = {index: index, stored: index} | labels
-        return labels
+    provenance: dict[str, Any]
 
 
-def describe(root: Path) -> tuple[PairFiles, Description]:
+def describe(root: Path, no_label: int | None = None) -> tuple[PairFiles, Description]:
     """Read ``dataset.json``, or find out what a plain folder holds.
 
     Args:
         root: The folder of pairs.
+        no_label: Value in the masks of pixels without a label, beside what the folder
+            says itself.
 
     Returns:
         Its files and what they are.
@@ -60,10 +56,10 @@ def describe(root: Path) -> tuple[PairFiles, Description]:
     path = root / DESCRIPTION
     if not path.exists():
         files = PairFiles(root)
-        return files, _find_out(files)
+        return files, _find_out(files, no_label)
     values = read_json(path, dict[str, Any])
     try:
-        description = _from_json(values)
+        description = _from_json(values, no_label)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     return PairFiles(root, description.spec.dates), description
@@ -111,61 +107,82 @@ def check_image(path: Path, raster: Raster, spec: SampleSpec) -> None:
             'names and order must be the same. Export the file in this order, or '
             f'correct the names in the file or in {DESCRIPTION}.'
         )
-    scale = raster.scales[0]
-    one = len({*raster.scales}) == 1 and not any(raster.offsets)
-    # a scale of 1 is GDAL's default, so nobody set it
-    if one and scale != 1 and not math.isclose(scale, spec.scale, rel_tol=1e-6):
+    if raster.values.dtype != spec.dtype:
         raise ValueError(
-            f'{path} has the scale {scale}, but the folder has {spec.scale}; all '
-            'images must be in one unit. Export it in the unit of the others, or '
-            f'correct the scale in {DESCRIPTION}.'
+            f'{path} holds {raster.values.dtype}, but the folder has {spec.dtype}; all '
+            'images must be of one type, or their units differ. Export it as the '
+            f'others, or correct the dtype in {DESCRIPTION}.'
         )
+    for field, said, default in (
+        ('scale', raster.scales, 1.0),
+        ('offset', raster.offsets, 0.0),
+    ):
+        wanted = np.broadcast_to(getattr(spec, field), len(said))
+        # a scale of 1 is GDAL's default, so nobody set it
+        if set(said) != {default} and not np.allclose(said, wanted, rtol=1e-6):
+            raise ValueError(
+                f'{path} has the {field} {_one_or_all(said)}, but the folder has '
+                f'{_one_or_all(wanted.tolist())}; all images must be in one unit. '
+                'Export it in the unit of the others, or correct the '
+                f'{field} in {DESCRIPTION}.'
+            )
 
 
-def _from_json(values: Mapping[str, Any]) -> Description:
-    spec = SampleSpec.from_dict(values)
-    codes, provenance = values.get('codes'), values.get('provenance', {})
-    if codes is None:
-        codes = list(range(spec.num_classes))
-    whole = isinstance(codes, list) and all(
-        type(code) is int and abs(code) < _MOST_CODE for code in codes
-    )
-    if not whole or len({*codes}) != spec.num_classes or len(codes) != len({*codes}):
-        raise ValueError(
-            f'codes={codes} must hold one whole number, its value in the masks, for '
-            f'each of the {spec.num_classes} classes, all different and of 32 bits.'
-        )
-    if spec.ignore_index in codes:
-        raise ValueError(
-            f'ignore_index={spec.ignore_index} is also in codes={codes}, but a value '
-            'of the masks cannot be both. Use another ignore_index, such as -1.'
-        )
+def _one_or_all(values: Sequence[float]) -> Any:
+    return values[0] if len({*values}) == 1 else list(values)
+
+
+def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
+    """Read ``dataset.json``, whose ``ignore_index`` is a value of the masks."""
+    given = dict(values)
+    codes, provenance = given.get('codes'), given.get('provenance', {})
     if type(provenance) is not dict:
         raise ValueError(f'provenance={provenance!r} must be an object {{...}}.')
-    return Description(spec, tuple(codes), provenance)
+    index, ignored = given.get('ignore_index'), given.get('no_label') or []
+    if isinstance(codes, list) and not ignored and index is not None:
+        if index in codes:
+            raise ValueError(
+                f'ignore_index={index} is also in codes={codes}, but a value of the '
+                'masks cannot be both. Use another ignore_index, such as -1.'
+            )
+        # beside codes, it is a value of the masks too
+        ignored = [index]
+        index = _free_index(codes) if index in range(len(codes)) else index
+    if no_label is not None:
+        ignored = [no_label, *ignored]
+    if ignored and index is None:
+        index = _free_index(codes or range(len(given.get('classes', ()))))
+    given |= {'no_label': ignored, 'ignore_index': index}
+    return Description(SampleSpec.from_dict(given), provenance)
 
 
-def _find_out(files: PairFiles) -> Description:
-    """Bands, scale and type from the first image, classes from a table or all masks."""
+def _find_out(files: PairFiles, no_label: int | None) -> Description:
+    """Bands, units and type from the images, classes from a table or all masks."""
     path = files.images(files.ids[0])[0]
     raster = read_raster(path)
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value
-    if nodata is not None and not (np.isfinite(nodata) and fits_dtype(nodata, dtype)):
+    if (
+        nodata is not None and not math.isnan(nodata) and not fits_dtype(nodata, dtype)
+    ) or (nodata is not None and math.isnan(nodata) and not dtype.startswith('float')):
         nodata = None
-    codes, classes = _find_classes(files)
+    codes, classes, ignored = _find_classes(files, no_label)
     values = {
         'bands': name_bands(raster),
+        'wavelengths': _wavelengths(raster),
         'classes': classes,
+        'codes': codes,
+        'no_label': ignored,
         'dates': files.dates,
-        'scale': _find_scale(path, raster, files),
+        'scale': _find_scale(raster, files),
+        'offset': raster.offsets,
         'dtype': dtype,
         'nodata': nodata,
         'ignore_index': _free_index(codes),
     }
     try:
-        return Description(SampleSpec.from_dict(values), tuple(codes), {})
+        return Description(SampleSpec.from_dict(values), {})
     except ValueError as error:
         raise ValueError(
             f'{files.root} has no {DESCRIPTION}, and its files ({path.name} first) say '
@@ -173,68 +190,105 @@ def _find_out(files: PairFiles) -> Description:
         ) from error
 
 
-def _find_scale(path: Path, raster: Raster, files: PairFiles) -> float:
-    """The factor that the file names, else the usual one of its type."""
-    if len({*raster.scales}) > 1 or any(raster.offsets):
-        raise ValueError(
-            f'{path} has the scales {sorted({*raster.scales})} and offsets '
-            f'{sorted({*raster.offsets})}, but all bands must share one scale, without '
-            f'offset. Write the bands in one unit, or name its scale in {DESCRIPTION}.'
-        )
-    if raster.scales[0] != 1:
-        return raster.scales[0]
+def _wavelengths(raster: Raster) -> list[float | None]:
+    """What the file states, else what the names of the bands tell."""
+    told = band_wavelengths(name_bands(raster))
+    return [s or t for s, t in zip(raster.wavelengths, told, strict=True)]
+
+
+def _find_scale(raster: Raster, files: PairFiles) -> tuple[float, ...] | float:
+    """The factors that the first file names, else the usual one of its type."""
+    if {*raster.scales} != {1.0}:
+        return raster.scales
     if raster.values.dtype.kind != 'f':
         return usual_unit(255 if raster.values.dtype == np.uint8 else math.inf)[0]
     chosen = np.linspace(0, len(files.ids) - 1, min(len(files.ids), _LOOKED_AT))
     rasters = (read_raster(files.images(files.ids[int(i)])[0]) for i in chosen)
-    return usual_unit(max(_highest(one) for one in rasters))[0]
+    values = np.concatenate(
+        [r.values[r.valid & np.isfinite(r.values)] for r in rasters]
+    )
+    low, high = np.percentile(values, _USUAL_RANGE) if values.size else (0.0, 0.0)
+    # numbers below 0 are no bytes: decibels, or reflectance after correction
+    scale = 1.0 if low < 0 else usual_unit(float(high))[0]
+    meaning = {1.0: 'reflectance 0..1', 1e-4: 'reflectance x 10000'}
+    _log.warning(
+        '%s: images are taken for %s, guessed from %.4g to %.4g in most pixels. Set '
+        'scale in %s to change that (torchgeo-specdm describe --write makes it).',
+        files.root,
+        meaning.get(scale, 'numbers 0..255'),
+        low,
+        high,
+        DESCRIPTION,
+    )
+    return scale
 
 
-def _highest(raster: Raster) -> float:
-    values = raster.values
-    seen = values[np.isfinite(values) & (values != raster.nodata)]
-    return float(seen.max(initial=0))
-
-
-def _find_classes(files: PairFiles) -> tuple[list[int], list[str]]:
-    """Value in the masks and name of each class."""
+def _find_classes(
+    files: PairFiles, no_label: int | None
+) -> tuple[list[int], list[str], list[int]]:
+    """Value in the masks and name of each class, and values that are no label."""
+    declared = [] if no_label is None else [no_label]
+    nodata = read_raster(files.mask(files.ids[0])).nodata
+    tagged = [] if nodata is None or nodata % 1 else [int(nodata)]
     path = files.root / CLASSES
     if not path.exists():
-        codes = _classes_of_masks(files)
-        return codes, [f'class_{code}' for code in codes]
+        ignored = [*dict.fromkeys([*declared, *tagged])]
+        codes = _classes_of_masks(files, ignored)
+        return codes, [f'class_{code}' for code in codes], ignored
     rows = read_table(path, ('id', 'name'))
     try:
-        codes = [int(row['id']) for row in rows]
+        named = {int(row['id']): row['name'] for row in rows}
     except ValueError as error:
         raise ValueError(
             f'{path}: ids must be whole numbers, the values in the masks ({error}). '
             'Mend the file.'
         ) from error
-    names = [row['name'] for row in rows]
-    for column, values in (('ids', codes), ('names', names)):
-        if not values or len({*values}) < len(values):
+    ids = [int(row['id']) for row in rows]
+    for column, values in (('ids', ids), ('names', [row['name'] for row in rows])):
+        if not values or len({*values}) < len(rows):
             raise ValueError(
                 f'{path} has the {column} {values}, but needs one or more, all '
                 'different. Mend the file.'
             )
-    return codes, names
+    said = [c for c, name in named.items() if _plain(name) in _NO_LABEL_NAMES]
+    # what the table calls a class is one, whatever the tag of the masks
+    tagged = [code for code in tagged if code not in named]
+    ignored = [*dict.fromkeys([*declared, *said, *tagged])]
+    codes = [code for code in named if code not in ignored]
+    return codes, [named[code] for code in codes], ignored
 
 
-def _classes_of_masks(files: PairFiles) -> list[int]:
+def _plain(name: str) -> str:
+    return ''.join(c for c in name.lower() if c.isalnum())
+
+
+def _classes_of_masks(files: PairFiles, no_label: Sequence[int]) -> list[int]:
     """All positions up to the highest in the masks, if they look like positions."""
     found = {int(v) for n in files.ids for v in np.unique(read_codes(files.mask(n)))}
-    labels = sorted(found - {USUAL_IGNORE})
+    ignored = {*no_label} or {USUAL_IGNORE}
+    labels = sorted(found - ignored)
     top = max(labels, default=0)
     codes = top > _MOST_CLASSES or min(labels, default=0) < 0
     # 10, 20, 30 are codes; 0 and 255 may be a yes and no as well as a class and a gap
-    if codes or 2 * len(labels) < top + 1 or (USUAL_IGNORE in found and top == 0):
+    unclear = not no_label and USUAL_IGNORE in found and top == 0
+    if codes or 2 * len(labels) < top + 1 or unclear:
         raise ValueError(
             f'The masks of {files.root} hold the values {sorted(found)[:8]}, and it is '
             'not clear which of them are classes. Classes are 0, 1, 2 and so on, with '
-            f'{USUAL_IGNORE} for no label, or are listed in {CLASSES}, with the columns '
-            'id (the value in the masks) and name.'
+            f'{USUAL_IGNORE} for no label (--no-label names another value), or are '
+            f'listed in {CLASSES}, with the columns id (the value in the masks) and '
+            'name.'
         )
-    return list(range(top + 1))
+    positions = [code for code in range(top + 1) if code not in ignored]
+    absent = [f'class_{code}' for code in positions if code not in labels]
+    if absent:
+        _log.warning(
+            '%s: %s has no pixel in any mask. If the masks mean no label by it, say so '
+            'with --no-label.',
+            files.root,
+            ', '.join(absent),
+        )
+    return positions
 
 
 def _free_index(codes: Sequence[int]) -> int:

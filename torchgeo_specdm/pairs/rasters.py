@@ -3,8 +3,11 @@
 
 """GeoTIFFs of images and of class maps, read and written whole or not at all."""
 
+import contextlib
+import math
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,32 +18,48 @@ from rasterio import MemoryFile
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from ..bands import channel, stated_wavelength
 from ..files import write_verified
 from .spec import SampleSpec
 
+_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+#: Share of the pixels of an alpha band that are quite transparent or quite opaque.
+_OPACITY = 0.95
+#: Types of masks, the first that holds all codes is taken.
+_MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
+
 
 class Raster(NamedTuple):
-    """The content of a georaster, as far as it matters here."""
+    """What a georaster holds, as far as it matters here."""
 
-    values: NDArray[Any]  #: (C, H, W) in the type of the file
+    values: NDArray[Any]  #: (C, H, W) in the type of the file, without alpha
+    valid: NDArray[np.bool_]  #: (C, H, W), where a value was measured
     names: tuple[str | None, ...]  #: description of each band, None where it has none
+    wavelengths: tuple[float | None, ...]  #: nanometres, None where not stated
     scales: tuple[float, ...]  #: factor of each band, 1 where it has none
     offsets: tuple[float, ...]  #: summand of each band, 0 where it has none
-    nodata: float | None  #: value that marks a missing pixel
+    nodata: float | None  #: value that marks a missing pixel, NaN perhaps
+    crs: Any  #: coordinate reference system, None where there is none
+    transform: Any  #: affine transform from pixels to coordinates
 
 
 def read_raster(path: Path) -> Raster:
-    """Read all bands of a georaster.
+    """Read all spectral bands of a georaster, and where they are valid.
+
+    A pixel is missing in a band where it has the nodata value of the file (NaN, too),
+    where the internal mask leaves it out, or where an alpha band is transparent: one
+    notion, which is GDAL's. Alpha bands are no spectral bands and are left out.
 
     Args:
         path: A file that GDAL opens.
 
     Returns:
-        Its content.
+        Its content; 64-bit whole numbers come as 32-bit ones.
 
     Raises:
-        ValueError: If the file is missing, cut short, no image at all, or a TIFF of
-            several pages, of which GDAL sees the first one only.
+        ValueError: If the file is missing, cut short, no image at all, complex, has
+            whole numbers beyond 32 bits, or is a TIFF of several pages, of which GDAL
+            sees the first one only.
     """
     try:
         with warnings.catch_warnings():
@@ -48,13 +67,7 @@ def read_raster(path: Path) -> Raster:
             warnings.simplefilter('ignore', NotGeoreferencedWarning)
             with rasterio.open(path) as source:
                 pages = len(source.subdatasets)
-                raster = Raster(
-                    values=source.read(),
-                    names=tuple((n or '').strip() or None for n in source.descriptions),
-                    scales=source.scales,
-                    offsets=source.offsets,
-                    nodata=source.nodata,
-                )
+                raster = _read_spectral(source)
     except (RasterioError, OSError) as error:
         raise ValueError(
             f'{path} cannot be read as an image ({error}). Extract it again, or delete '
@@ -66,7 +79,80 @@ def read_raster(path: Path) -> Raster:
             'but all bands must be on one page. It may be stored channel-last: write '
             'it again as (bands, rows, columns), for example with rasterio.'
         )
-    return raster
+    if raster.values.dtype.kind == 'c':
+        raise ValueError(
+            f'{path} holds complex numbers, but images must be real. Export amplitude '
+            'or intensity.'
+        )
+    return raster._replace(values=_to_32_bits(path, raster.values))
+
+
+def _read_spectral(source: Any) -> Raster:
+    """The bands of an open file that are not alpha."""
+    values = source.read()
+    called = [c == ColorInterp.alpha for c in source.colorinterp]
+    # GDAL calls the fourth of four bands of bytes alpha, near infrared too
+    opaque = [
+        hidden and not name and _is_opacity(band)
+        for hidden, name, band in zip(called, source.descriptions, values, strict=True)
+    ]
+    bands = [i for i, hidden in enumerate(opaque) if not hidden]
+    values = values[bands]
+    if any(called) and not any(opaque):
+        valid = np.ones(values.shape, bool)
+    else:
+        valid = source.read_masks([i + 1 for i in bands]) > 0
+    if source.nodata is not None and math.isnan(source.nodata):
+        valid &= ~np.isnan(values)
+    return Raster(
+        values=values,
+        valid=valid,
+        names=tuple((source.descriptions[i] or '').strip() or None for i in bands),
+        wavelengths=tuple(_stated_wavelength(source, i + 1) for i in bands),
+        scales=tuple(source.scales[i] for i in bands),
+        offsets=tuple(source.offsets[i] for i in bands),
+        nodata=source.nodata,
+        crs=source.crs,
+        transform=source.transform,
+    )
+
+
+def _is_opacity(band: NDArray[Any]) -> bool:
+    """Whether nearly all pixels are quite transparent or quite opaque."""
+    top = np.iinfo(band.dtype).max if band.dtype.kind in 'iu' else 1
+    return bool(((band == 0) | (band == top)).mean() > _OPACITY)
+
+
+def _stated_wavelength(source: Any, band: int) -> float | None:
+    """The wavelength by tag (ours, ENVI's, GDAL's) or description, in nanometres."""
+    tags = {key.lower(): value for key, value in source.tags(band).items()}
+    tags |= {
+        key.lower(): value for key, value in source.tags(band, ns='IMAGERY').items()
+    }
+    for key, factor in (
+        ('wavelength_nm', 1.0),
+        ('central_wavelength_um', 1000.0),
+        ('wavelength', 1.0),
+    ):
+        with contextlib.suppress(KeyError, ValueError):
+            value = float(tags[key])
+            micrometres = tags.get('wavelength_units', '').lower().startswith('micro')
+            return value * (1000.0 if key == 'wavelength' and micrometres else factor)
+    return stated_wavelength(source.descriptions[band - 1] or '')
+
+
+def _to_32_bits(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """64-bit whole numbers in the smallest type that all files of a kind can share."""
+    if values.dtype not in (np.int64, np.uint64):
+        return values
+    narrow = np.dtype(np.int32 if values.dtype == np.int64 else np.uint32)
+    limits = np.iinfo(narrow)
+    if values.size and not limits.min <= values.min() <= values.max() <= limits.max:
+        raise ValueError(
+            f'{path} holds {values.min()} to {values.max()}, but images must fit into '
+            f'{narrow.name}. Export it in another unit.'
+        )
+    return values.astype(narrow)
 
 
 def read_codes(path: Path) -> NDArray[np.int64]:
@@ -99,15 +185,20 @@ def read_codes(path: Path) -> NDArray[np.int64]:
 
 
 def write_image_raster(
-    path: Path, image: NDArray[Any], spec: SampleSpec, tags: Mapping[str, str]
+    path: Path,
+    image: NDArray[Any],
+    spec: SampleSpec,
+    tags: Mapping[str, str],
+    **georeference: Any,
 ) -> str:
     """Write one date of a sample.
 
     Args:
         path: The file; its folder must exist.
         image: Digital numbers (C, H, W) in the dtype of the spec.
-        spec: Tells band names, scale, nodata and wavelengths.
+        spec: Tells band names, colours, scale, offset, nodata and wavelengths.
         tags: Tags of the file.
+        **georeference: ``crs`` and ``transform`` as rasterio takes them, if known.
 
     Returns:
         SHA-256 of the file.
@@ -118,30 +209,45 @@ def write_image_raster(
 
     def describe(target: Any) -> None:
         target.descriptions = spec.bands
-        target.scales = [spec.scale] * len(image)
+        target.scales = np.broadcast_to(spec.scale, len(image)).tolist()
+        target.offsets = np.broadcast_to(spec.offset, len(image)).tolist()
+        target.colorinterp = _colours(spec)
         for i, wavelength in enumerate(spec.wavelengths):
             if wavelength is not None:
                 target.update_tags(i + 1, WAVELENGTH_NM=str(wavelength))
 
-    return _write_raster(path, image, {'nodata': spec.nodata}, tags, describe)
+    profile = {'nodata': spec.nodata, **georeference}
+    return _write_raster(path, image, profile, tags, describe)
+
+
+def _colours(spec: SampleSpec) -> list[ColorInterp]:
+    """Red, green and blue where the wavelengths tell, and nothing elsewhere."""
+    found = [ColorInterp.gray] + [ColorInterp.undefined] * (spec.num_bands - 1)
+    channels = [channel(spec.wavelengths, name) for name in ('red', 'green', 'blue')]
+    if None not in channels:
+        found[0] = ColorInterp.undefined
+        for band, colour in zip(channels, _RGB, strict=True):
+            found[band or 0] = colour
+    return found
 
 
 def write_class_raster(
     path: Path,
-    mask: NDArray[np.uint8],
+    mask: NDArray[np.integer[Any]],
     spec: SampleSpec,
     tags: Mapping[str, str] | None = None,
-    nodata: int | None = None,
     **georeference: Any,
 ) -> str:
-    """Write a map of classes with their names and colours.
+    """Write a map of classes with their codes, names and colours.
 
     Args:
         path: The file; its folder must exist.
-        mask: Class positions (H, W), or *nodata*.
-        spec: Tells names and colours of the classes.
+        mask: Class positions (H, W); any other value is no label.
+        spec: Tells codes, names and colours of the classes, and the value of pixels
+            without a label, which is the nodata value of the file. Where the spec
+            has none, and there are such pixels, it is 255 or, if that is a class, the
+            next number that is not.
         tags: Further tags of the file.
-        nodata: Value of pixels without a class, if there may be any.
         **georeference: ``crs`` and ``transform`` as rasterio takes them, if known.
 
     Returns:
@@ -150,16 +256,37 @@ def write_class_raster(
     Raises:
         OSError: If the file does not read back as it was written.
     """
-    names = {f'CLASS_{i}': name for i, name in enumerate(spec.classes)}
-    colors = {i: (*color, 255) for i, color in enumerate(spec.colors)}
+    known = (mask >= 0) & (mask < spec.num_classes)
+    empty = next(iter(spec.no_label), None)
+    if empty is None and not known.all():
+        empty = next(code for code in count(255) if code not in spec.codes)
+    values = np.array([*spec.codes, 0 if empty is None else empty])
+    dtype = next(t for t in _MASK_TYPES if _fit(values, t))
+    stored = values[np.where(known, mask, -1)].astype(dtype)
+    names = {
+        f'CLASS_{code}': name
+        for code, name in zip(spec.codes, spec.classes, strict=True)
+    }
+    colours = zip(spec.codes, spec.colors, strict=True)
+    table = {code: (*colour, 255) for code, colour in colours}
 
     def describe(target: Any) -> None:
         target.descriptions = ('class',)
-        target.colorinterp = [ColorInterp.palette]
-        target.write_colormap(1, colors)
+        # a GeoTIFF holds no table for other types
+        if dtype in ('uint8', 'uint16'):
+            target.colorinterp = [ColorInterp.palette]
+            target.write_colormap(1, table)
 
-    profile = {'nodata': nodata, **georeference}
-    return _write_raster(path, mask[None], profile, {**(tags or {}), **names}, describe)
+    profile = {'nodata': empty, **georeference}
+    return _write_raster(
+        path, stored[None], profile, {**(tags or {}), **names}, describe
+    )
+
+
+def _fit(values: NDArray[np.integer[Any]], dtype: str) -> bool:
+    """Whether all whole numbers fit into an integer type."""
+    limits = np.iinfo(dtype)
+    return bool(limits.min <= values.min() and values.max() <= limits.max)
 
 
 def to_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], float]:

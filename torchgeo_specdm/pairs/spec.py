@@ -6,13 +6,19 @@
 import colorsys
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..bands import band_wavelengths, true_colour
 
+#: The mask value that the remote sensing community uses for no label.
+_USUAL_IGNORE = 255
+#: What values in masks stay below, which are whole numbers of 32 bits.
+_MOST_CODE = 2**31
 #: Types of digital numbers that GeoTIFF, GDAL and NumPy all know.
 DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64')
 
@@ -31,12 +37,20 @@ class SampleSpec:
         bands: Band names in channel order.
         classes: Class names; the position is the value in the mask.
         dates: Number of images of one place in a sample.
-        scale: Reflectance is the digital number times this factor.
+        scale: Reflectance is the digital number times this factor, plus the offset; one
+            number, or one for each band.
         dtype: NumPy name of the type of the stored digital numbers.
-        nodata: Digital number that marks a pixel as missing, or None.
+        nodata: Digital number that marks a missing pixel in a file, NaN perhaps, or
+            None. In a sample, missing pixels are NaN.
         ignore_index: Mask value of pixels without a label, or None.
         colors: One (red, green, blue) in 0..255 for each class; evenly spread hues
             if empty.
+        offset: Reflectance of the digital number 0; one number, or one for each band.
+        wavelengths: Central wavelength of each band in nanometres, None where not
+            known; told by the names of the bands if empty.
+        codes: Value in mask files of each class; its position if empty.
+        no_label: Values in mask files of pixels without a label, the first of them for
+            writing; the ignore index if empty, or 255 where that is no uint8.
 
     Raises:
         ValueError: If a list is empty or has duplicates, or numbers do not fit.
@@ -45,11 +59,15 @@ class SampleSpec:
     bands: tuple[str, ...]
     classes: tuple[str, ...]
     dates: int = 1
-    scale: float = 1e-4
+    scale: float | tuple[float, ...] = 1e-4
     dtype: str = 'uint16'
     nodata: float | None = None
     ignore_index: int | None = None
     colors: tuple[tuple[int, int, int], ...] = ()
+    offset: float | tuple[float, ...] = 0.0
+    wavelengths: tuple[float | None, ...] = ()
+    codes: tuple[int, ...] = ()
+    no_label: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Bring JSON types to plain ones and check the values."""
@@ -64,7 +82,9 @@ class SampleSpec:
                 _whole('ignore_index', self.ignore_index, -_MOST, _MOST),
             )
         set_(self, 'dtype', _dtype(self.dtype))
-        set_(self, 'scale', _scale(self.scale))
+        set_(self, 'scale', _by_band('scale', self.scale, self.num_bands, least=0))
+        set_(self, 'offset', _by_band('offset', self.offset, self.num_bands))
+        set_(self, 'wavelengths', _wavelengths(self.wavelengths, self.bands))
         set_(self, 'nodata', _nodata(self.nodata, self.dtype))
         colors = _colors(self.colors) or _spread_hues(self.num_classes)
         set_(self, 'colors', colors)
@@ -79,6 +99,8 @@ class SampleSpec:
                 f'{self.classes[self.ignore_index]!r}. Use a value outside '
                 f'0..{self.num_classes - 1}, for example 255.'
             )
+        set_(self, 'codes', _codes(self.codes, self.num_classes))
+        set_(self, 'no_label', self._no_label_codes())
 
     @property
     def num_bands(self) -> int:
@@ -96,13 +118,59 @@ class SampleSpec:
         return true_colour(self.wavelengths)
 
     @property
-    def wavelengths(self) -> tuple[float | None, ...]:
-        """Central wavelength of each band in nanometres, None where not known."""
-        return band_wavelengths(self.bands)
+    def labels(self) -> dict[int, int]:
+        """Class position or ignore index of each value that mask files may hold."""
+        labels = {code: position for position, code in enumerate(self.codes)}
+        if self.ignore_index is not None:
+            labels |= dict.fromkeys(self.no_label, self.ignore_index)
+        return labels
+
+    def reflectance(self, numbers: Tensor, dim: int = -3) -> Tensor:
+        """Turn digital numbers into reflectance.
+
+        Args:
+            numbers: Digital numbers of any shape.
+            dim: The dimension of the bands.
+
+        Returns:
+            Reflectance of the same shape, in float32 or, from float64, in float64.
+        """
+        shape = [1] * numbers.ndim
+        shape[dim] = self.num_bands
+        numbers = numbers if numbers.dtype == torch.float64 else numbers.float()
+        scale, offset = (
+            numbers.new_tensor(value).expand(self.num_bands).view(shape)
+            for value in (self.scale, self.offset)
+        )
+        return numbers * scale + offset
+
+    def choose_bands(self, bands: Sequence[str]) -> Self:
+        """The same samples with some of the bands, in this order.
+
+        Args:
+            bands: Names of bands that the samples have.
+
+        Returns:
+            Their description.
+        """
+        chosen = [self.bands.index(band) for band in bands]
+
+        def pick(values: Any) -> Any:
+            several = isinstance(values, tuple)
+            return tuple(values[i] for i in chosen) if several else values
+
+        return replace(
+            self,
+            bands=tuple(bands),
+            scale=pick(self.scale),
+            offset=pick(self.offset),
+            wavelengths=pick(self.wavelengths),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain types for JSON."""
-        return asdict(self)
+        """The fields as plain types for JSON, which knows no NaN."""
+        missing = self.nodata is not None and math.isnan(self.nodata)
+        return asdict(self) | ({'nodata': 'nan'} if missing else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -134,7 +202,7 @@ class SampleSpec:
         other: 'SampleSpec',
         ours: str,
         theirs: str,
-        names: Sequence[str] = ('bands', 'classes', 'dates', 'scale'),
+        names: Sequence[str] = ('bands', 'classes', 'dates', 'scale', 'offset'),
     ) -> None:
         """Refuse to go on with data of another kind.
 
@@ -159,6 +227,33 @@ class SampleSpec:
                 f'in {"; ".join(different)}. Use the same bands, classes and units on '
                 'both sides.'
             )
+
+    def _no_label_codes(self) -> tuple[int, ...]:
+        """Values in mask files of pixels without a label, checked."""
+        listed = isinstance(self.no_label, list | tuple)
+        given = tuple(
+            _whole('no_label', code)
+            for code in (self.no_label if listed else (self.no_label,))
+        )
+        if given and self.ignore_index is None:
+            raise ValueError(
+                f'no_label={list(given)} needs an ignore_index, the value of these '
+                'pixels in a sample, such as 255.'
+            )
+        if not given and self.ignore_index is not None:
+            index = self.ignore_index
+            given = (index if 0 <= index <= _USUAL_IGNORE else _USUAL_IGNORE,)
+            # a file of another program may hold an index such as -1 itself
+            given += (index,) if index not in given else ()
+            # a class may have the code 255
+            given = tuple(code for code in given if code not in self.codes)
+        both = sorted({*given} & {*self.codes})
+        if both:
+            raise ValueError(
+                f'no_label={list(given)} and codes={list(self.codes)} share {both}, '
+                'but a value of the masks is a class or no label.'
+            )
+        return given
 
 
 def _show(value: Any) -> str:
@@ -196,18 +291,59 @@ def _dtype(value: Any) -> str:
     return str(name)
 
 
-def _scale(value: Any) -> float:
-    if not _is_finite(value) or value <= 0:
+def _by_band(
+    field: str, value: Any, bands: int, least: float = -math.inf
+) -> float | tuple[float, ...]:
+    """One number, or one for each band; equal ones become one."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(_is_finite(v) and v > least for v in values):
+        rule = ' above 0' if least == 0 else ''
         raise ValueError(
-            f'scale={value!r} must be a number above 0. Sentinel-2 reflectance x 10000 '
-            'has scale 0.0001.'
+            f'{field}={_show(value)} must be a number{rule}, or one for each band. '
+            'Sentinel-2 reflectance x 10000 has the scale 0.0001 and the offset 0.'
         )
-    return float(value)
+    if len(values) not in (1, bands):
+        raise ValueError(
+            f'{field} has {len(values)} numbers for {bands} bands. Give one, or one '
+            'for each band.'
+        )
+    numbers = tuple(float(v) for v in values)
+    return numbers[0] if len({*numbers}) == 1 else numbers
+
+
+def _wavelengths(values: Any, bands: Sequence[str]) -> tuple[float | None, ...]:
+    if not values:
+        return band_wavelengths(bands)
+    waves = tuple(values)
+    known = [wave for wave in waves if wave is not None]
+    if len(waves) != len(bands) or not all(_is_finite(w) and w > 0 for w in known):
+        raise ValueError(
+            f'wavelengths={list(waves)} must hold a number of nanometres, or null, for '
+            f'each of the {len(bands)} bands.'
+        )
+    return tuple(None if wave is None else float(wave) for wave in waves)
+
+
+def _codes(values: Any, classes: int) -> tuple[int, ...]:
+    given = values if isinstance(values, list | tuple) else None
+    whole = given is not None and all(
+        type(value) is int and abs(value) < _MOST_CODE for value in given
+    )
+    codes = tuple(given or range(classes))
+    if not whole or len(codes) != classes or len({*codes}) != classes:
+        raise ValueError(
+            f'codes={_show(values)} must hold one whole number, its value in the masks, '
+            f'for each of the {classes} classes, all different and of 32 bits.'
+        )
+    return codes
 
 
 def _nodata(value: Any, dtype: str) -> float | None:
     if value is None:
         return None
+    if dtype.startswith('float') and str(value).lower() == 'nan':
+        # always this object, or equal specs would differ
+        return math.nan
     if not _is_finite(value) or not fits_dtype(float(value), dtype):
         raise ValueError(
             f'nodata={value!r} is no {dtype}. Use a number that the images can hold, '

@@ -22,9 +22,6 @@ from .spec import SampleSpec
 
 _log = logging.getLogger(__name__)
 
-#: Masks are uint8, and this value is left for pixels without a label.
-_NO_LABEL = 255
-
 
 class PairWriter:
     """Writes samples into a folder of pairs, each one whole or not at all.
@@ -44,7 +41,6 @@ class PairWriter:
         FileExistsError: If the folder holds something else, or was begun with other
             settings.
         OSError: If the folder cannot be written.
-        ValueError: If there are more classes than masks can hold.
     """
 
     def __init__(
@@ -55,11 +51,6 @@ class PairWriter:
         settings: Mapping[str, Any],
     ) -> None:
         """Make the folder, or find it as this run left it."""
-        if spec.num_classes > _NO_LABEL:
-            raise ValueError(
-                f'{spec.num_classes} classes do not fit into masks of type uint8, which '
-                f'hold at most {_NO_LABEL} and one value for no label. Merge classes.'
-            )
         self.root = Path(root)
         self.spec = spec
         self._settings = dict(settings)
@@ -113,7 +104,7 @@ class PairWriter:
         """
         row: dict[str, Any] = {'id': name, **record}
         dates = image if image.ndim == 4 else image[None]
-        codes = self._check(name, dates, mask)
+        self._check(name, dates, mask)
         if not np.isfinite(dates).all():
             _log.warning('%s: sample %s has non-finite pixels.', self.root, name)
             self._append(
@@ -127,9 +118,7 @@ class PairWriter:
             file = f'images/{stem}.tif'
             files[file] = write_image_raster(self.root / file, date, self.spec, tags)
         file = f'masks/{name}.tif'
-        files[file] = write_class_raster(
-            self.root / file, codes, self.spec, tags, self._stored_ignore_index()
-        )
+        files[file] = write_class_raster(self.root / file, mask, self.spec, tags)
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
         self._append(row)
 
@@ -184,8 +173,8 @@ class PairWriter:
 
     def _check(
         self, name: str, dates: NDArray[Any], mask: NDArray[np.integer[Any]]
-    ) -> NDArray[np.uint8]:
-        """Refuse a sample of another form; the mask as it is stored."""
+    ) -> None:
+        """Refuse a sample of another form."""
         spec = self.spec
         wanted = (spec.dates, spec.num_bands, *mask.shape)
         if mask.ndim != 2 or dates.shape != wanted:
@@ -204,13 +193,6 @@ class PairWriter:
                 f'{np.unique(mask[~known & ~ignored])[:5].tolist()}; allowed are 0 to '
                 f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}.'
             )
-        stored = self._stored_ignore_index()
-        return np.where(ignored, stored or 0, mask).astype(np.uint8)
-
-    def _stored_ignore_index(self) -> int | None:
-        """PairFolder reads 255 as the ignore index if that does not fit uint8."""
-        index = self.spec.ignore_index
-        return index if index is None or 0 <= index <= _NO_LABEL else _NO_LABEL
 
     def _append(self, row: Mapping[str, Any]) -> None:
         """Add a manifest line in one write, so that processes can share the file."""

@@ -242,9 +242,8 @@ class MultispectralChangeDetectionTask(PixelTask):
             scene = dataset.scenes[number]
             write_class_raster(
                 Path(self.out) / f'{scene.name}.tif',
-                stitched.prediction.numpy().astype('uint8'),
+                stitched.prediction.numpy(),
                 spec,
-                nodata=UNSEEN,
                 crs=scene.crs,
                 transform=scene.transform,
             )
