@@ -111,13 +111,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r'masks of \(8, 16\) pixels'):
             make(kind).encode(batch)
 
-    def test_statistics_of_nothing_or_nan(self, kind: str) -> None:
-        codec, batch = make(kind, fitted=False), batch_of(1)
+    def test_statistics_of_nothing(self, kind: str) -> None:
         with pytest.raises(ValueError, match='statistics need numbers'):
-            codec.fit_statistics([])
-        batch['image'][0, 0, 0, 0] = float('nan')
-        with pytest.raises(ValueError, match='statistics need numbers'):
-            codec.fit_statistics([batch])
+            make(kind, fitted=False).fit_statistics([])
 
 
 @pytest.mark.parametrize('dates', [1, 2])

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.metrics.change import ChangeEvidence
+
+SPEC = SampleSpec(('a', 'b', 'c'), ('no change', 'change'), dates=2, scale=1e-4)
 
 
 def evidence(images: Tensor, masks: Tensor) -> SimpleNamespace:
-    metric = ChangeEvidence(scale=1e-4)
+    metric = ChangeEvidence(SPEC)
     for part in zip(images.split(30), masks.split(30), strict=True):
         metric.update(*part)
     return SimpleNamespace(**metric.compute())

@@ -32,7 +32,7 @@ from torchgeo_specdm.study.runs import Run
 
 #: To matplotlib a formula, and a wrong one.
 FORMULA = r'a$\frac$ %_^'
-SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', FORMULA, 'land'), nodata=0)
+SPEC = SampleSpec(('B12', 'B02', 'B03', 'B04'), ('water', FORMULA, 'land'))
 
 STD = [[0.01, 0.02, 0.03, 0.04], [0.05] * 4, [None] * 4]
 SPECTRA = {
@@ -108,7 +108,7 @@ class TestPairGrid:
         row = tiles(2)
         figure = pair_grid({'real': row}, SPEC, columns=2)
         before = np.asarray(figure.axes[0].get_images()[0].get_array())
-        row.images[1] = 0
+        row.images[1] = torch.nan
         row = Tiles(
             torch.cat([row.images[:1]] * 3 + [row.images[1:]]),
             row.masks[:1].repeat(4, 1, 1),

@@ -48,13 +48,13 @@ def test_pixels_are_stretched_and_not_resampled() -> None:
 
 
 def test_true_colours_are_stretched_together_without_nodata() -> None:
-    spec = SampleSpec(('R', 'G', 'B'), ('a', 'b', 'c'), nodata=0)
+    spec = SampleSpec(('R', 'G', 'B'), ('a', 'b', 'c'))
     made = tiles(3, 16, 16)
     before = stretch(made, spec.rgb, spec)
     assert len({float(v) for v in before[1].flat}) == 1
-    missing = made._replace(images=torch.cat([made.images, 0 * made.images]))
+    missing = made._replace(images=torch.cat([made.images, torch.nan * made.images]))
     np.testing.assert_array_equal(before, stretch(missing, spec.rgb, spec))
-    nothing = made._replace(images=0 * made.images)
+    nothing = made._replace(images=torch.nan * made.images)
     limits = stretch(nothing, spec.rgb, spec)
     assert np.isfinite(
         pixels(show_pairs(nothing, spec, spec.rgb, limits, 8)[0].mask)

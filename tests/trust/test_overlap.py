@@ -103,12 +103,11 @@ def test_one_class_or_one_border_proves_nothing() -> None:
 
 def test_what_is_missing_is_not_alike() -> None:
     spec = scene_spec(hard=True)
-    object.__setattr__(spec, 'nodata', 0.0)
     gaps = random(96, 96) < 0.05
     ours, theirs = scene(1), scene(2)
     for sample in (ours, theirs):
-        sample['image'][:, gaps] = 0
-        sample['image'][:, :, :30] = 0
+        sample['image'][:, gaps] = torch.nan
+        sample['image'][:, :, :30] = torch.nan
         sample['mask'][gaps] = 255
     assert find_overlaps([ours], [theirs], spec) == []
 

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from ..metrics.spectral import mean_spectral_angle
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import fill_missing
 
 Sample = Mapping[str, Tensor]
 
@@ -173,9 +174,15 @@ class Codec(nn.Module, ABC):
         """
         images, mask = self.prepare(sample)
         output = self.reconstruct(images, mask)
-        l1 = (output.images - images).abs().mean()
+        # missing values teach nothing, and a blank spectrum has no angle
+        valid = sample['image'].reshape(images.shape).isfinite()
+        apart = (output.images - images).abs()
+        l1 = apart.where(valid, 0).sum() / valid.sum().clamp(min=1)
+        whole = valid.all(2, keepdim=True)
         sad = mean_spectral_angle(
-            self.reflectance(output.images), self.reflectance(images), dim=2
+            self.reflectance(output.images),
+            self.reflectance(images).where(whole, 0),
+            dim=2,
         )
         mask_loss = self.mask_loss(output.logits, mask)
         loss = (
@@ -201,7 +208,8 @@ class Codec(nn.Module, ABC):
             sample: As for :meth:`encode`.
 
         Returns:
-            Scaled images (B, T, C, H, W) and the mask (B, H, W).
+            Scaled images (B, T, C, H, W), the middle of the range where they are
+            missing, and the mask (B, H, W).
 
         Raises:
             ValueError: If the bands or sizes do not fit.
@@ -223,7 +231,8 @@ class Codec(nn.Module, ABC):
             )
         self.latent_size(images.shape[-2], images.shape[-1])
         center, half = _bands(self.center), _bands(self.half_range)
-        return ((images - center) / half).clamp(-_CLIP, _CLIP), mask
+        scaled = ((images - center) / half).clamp(-_CLIP, _CLIP)
+        return fill_missing(scaled), mask
 
     def blank_image(self, mask: Tensor) -> Tensor:
         """Mid-range images for masks, where only the masks matter.
@@ -253,7 +262,7 @@ class Codec(nn.Module, ABC):
 
     def reflectance(self, images: Tensor) -> Tensor:
         """Turn scaled images (B, T, C, H, W) into reflectance, in float32."""
-        return self._digital_numbers(images) * self.spec.scale
+        return self.spec.reflectance(self._digital_numbers(images))
 
     def one_hot(self, mask: Tensor) -> Tensor:
         """Masks (B, H, W) as -1 or +1 for each class (B, K, H, W); -1 if no label."""
@@ -272,6 +281,7 @@ class Codec(nn.Module, ABC):
         for band in range(self.spec.num_bands):
             values = images[:, band].flatten().cpu()
             values = values[:: len(values) // _MOST_PIXELS + 1].double()
+            values = values[values.isfinite()]
             low, high = torch.quantile(values, quantiles)
             if low == high:
                 # nearly all pixels are equal: the rest must not be clipped away

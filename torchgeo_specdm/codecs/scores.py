@@ -3,7 +3,6 @@
 
 """How well a codec gives samples back."""
 
-import math
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torchmetrics import MeanMetric
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.spectral import lit_pixels, mean_spectral_angle
 from ..pairs.tiles import Tiles
+from ..pairs.valid import valid_pixels
 from .base import Codec, Sample
 
 _BATCH = 64
@@ -22,7 +22,7 @@ class ReconstructionScores(nn.Module):
     """Errors after encoding and decoding, over all pixels seen by all processes.
 
     They are means over pixels, not over batches, so they do not depend on how samples
-    were put into batches. Pixels that are nodata in all bands do not count.
+    were put into batches. Pixels that miss a band do not count.
 
     Args:
         num_classes: Number of classes.
@@ -46,11 +46,9 @@ class ReconstructionScores(nn.Module):
         mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
         mask = mask.where((mask >= 0) & (mask < codec.spec.num_classes), -1)
         self.classes.update(decoded['mask'].reshape(mask.shape), mask)
-        # every number differs from NaN, so without nodata all pixels are seen
-        nodata = math.nan if codec.spec.nodata is None else codec.spec.nodata
-        seen = (sample['image'] != nodata).any(-3)
+        seen = valid_pixels(sample['image'])
         real, fake = (
-            s['image'].float().movedim(-3, -1)[seen] * codec.spec.scale
+            codec.spec.reflectance(s['image']).movedim(-3, -1)[seen]
             for s in (sample, decoded)
         )
         # dates in both, (B, T, C, H, W), and their pixels

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
+from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.pairs import PairFolder
 from ..pairs.facts import fingerprints
 from ..pairs.layout import read_places
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import fill_missing
 from .support.ground import scored_ground
 from .support.preparation import normalise, refuse_empty_training, require_patch
 
@@ -147,6 +149,25 @@ class PairFolderDataModule(NonGeoDataModule):
                 )
             self.test_dataset = folder.select(ids['test'])
         normalise(self, train, self.patch_size)
+
+    def on_after_batch_transfer(
+        self, batch: dict[str, Tensor], dataloader_idx: int
+    ) -> dict[str, Tensor]:
+        """Augment and normalise a batch, and fill what is missing.
+
+        Args:
+            batch: A batch on the device.
+            dataloader_idx: The index of its loader.
+
+        Returns:
+            The batch for the task. Missing values are 0, the mean of their band, unless
+            the task has ``takes_missing`` and gets NaN.
+        """
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        task = None if self.trainer is None else self.trainer.lightning_module
+        if getattr(task, 'takes_missing', False):
+            return batch
+        return batch | {'image': fill_missing(batch['image'])}
 
     def _everything(self) -> PairFolder:
         """The whole folder, opened once."""

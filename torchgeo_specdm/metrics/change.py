@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from ..pairs.spec import SampleSpec
+
 #: Bins of the histograms that the detection rate is computed from.
 _BINS = 4096
 
@@ -25,14 +27,14 @@ class ChangeEvidence(Metric):
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, spec: SampleSpec) -> None:
         """Initialize a new ChangeEvidence instance.
 
         Args:
-            scale: Reflectance is the digital number times this factor.
+            spec: What the samples are; its units are used.
         """
         super().__init__()
-        self.scale = scale
+        self.spec = spec
         zeros = torch.zeros(2, _BINS, dtype=torch.float64)
         self.add_state('counts', zeros, dist_reduce_fx='sum')
         self.add_state('sums', torch.zeros(2).double(), dist_reduce_fx='sum')
@@ -46,7 +48,10 @@ class ChangeEvidence(Metric):
             masks: (B, H, W), 1 is change and 0 is none; other values do not count.
         """
         # mean over dates and bands: (B, H, W)
-        difference = (images.float().diff(dim=1).abs() * self.scale).mean((1, 2))
+        steps = images.float().diff(dim=1).abs()
+        difference = self.spec.reflectance(steps, difference=True).mean((1, 2))
+        # a pixel that misses a date tells nothing
+        masks = masks.where(difference.isfinite(), -1)
         for value in (0, 1):
             chosen = difference[masks == value]
             self.sums[value] += chosen.double().sum()

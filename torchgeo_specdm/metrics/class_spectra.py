@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -13,6 +14,7 @@ from torchmetrics import Metric
 
 from ..bands import INDICES, index_channels
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import valid_pixels
 from .spectral import normalized_difference, spectral_angle
 
 #: Values that are in memory at once as float64.
@@ -69,7 +71,7 @@ class SpectraSummary(NamedTuple):
 class ClassSpectra(Metric):
     """Mean, spread and covariance of the spectra of each class over all pixels seen.
 
-    Pixels without a label do not count, nor at any date those that are nodata in all
+    Pixels without a label do not count, nor at any date those that miss a band, or all
     of its bands. Sums are of digital numbers in float64: those of whole numbers do not
     depend on the order of batches and processes. Memory grows with the classes and the
     square of the bands only (10 MB for 14 classes of 300 bands).
@@ -124,10 +126,11 @@ class ClassSpectra(Metric):
             self.moments[row, k] += padded.T @ padded
             if row == self.spec.dates:
                 continue
+            shown = self.spec.reflectance(chosen, -1)
             for i, name in enumerate(INDICES):
                 if name in self.channels:
                     a, b = self.channels[name]
-                    values = normalized_difference(chosen[:, a], chosen[:, b])
+                    values = normalized_difference(shown[:, a], shown[:, b])
                     values = values[~values.isnan()]
                     powers = [values**power for power in range(3)]
                     self.indices[row, k, i] += torch.stack(powers).sum(1)
@@ -142,23 +145,27 @@ class ClassSpectra(Metric):
         pixels = self.moments[..., 0, 0].round().long()
         # 0 / 0 is the NaN of an absent class
         moments = self.moments / self.moments[..., :1, :1]
-        mean = moments[..., 0, 1:] * self.spec.scale
-        second = moments[..., 1:, 1:] * self.spec.scale**2
-        covariance = second - mean[..., None] * mean[..., None, :]
-        squares = second.diagonal(dim1=-2, dim2=-1)
+        numbers, second = moments[..., 0, 1:], moments[..., 1:, 1:]
+        covariance = second - numbers[..., None] * numbers[..., None, :]
+        scale = self.spec.reflectance(torch.ones_like(numbers[0, 0]), -1, True)
+        covariance = covariance * scale[:, None] * scale
+        squares = second.diagonal(dim1=-2, dim2=-1) * scale**2
+        # the last row of several dates holds their differences
+        mean = self.spec.reflectance(numbers, -1)
+        mean[dates:] = numbers[dates:] * scale
         std = _root(covariance.diagonal(dim1=-2, dim2=-1), squares)
         count, total, square = self.indices.unbind(-1)
         index_mean = total / count
         index_std = _root(square / count - index_mean**2, square / count)
         pair = PairSpectra(pixels[-1], mean[-1], covariance[-1])
-        numbers = {name: i for i, name in enumerate(INDICES) if name in self.channels}
+        known = {name: i for i, name in enumerate(INDICES) if name in self.channels}
         return SpectraSummary(
             pixels=pixels[:dates],
             mean=mean[:dates],
             std=std[:dates],
             covariance=covariance[:dates],
-            index_mean={name: index_mean[..., i] for name, i in numbers.items()},
-            index_std={name: index_std[..., i] for name, i in numbers.items()},
+            index_mean={name: index_mean[..., i] for name, i in known.items()},
+            index_std={name: index_std[..., i] for name, i in known.items()},
             pair=pair if dates > 1 else None,
         )
 
@@ -306,8 +313,10 @@ class SpectrumClassifier(NamedTuple):
         """
         spectra, seen = _rows(images, self.spec)[-1]
         classes, weights, offsets = (x.to(images.device) for x in self[1:])
+        several = self.spec.dates > 1
+        read = partial(self.spec.reflectance, dim=-1, difference=several)
         found = [
-            classes[torch.addmm(offsets, some * self.spec.scale, weights.T).argmax(1)]
+            classes[torch.addmm(offsets, read(some), weights.T).argmax(1)]
             for some, _ in _chunks(spectra, seen)
         ]
         return torch.cat(found).view_as(seen)
@@ -351,11 +360,9 @@ def _rows(images: Tensor, spec: SampleSpec) -> list[tuple[Tensor, Tensor]]:
 
     That is each date, and with several the difference of successive ones at last.
     """
-    # every number differs from NaN, so without nodata all pixels are seen
-    nodata = math.nan if spec.nodata is None else spec.nodata
+    seen = valid_pixels(images)
     if spec.dates == 1:
-        return [(images, (images != nodata).any(1))]
-    seen = (images != nodata).any(2)
+        return [(images, seen)]
     difference = images.diff(dim=1).abs().mean(1)
     dates = zip(images.unbind(1), seen.unbind(1), strict=True)
     return [*dates, (difference, seen.all(1))]

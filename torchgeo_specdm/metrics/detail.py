@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 from torchmetrics import Metric
 
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import valid_pixels
 
 #: Octaves of spatial frequency, in cycles a pixel; the last one takes the corners too.
 OCTAVES = ('below 1/16', '1/16 to 1/8', '1/8 to 1/4', 'above 1/4')
@@ -101,7 +102,7 @@ class FineDetail(Metric):
         """Initialize a new FineDetail instance.
 
         Args:
-            spec: What the samples are; its bands, dates and nodata are used.
+            spec: What the samples are; its bands and dates are used.
         """
         super().__init__()
         self.spec = spec
@@ -140,9 +141,8 @@ class FineDetail(Metric):
             )
         images = images.double().reshape(-1, *shape, *images.shape[-2:])
         for date, own in enumerate(images.unbind(1)):
-            if self.spec.nodata is not None:
-                missing = (own == self.spec.nodata).all(1)
-                own = own[~missing.flatten(1).any(1)]
+            # a spectrum has no gaps
+            own = own[valid_pixels(own).flatten(1).all(1)]
             if not len(own):
                 continue
             self.images[date] += len(own)

@@ -11,6 +11,7 @@ from torch.nn.functional import max_pool2d
 from torchmetrics import Metric
 
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import valid_pixels
 
 
 class _Counts(NamedTuple):
@@ -47,7 +48,7 @@ def edge_agreement(images: Tensor, masks: Tensor, spec: SampleSpec) -> Tensor:
     Args:
         images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
         masks: Class positions (B, H, W); other values are no label.
-        spec: Description of the samples; its classes, dates and nodata are used.
+        spec: Description of the samples; its classes and dates are used.
 
     Returns:
         The area under the ROC curve of each sample, float64 (B,), in 0..1; 0.5 is no
@@ -151,9 +152,8 @@ def _count(images: Tensor, masks: Tensor, spec: SampleSpec) -> _Counts:
 def _gradient(images: Tensor, spec: SampleSpec) -> tuple[Tensor, Tensor]:
     """Strength of the gradient and where it is known, (B, H - 2, W - 2)."""
     planes = images.float()
-    missing = torch.zeros_like(images.select(-3, 0), dtype=torch.bool)
-    if spec.nodata is not None:
-        missing = (images == spec.nodata).all(dim=-3)
+    missing = ~valid_pixels(images)
+    planes = planes.where(~missing.unsqueeze(-3), 0)
     if spec.dates > 1:
         planes = planes.diff(dim=1).flatten(1, 2)
         missing = missing.any(dim=1)

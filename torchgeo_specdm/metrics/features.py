@@ -15,6 +15,7 @@ from torchgeo.models import RCF, ResNet50_Weights, resnet50
 from torchmetrics import Metric
 
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import fill_missing
 
 #: Sides of the random kernels; small ones see texture, large ones shapes.
 _KERNELS = (3, 7)
@@ -240,7 +241,7 @@ def make_extractor(name: str, spec: SampleSpec) -> Extractor:
 
 def band_planes(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Standardise images (B, C, H, W) with mean and std (C,) of real ones, float32."""
-    return (images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    return fill_missing((images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
 
 
 def mask_planes(masks: Tensor, num_classes: int) -> Tensor:

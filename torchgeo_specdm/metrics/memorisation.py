@@ -19,6 +19,7 @@ from scipy.stats import betabinom
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, unfold
 
+from ..pairs.valid import fill_missing
 from .features import RandomFeatures
 
 #: Cells along each side of a window in the coarse picture.
@@ -165,7 +166,7 @@ class NearestSamples(nn.Module):
 
     def _standardise(self, images: Tensor) -> Tensor:
         """Bands of all dates in standard deviations, (B, T x C, H, W)."""
-        planes = (images.float() - self.mean) / self.std
+        planes = fill_missing((images.float() - self.mean) / self.std)
         return planes.flatten(1, -3)
 
 

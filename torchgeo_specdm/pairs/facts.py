@@ -22,20 +22,22 @@ _LOOKED_AT = 32
 class BandMoments(NamedTuple):
     """Sums that give the mean and standard deviation of each band."""
 
-    pixels: int  #: of a band, dates pooled
-    mean: NDArray[np.float64]  #: (C,)
+    pixels: NDArray[np.int64]  #: valid ones, dates pooled, (C,)
+    mean: NDArray[np.float64]  #: (C,), 0 without a valid pixel
     squares: NDArray[np.float64]  #: sum of squared differences from the mean, (C,)
 
     @classmethod
     def of(cls, image: Tensor) -> Self:
-        """The moments of one image, (C, H, W) or (T, C, H, W)."""
+        """The moments of one image, (C, H, W) or (T, C, H, W), NaN where missing."""
         # dates and pixels pooled: (C, T*H*W)
-        pixels = image.movedim(-3, 0).flatten(1).double().numpy()
-        mean = pixels.mean(axis=1)
+        values = image.movedim(-3, 0).flatten(1).double().numpy()
+        valid = ~np.isnan(values)
+        pixels = valid.sum(axis=1)
+        mean = values.sum(axis=1, where=valid) / np.maximum(pixels, 1)
         # infinite pixels are for who asks to refuse
         with np.errstate(invalid='ignore'):
-            squares = ((pixels - mean[:, None]) ** 2).sum(axis=1)
-        return cls(pixels.shape[1], mean, squares)
+            apart = (values - mean[:, None]) ** 2
+        return cls(pixels, mean, apart.sum(axis=1, where=valid))
 
 
 class SampleForm(NamedTuple):
@@ -89,8 +91,8 @@ class SampleFacts(NamedTuple):
                 size=(image.shape[-2], image.shape[-1]),
             ),
             BandMoments.of(image),
-            bands.abs().nan_to_num().mean(1),
-            float(bands.max()),
+            bands.abs().nanmean(1).nan_to_num(),
+            float(bands.nan_to_num(0).max()),
             int(labels.max()) if labels.numel() else 0,
             fingerprint(sample),
         )

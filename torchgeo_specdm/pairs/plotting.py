@@ -55,14 +55,14 @@ def show_image(
         image: Digital numbers (C, H, W).
         spec: Tells which bands are red, green and blue.
         limits: Digital numbers shown as black and white; the 2nd and 98th percentile
-            of the image's own pixels, nodata left out, if None.
+            of the image's own pixels if None; missing ones do not count.
 
     Returns:
         Colours (H, W, 3) in 0..1.
     """
     rgb = image[list(spec.rgb)].detach().cpu().float().numpy().transpose(1, 2, 0)
     if limits is None:
-        seen = rgb[np.isfinite(rgb) & (rgb != spec.nodata)]
+        seen = rgb[np.isfinite(rgb)]
         low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
     else:
         low, high = limits

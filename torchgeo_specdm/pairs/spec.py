@@ -4,6 +4,7 @@
 """The description of a labelled sample: bands, classes, dates and units."""
 
 import colorsys
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
@@ -15,10 +16,6 @@ from torch import Tensor
 
 from ..bands import band_wavelengths, true_colour
 
-#: The mask value that the remote sensing community uses for no label.
-_USUAL_IGNORE = 255
-#: What values in masks stay below, which are whole numbers of 32 bits.
-_MOST_CODE = 2**31
 #: Types of digital numbers that GeoTIFF, GDAL and NumPy all know.
 DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64')
 
@@ -50,7 +47,8 @@ class SampleSpec:
             known; told by the names of the bands if empty.
         codes: Value in mask files of each class; its position if empty.
         no_label: Values in mask files of pixels without a label, the first of them for
-            writing; the ignore index if empty, or 255 where that is no uint8.
+            writing; the ignore index if empty, or 255 where that is no uint8. Without
+            an ignore index there is none.
 
     Raises:
         ValueError: If a list is empty or has duplicates, or numbers do not fit.
@@ -125,12 +123,15 @@ class SampleSpec:
             labels |= dict.fromkeys(self.no_label, self.ignore_index)
         return labels
 
-    def reflectance(self, numbers: Tensor, dim: int = -3) -> Tensor:
+    def reflectance(
+        self, numbers: Tensor, dim: int = -3, difference: bool = False
+    ) -> Tensor:
         """Turn digital numbers into reflectance.
 
         Args:
             numbers: Digital numbers of any shape.
             dim: The dimension of the bands.
+            difference: Whether they are differences, which have no offset.
 
         Returns:
             Reflectance of the same shape, in float32 or, from float64, in float64.
@@ -142,7 +143,7 @@ class SampleSpec:
             numbers.new_tensor(value).expand(self.num_bands).view(shape)
             for value in (self.scale, self.offset)
         )
-        return numbers * scale + offset
+        return numbers * scale if difference else numbers * scale + offset
 
     def choose_bands(self, bands: Sequence[str]) -> Self:
         """The same samples with some of the bands, in this order.
@@ -232,17 +233,14 @@ class SampleSpec:
         """Values in mask files of pixels without a label, checked."""
         listed = isinstance(self.no_label, list | tuple)
         given = tuple(
-            _whole('no_label', code)
+            _whole('no_label', code, -_MOST, _MOST)
             for code in (self.no_label if listed else (self.no_label,))
         )
-        if given and self.ignore_index is None:
-            raise ValueError(
-                f'no_label={list(given)} needs an ignore_index, the value of these '
-                'pixels in a sample, such as 255.'
-            )
-        if not given and self.ignore_index is not None:
-            index = self.ignore_index
-            given = (index if 0 <= index <= _USUAL_IGNORE else _USUAL_IGNORE,)
+        index = self.ignore_index
+        if index is None:
+            return ()
+        if not given:
+            given = (index if 0 <= index <= USUAL_IGNORE else USUAL_IGNORE,)
             # a file of another program may hold an index such as -1 itself
             given += (index,) if index not in given else ()
             # a class may have the code 255
@@ -327,8 +325,11 @@ def _wavelengths(values: Any, bands: Sequence[str]) -> tuple[float | None, ...]:
 def _codes(values: Any, classes: int) -> tuple[int, ...]:
     given = values if isinstance(values, list | tuple) else None
     whole = given is not None and all(
-        type(value) is int and abs(value) < _MOST_CODE for value in given
+        type(value) is int and abs(value) <= _MOST for value in given
     )
+    if given and list(given) == list(range(len(given))):
+        # positions, of other classes perhaps, say nothing
+        given = ()
     codes = tuple(given or range(classes))
     if not whole or len(codes) != classes or len({*codes}) != classes:
         raise ValueError(

@@ -247,9 +247,9 @@ def tidy(axis: Axes) -> None:
 
 
 def _stretch(tiles: Tiles, spec: SampleSpec) -> tuple[float, float]:
-    """Digital numbers of black and white, nodata left out."""
+    """Digital numbers of black and white; missing pixels do not count."""
     bands = tiles.images[..., list(spec.rgb), :, :].float().numpy()
-    seen = bands[bands != spec.nodata] if spec.nodata is not None else bands
+    seen = bands[np.isfinite(bands)]
     low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
     return float(low), float(high)
 

@@ -62,8 +62,7 @@ def stretch(
     Args:
         tiles: Tiles that are shown.
         channels: Shown as red, green and blue.
-        spec: Tells true colours, which are stretched together to stay true, and the
-            value of missing pixels, which are left out.
+        spec: Tells true colours, which are stretched together to stay true.
 
     Returns:
         Two arrays (3, 1, 1): the 2nd and 98th percentile.
@@ -72,7 +71,7 @@ def stretch(
     together = channels == spec.rgb
     for group in [channels] if together else [(channel,) for channel in channels]:
         values = tiles.images[..., list(group), :, :].float().numpy()
-        seen = values[np.isfinite(values) & (values != spec.nodata)]
+        seen = values[np.isfinite(values)]
         low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
         limits += [(low, max(high, low + 1e-6))] * len(group)
     low, high = np.array(limits, np.float32).T.reshape(2, 3, 1, 1)

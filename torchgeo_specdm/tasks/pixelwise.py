@@ -20,6 +20,7 @@ from ..compat import BaseTask
 from ..metrics.segmentation import SegmentationScores, count_labelled
 from ..models.convert import load_converted
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import fill_missing
 from .support.guards import StepGuard
 
 _WEIGHT_DECAY = 0.01
@@ -275,7 +276,7 @@ class PixelTask(
         ignore_index = self.hparams['ignore_index']
         mask, labelled = self._read_mask(batch)
         # float32: the sum over a large batch of half-precision terms is not exact
-        logits = self(batch['image']).float()
+        logits = self(fill_missing(batch['image'])).float()
         if labelled == 0:
             # the mean over no pixel is NaN; this 0 still has a gradient, as DDP needs
             return logits.sum() * 0.0, logits, mask, labelled

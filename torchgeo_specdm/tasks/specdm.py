@@ -59,6 +59,8 @@ class SpecDMTask(
 
     # stage and paths belong to a run, not to the model: see on_load_checkpoint
     ignore = ('weights', 'stage', 'out', 'generator')
+    #: Missing values stay NaN in its batches: they are no part of a loss.
+    takes_missing = True
 
     #: The networks of the stage; made when it is known what data they are for.
     model: Stage

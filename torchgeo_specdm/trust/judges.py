@@ -21,6 +21,7 @@ from ..files import CONFIG, read_json, save_module
 from ..metrics.segmentation import SegmentationScores
 from ..objects import Config, make_object
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import fill_missing
 from ..tasks.support.plateau import Curve, CurveFile, doublings, enough_updates
 from ..tasks.support.progress import StepProgressBar
 from ..tasks.support.trainer import small_trainer
@@ -78,7 +79,7 @@ class Judges(nn.Module):
         Returns:
             Class positions, int64 (J, B, H, W), of one reader or of all.
         """
-        images = (images.float() - self.mean) / self.std
+        images = fill_missing((images.float() - self.mean) / self.std)
         if folds is None:
             return torch.stack([network(images).argmax(1) for network in self.networks])
         shape = (len(images), *images.shape[-2:])

@@ -239,8 +239,6 @@ def _edges(image: Tensor, spec: SampleSpec | None, factor: int) -> Tensor:
     """Strength of edges relative to what is around, (T, h, w); 0 where missing."""
     dates = image.float().reshape(-1, *image.shape[-3:])
     shown = dates.isfinite().all(1, keepdim=True)
-    if spec is not None and spec.nodata is not None:
-        shown &= (dates != spec.nodata).any(1, keepdim=True)
     dates = F.avg_pool2d(torch.where(shown, dates, 0), factor)
     # whoever borders on a missing pixel has no gradient
     missing = F.max_pool2d((~shown).float(), factor)

@@ -18,6 +18,7 @@ from ..datasets.pairs import PairFolder
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.manifest import read_manifest
+from ..pairs.valid import fill_missing
 
 _CARD = """# Relabelled image patches
 
@@ -148,7 +149,7 @@ def _read_masks(
     where = predict.parameters() if isinstance(predict, nn.Module) else iter([mean])
     images = images.to(next(where, mean).device)
     mean, std = (x.to(images).view(-1, 1, 1) for x in (mean, std))
-    scores = predict((images - mean) / std).float().cpu()
+    scores = predict(fill_missing((images - mean) / std)).float().cpu()
     wanted = (len(images), source.spec.num_classes, *images.shape[-2:])
     if scores.shape != wanted:
         raise ValueError(
@@ -163,9 +164,10 @@ def _read_masks(
             f'{names[0]} to {names[-1]}. Use a network whose training did not fail.'
         )
     confidence, labels = scores.softmax(1).max(1)
-    if min_confidence is not None:
-        assert source.spec.ignore_index is not None
-        labels[confidence < min_confidence] = source.spec.ignore_index
+    if (ignored := source.spec.ignore_index) is not None:
+        labels[confidence < (min_confidence or 0)] = ignored
+        missing = images.isnan().all(-3).cpu()
+        labels[missing if missing.ndim == 3 else missing.any(1)] = ignored
     return labels
 
 

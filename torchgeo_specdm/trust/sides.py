@@ -136,7 +136,7 @@ class Side(nn.Module):
         self.alignment = Alignment(spec)
         self.spectra = ClassSpectra(spec)
         self.detail = FineDetail(spec)
-        self.change = ChangeEvidence(spec.scale) if spec.dates > 1 else None
+        self.change = ChangeEvidence(spec) if spec.dates > 1 else None
         self.image_extractor = extractor
         self.mask_extractor = RandomFeatures(spec.num_classes)
         self.texture = TextureFeatures(spec.num_bands)

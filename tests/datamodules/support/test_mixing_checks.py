@@ -157,7 +157,9 @@ def test_refuses_real_samples(
 
 
 def coded_spec(**kwargs: Any) -> SampleSpec:
-    return SampleSpec.from_dict(CODED.to_dict() | {'colors': ()} | kwargs)
+    return SampleSpec.from_dict(
+        CODED.to_dict() | {'colors': (), 'codes': (), 'wavelengths': ()} | kwargs
+    )
 
 
 @pytest.mark.parametrize(

@@ -144,9 +144,24 @@ class TestStatistics:
         with pytest.raises(ValueError, match='the data set has 0'):
             measure_statistics(Samples(torch.zeros(0, 1, 2, 2)))
         images = torch.zeros(3, 1, 2, 2)
-        images[1, 0, 0, 0] = torch.nan
-        with pytest.raises(ValueError, match='sample 1 has NaN'):
+        images[1, 0, 0, 0] = torch.inf
+        with pytest.raises(ValueError, match='sample 1 has infinite'):
             measure_statistics(Samples(images))
+        images[:] = torch.nan
+        with pytest.raises(ValueError, match=r'positions \[0\].* no valid pixel'):
+            measure_statistics(Samples(images))
+
+    def test_missing_values_do_not_count(self) -> None:
+        images = 100 + 10 * torch.randn(5, 2, 8, 8)
+        holed = torch.cat([images, images], -1)
+        holed[..., 8:] = torch.nan
+        # a band may miss what another has, and a sample a whole band
+        holed[3, 0] = torch.nan
+        mean, std = measure_statistics(Samples(holed))
+        kept = images[[0, 1, 2, 4], 0], images[:, 1]
+        for band, values in enumerate(kept):
+            torch.testing.assert_close(mean[band], values.mean())
+            torch.testing.assert_close(std[band], values.std(correction=0))
 
 
 @pytest.mark.parametrize('samples', [0, 3])

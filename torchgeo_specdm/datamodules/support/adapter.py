@@ -175,7 +175,7 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
     batch = collate(samples)
     # bands first: (C, everything else)
     pixels = batch['image'].float().movedim(-3, 0).flatten(1)
-    if not bool((pixels != pixels[0, 0]).any()):
+    if not bool((pixels != pixels[0, 0])[pixels.isfinite()].any()):
         warnings.warn(
             'The first training batch is constant: is this the right data?',
             stacklevel=2,
@@ -298,6 +298,9 @@ def _spread(dataset: Any, at_most: int | None) -> list[int]:
 
 
 def _quantile(pixels: Tensor, share: float) -> Tensor:
-    """Quantile of each row, without the size limit of torch.quantile."""
-    rank = max(1, round(share * pixels.shape[1]))
-    return pixels.kthvalue(rank, dim=1).values
+    """Quantile of the valid values of each row; torch.quantile has a size limit."""
+    rows = [row[row.isfinite()] for row in pixels]
+    rows = [row if len(row) else row.new_zeros(1) for row in rows]
+    return torch.stack(
+        [row.kthvalue(max(1, round(share * len(row)))).values for row in rows]
+    )

@@ -129,7 +129,7 @@ def measure_statistics(
 
     Args:
         dataset: Has samples with an ``image``, (C, H, W) or (T, C, H, W); dates are
-            pooled.
+            pooled. NaN is missing and does not count.
         max_samples: Read at most this many samples.
 
     Returns:
@@ -137,7 +137,8 @@ def measure_statistics(
         standard deviation of a constant band is 1, so that it can be divided by.
 
     Raises:
-        ValueError: If there is no sample, or one has NaN or infinite pixels.
+        ValueError: If there is no sample, one has infinite pixels, or a band has no
+            valid pixel at all.
     """
     samples = len(dataset)  # type: ignore[arg-type]
     if not samples or max_samples < 1:
@@ -145,21 +146,28 @@ def measure_statistics(
             f'mean and std need at least one sample, but the data set has {samples} '
             f'and max_samples={max_samples}. Check the split and the filters.'
         )
-    total = BandMoments(0, np.zeros(1), np.zeros(1))
+    total = BandMoments(np.zeros(1), np.zeros(1), np.zeros(1))
     for index in np.linspace(0, samples - 1, min(samples, max_samples)).astype(int):
         facts = remembered(dataset, int(index))
         here = facts.moments if facts else BandMoments.of(dataset[int(index)]['image'])
         if not np.isfinite(here.mean).all():
             raise ValueError(
-                f'sample {index} has NaN or infinite pixels; mean and std need numbers. '
-                'Mend or remove this sample.'
+                f'sample {index} has infinite pixels; mean and std need numbers. Mend '
+                'or remove this sample.'
             )
         # Chan's update: sums of squares of large numbers would cancel
         pixels = total.pixels + here.pixels
+        most = np.maximum(pixels, 1)
         step = here.mean - total.mean
         squares = total.squares + here.squares
-        squares = squares + step**2 * total.pixels * here.pixels / pixels
-        total = BandMoments(pixels, total.mean + step * here.pixels / pixels, squares)
+        squares = squares + step**2 * total.pixels * here.pixels / most
+        total = BandMoments(pixels, total.mean + step * here.pixels / most, squares)
+    dead = np.flatnonzero(total.pixels == 0)
+    if len(dead):
+        raise ValueError(
+            f'the bands at the positions {dead.tolist()} (from 0) have no valid pixel '
+            f'in {samples} samples. Leave them out with bands.'
+        )
     std = np.sqrt(total.squares / total.pixels)
     std[std < _LEAST_STD] = 1.0
     return torch.from_numpy(total.mean).float(), torch.from_numpy(std).float()
