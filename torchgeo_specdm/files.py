@@ -298,7 +298,7 @@ def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> N
 
 
 class _Stage(TypedDict):
-    """What the configurations of both stages say."""
+    """The fields that the configurations of both stages have."""
 
     stage: str
 

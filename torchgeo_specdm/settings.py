@@ -44,7 +44,7 @@ def compare_settings(
 
     Args:
         folder: The folder, for the message.
-        there: What it was begun with, plain JSON types.
+        there: Settings that it was begun with, plain JSON types.
         here: The settings of this start, plain JSON types.
 
     Raises:

@@ -36,7 +36,7 @@ class AbundanceCodec(FoldedCodec):
     (docs/notes/autoencoder.md). It pays for tens of bands and more.
 
     Args:
-        spec: What a sample is.
+        spec: Description of a sample.
         endmembers: Pure spectra.
         fold: Side of the square of pixels that becomes one latent cell; 1 for
             abundances at full resolution.
@@ -100,7 +100,7 @@ def purest(pixels: Tensor, count: int) -> Tensor:
 
     Args:
         pixels: Spectra (N, C).
-        count: How many to find.
+        count: Number of spectra to find.
 
     Returns:
         Their spectra (count, C).

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What every codec does: a labelled sample to one latent tensor, and back."""
+"""The common base of codecs: a labelled sample to one latent tensor, and back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ _LEAST_RANGE = 1e-4
 
 
 class Reconstruction(NamedTuple):
-    """What a pass through an autoencoder gives.
+    """The result of a pass through an autoencoder.
 
     Attributes:
         images: Scaled images (B, T, C, H, W).
@@ -50,7 +50,7 @@ class Codec(nn.Module, ABC):
     the loss.
 
     Args:
-        spec: What a sample is.
+        spec: Description of a sample.
         settings: The constructor arguments of the subclass, to be saved.
         streams: Channels of each stream, in order.
         factor: Pixels of a latent cell's side.
@@ -139,7 +139,7 @@ class Codec(nn.Module, ABC):
         """Decode a batch.
 
         Args:
-            latent: From :meth:`encode`, or from a denoiser.
+            latent: Latents from :meth:`encode` or from a denoiser.
 
         Returns:
             ``image``, float32 digital numbers (B, C, H, W), or (B, T, C, H, W) with T
@@ -167,7 +167,8 @@ class Codec(nn.Module, ABC):
         reflectance; mask: cross-entropy; and ``kl_weight`` x KL for all streams.
 
         Args:
-            sample: As for :meth:`encode`.
+            sample: ``image`` in digital numbers (B, C, H, W) or (B, T, C, H, W) and
+                ``mask`` (B, H, W) or (B, 1, H, W).
 
         Returns:
             ``loss`` and its parts ``l1``, ``sad`` (radians), ``mask`` and ``kl``.
@@ -205,7 +206,8 @@ class Codec(nn.Module, ABC):
         """Check a batch and scale its images.
 
         Args:
-            sample: As for :meth:`encode`.
+            sample: ``image`` in digital numbers (B, C, H, W) or (B, T, C, H, W) and
+                ``mask`` (B, H, W) or (B, 1, H, W).
 
         Returns:
             Scaled images (B, T, C, H, W), the middle of the range where they are
@@ -297,7 +299,8 @@ class Codec(nn.Module, ABC):
         """Measure mean and std of each latent channel over the training set.
 
         Args:
-            batches: As for :meth:`encode`.
+            batches: Batches of the training set, each a sample that :meth:`encode`
+                takes.
 
         Raises:
             ValueError: If there is no batch, or a latent is not finite.

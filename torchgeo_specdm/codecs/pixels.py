@@ -22,7 +22,7 @@ class FoldedCodec(Codec):
     Class k is the binary code of k in -1 and +1 (analog bits, arXiv 2208.04202).
 
     Args:
-        spec: What a sample is.
+        spec: Description of a sample.
         settings: The constructor arguments of the subclass, to be saved.
         depth: Channels of a pixel of one date.
         fold: Side of the square of pixels that becomes one latent cell.
@@ -43,7 +43,7 @@ class FoldedCodec(Codec):
         self.register_buffer('codes', codes)
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """What becomes of scaled images (N, C, H, W) before they are folded."""
+        """Change scaled images (N, C, H, W) before they are folded."""
         return images
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class PixelCodec(FoldedCodec):
     v give noise on such latents.
 
     Args:
-        spec: What a sample is.
+        spec: Description of a sample.
         fold: Side of the square of pixels that becomes one latent cell.
     """
 

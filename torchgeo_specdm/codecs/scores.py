@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How well a codec gives samples back."""
+"""Scores of the samples that a codec gives back."""
 
 from typing import Any
 
@@ -39,8 +39,9 @@ class ReconstructionScores(nn.Module):
         """Reconstruct a batch and add its errors.
 
         Args:
-            codec: Is used as it is, without sampling the posterior.
-            sample: As for :meth:`Codec.encode`.
+            codec: The codec, used without sampling the posterior.
+            sample: A batch that :meth:`Codec.encode` takes, with ``image`` and
+                ``mask``.
         """
         decoded, logits = codec.roundtrip(sample)
         mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
@@ -92,11 +93,11 @@ class ReconstructionScores(nn.Module):
 
 
 def mask_fidelity(codec: Codec, tiles: Tiles) -> float:
-    """How much of the masks a codec gives back, in 0..1.
+    """Score the masks that a codec gives back, in 0..1.
 
     Args:
         codec: The codec.
-        tiles: Of a size that suits it.
+        tiles: Labelled tiles of a size that the codec can encode.
 
     Returns:
         Share of right pixels among labelled ones; with several dates F1 of change,

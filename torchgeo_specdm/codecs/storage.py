@@ -30,9 +30,9 @@ def make_codec(name: str, spec: SampleSpec, settings: Mapping[str, Any]) -> Code
     """Make an untrained codec.
 
     Args:
-        name: One of :data:`CODECS`.
-        spec: What a sample is.
-        settings: Its constructor arguments.
+        name: Name of the codec, one of :data:`CODECS`.
+        spec: Description of a sample.
+        settings: Constructor arguments of the codec.
 
     Returns:
         The codec.
@@ -58,7 +58,7 @@ def require_learnable(name: str) -> None:
     """Refuse a codec that stage autoencoder cannot learn.
 
     Args:
-        name: What the user gave as codec.
+        name: Codec that the user asked for.
 
     Raises:
         ValueError: With the codecs that can be learned.
@@ -74,7 +74,7 @@ def require_learned(name: str) -> None:
     """Refuse a codec that stage diffusion cannot build on.
 
     Args:
-        name: What the user gave as codec: a folder, or the name of a codec that has
+        name: Codec that the user asked for: a folder, or the name of a codec that has
             nothing to learn.
 
     Raises:
@@ -102,7 +102,7 @@ class CodecConfig(TypedDict):
 
 
 def codec_to_config(codec: Codec) -> dict[str, Any]:
-    """What :func:`codec_from_config` needs, as plain JSON types."""
+    """Describe a codec in plain JSON types, for :func:`codec_from_config`."""
     return {
         'stage': 'autoencoder',
         'codec': codec.name,
@@ -115,7 +115,7 @@ def codec_from_config(config: Mapping[str, Any]) -> Codec:
     """Make a codec without its weights.
 
     Args:
-        config: From :func:`codec_to_config`.
+        config: Configuration from :func:`codec_to_config`.
 
     Returns:
         The codec.
@@ -161,7 +161,7 @@ def load_state(module: nn.Module, folder: Path) -> None:
     """Read the weights of a folder into a module.
 
     Args:
-        module: Made from the ``config.json`` of the folder.
+        module: Module made from the ``config.json`` of the folder.
         folder: Has ``model.safetensors``.
 
     Raises:

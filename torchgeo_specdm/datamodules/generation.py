@@ -34,7 +34,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
             samples.
         size: Height and width that given samples are cropped to.
         keys: Keys that given samples need: ``mask``, and maybe ``image``.
-        strength: How far given images are varied, in 0..1; 1 forgets them.
+        strength: Distance that given images are varied, in 0..1; 1 forgets them.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class GenerationDataModule(BaseDataModule):
         Args:
             written: Numbers of the samples that are there.
             rank: Number of the process, from 0.
-            processes: How many there are.
+            processes: Number of all processes.
         """
         dataset = self.predict_dataset
         assert isinstance(dataset, BatchDataset)

@@ -76,7 +76,7 @@ class PairFolder(PlottedDataset):
             root: The folder.
             split: Use the ids of ``<split>.txt``; None for all.
             bands: Names of the bands to load, in this order; None for all.
-            transforms: Takes a sample and returns a transformed version.
+            transforms: Function that takes a sample and returns a transformed version.
             accepted_only: Leave out samples that the manifest marks as rejected.
             no_label: Value in the masks of pixels without a label, beside those that
                 the folder names itself.
@@ -163,7 +163,7 @@ class PairFolder(PlottedDataset):
         return [name for name in chosen if name not in rejected]
 
     def facts(self, index: int) -> SampleFacts:
-        """What is known of a sample, which is read once in the life of the folder.
+        """Facts of a sample, which is read once in the life of the folder.
 
         Args:
             index: Position in :attr:`ids`.

@@ -25,10 +25,10 @@ class JointDenoiser(nn.Module):
 
     Args:
         channels: Channels of the latent.
-        num_times: How many streams have a time of their own; 1 if all share one, which
+        num_times: Number of streams with a time of their own; 1 if all share one, which
             is the network as published.
         widths: Channels of each level.
-        attention: For each level, whether it attends.
+        attention: Whether each level attends.
         layers: Residual blocks of each level.
         groups: Groups of the group norms; must divide every width.
         head_dim: Channels of an attention head; must divide the widths that attend,

@@ -25,7 +25,7 @@ Side = Annotated[int, Field(ge=1, le=65_536)]
 
 @with_config(OPEN)
 class Sampling(TypedDict):
-    """How samples are drawn where nothing else is said."""
+    """The way that samples are drawn where nothing else is said."""
 
     sampler: Sampler
     steps: Positive
@@ -50,9 +50,9 @@ class Generator(nn.Module):
     >>> pairs = generator.sample(indices=[0, 1, 2], seed=0)
 
     Args:
-        codec: With measured statistics.
+        codec: Codec with measured statistics.
         process: The noising process.
-        denoiser: Its network.
+        denoiser: The network that predicts noise, velocity or clean latents.
         config: Settings of process, denoiser and sampler, ``patch_size`` in pixels,
             and where the training data came from; plain JSON types.
     """
@@ -76,7 +76,7 @@ class Generator(nn.Module):
         """Make an untrained generator from its configuration.
 
         Args:
-            codec: With measured statistics.
+            codec: Codec with measured statistics.
             config: Settings of ``process`` and ``denoiser``, and what
                 :class:`Generator` needs.
 
@@ -144,10 +144,10 @@ class Generator(nn.Module):
             clip: Clip the estimate of the clean latent to this many standard
                 deviations; needed by ``epsilon`` after short training. Infinite
                 clips nothing.
-            given: With a batch of samples, their masks are kept and images drawn for
-                them; needs ``mask``, and ``image`` if *strength* is below 1.
-            strength: With *given*: 1 draws the images from noise; below 1 the given
-                images are noised that share of the way and denoised, which varies them.
+            given: A batch of samples whose masks are kept and for which images are
+                drawn; needs ``mask``, and ``image`` if *strength* is below 1.
+            strength: Share of the way to noise that the images of *given* are noised
+                before they are denoised, which varies them; 1 draws from noise.
 
         Returns:
             A batch of ``image``, digital numbers not yet rounded, and ``mask`` (see
@@ -195,7 +195,7 @@ class Generator(nn.Module):
             noise: Fresh noise (B, D, h, w) for each draw.
             clean: Latents of given samples, or None.
             settings: ``sampler``, ``steps`` and ``clip``.
-            strength: See :meth:`sample`.
+            strength: Share of the way from clean to noise that given images are noised.
 
         Returns:
             Latents (B, D, h, w).

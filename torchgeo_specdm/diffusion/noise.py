@@ -30,7 +30,7 @@ def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGe
         index: Number of the sample, 0 or more.
         stream: ``mask``, ``image_<t>``, ``image_and_mask``, or ``choice`` for what is
             chosen by lot.
-        draw: Which draw, for samplers that need fresh noise at each step.
+        draw: Number of the draw, for samplers that need fresh noise at each step.
 
     Returns:
         The random number generator.
@@ -55,7 +55,7 @@ def sample_noise(
         indices: Number of each sample.
         streams: Channels of each stream.
         size: Height and width of the latent.
-        draw: Which draw (see :func:`stream_random`).
+        draw: Number of the draw (see :func:`stream_random`).
 
     Returns:
         Noise (B, D, h, w), float32, on the CPU.

@@ -26,7 +26,7 @@ class JointProcess(nn.Module):
 
     Args:
         streams: Channels of each stream.
-        prediction: What the network gives: ``epsilon`` (as published), ``v``, or the
+        prediction: Output of the network: ``epsilon`` (as published), ``v``, or the
             clean ``sample``.
         independent: Share of training samples whose streams get independent times.
             Half of those see a clean mask, so that the network learns to paint an
@@ -146,7 +146,7 @@ class JointProcess(nn.Module):
         """Noise latents, let a network predict, and score it.
 
         Args:
-            denoiser: Takes noisy latents of variance one and times.
+            denoiser: Network that takes noisy latents of variance one and times.
             latent: Standardised latents (B, D, h, w).
             noise: Standard normal, of the same shape.
             times: (B, S).
@@ -162,7 +162,7 @@ class JointProcess(nn.Module):
         """Losses at random times and with random noise.
 
         Args:
-            denoiser: As for :meth:`denoising_losses`.
+            denoiser: Network that takes noisy latents of variance one and times.
             latent: Standardised latents (B, D, h, w).
 
         Returns:
@@ -177,7 +177,7 @@ class JointProcess(nn.Module):
         """Losses at fixed times and with fixed noise: they differ by weights alone.
 
         Args:
-            denoiser: As for :meth:`denoising_losses`.
+            denoiser: Network that takes noisy latents of variance one and times.
             latent: Standardised latents (B, D, h, w).
             first: Number of the first sample of the batch.
 
@@ -198,7 +198,7 @@ class JointProcess(nn.Module):
         The clean sample is weighted as ``v`` would be, with (SNR + 1).
 
         Args:
-            output: What the network gave (B, D, h, w).
+            output: Output of the network (B, D, h, w).
             latent: The clean latents.
             noise: The noise that was added.
             times: (B, S).
@@ -228,7 +228,7 @@ class JointProcess(nn.Module):
         """The clean latents that a network output stands for.
 
         Args:
-            output: What the network gave (B, D, h, w).
+            output: Output of the network (B, D, h, w).
             noisy: Noisy latents from :meth:`add_noise`.
             times: (B, S), above 0 where the estimate is used.
 

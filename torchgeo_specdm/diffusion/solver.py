@@ -39,7 +39,7 @@ def make_solver(
         sampler: ``dpm``, ``sde``, ``ddim`` or ``ddpm`` (see :meth:`Generator.sample`).
         steps: Number of steps from noise alone.
         strength: Time to begin at, as a share of all times; later steps are the same.
-        schedule: Schedule of :attr:`JointProcess.schedule`.
+        schedule: The :attr:`JointProcess.schedule`.
 
     Returns:
         The scheduler with its ``timesteps``, falling, 0 for the least noise.

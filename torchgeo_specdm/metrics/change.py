@@ -31,7 +31,7 @@ class ChangeEvidence(Metric):
         """Initialize a new ChangeEvidence instance.
 
         Args:
-            spec: What the samples are; its units are used.
+            spec: Description of the samples; its units are used.
         """
         super().__init__()
         self.spec = spec

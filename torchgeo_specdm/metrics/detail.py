@@ -102,7 +102,7 @@ class FineDetail(Metric):
         """Initialize a new FineDetail instance.
 
         Args:
-            spec: What the samples are; its bands and dates are used.
+            spec: Description of the samples; its bands, dates and nodata are used.
         """
         super().__init__()
         self.spec = spec

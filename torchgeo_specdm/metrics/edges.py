@@ -48,7 +48,7 @@ def edge_agreement(images: Tensor, masks: Tensor, spec: SampleSpec) -> Tensor:
     Args:
         images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
         masks: Class positions (B, H, W); other values are no label.
-        spec: Description of the samples; its classes and dates are used.
+        spec: Description of the samples; its classes, dates and nodata are used.
 
     Returns:
         The area under the ROC curve of each sample, float64 (B,), in 0..1; 0.5 is no

@@ -214,8 +214,8 @@ def convert_file(network: str, checkpoint: Path, out: Path) -> None:
 
     Args:
         network: One of :data:`CONVERTERS`.
-        checkpoint: What PyTorch's ``save`` wrote; nothing but tensors and plain values
-            is read from it.
+        checkpoint: File that PyTorch's ``save`` wrote; nothing but tensors and plain
+            values is read from it.
         out: The safetensors file to write.
 
     Raises:
@@ -250,7 +250,7 @@ def load_converted(network: nn.Module, path: str | Path) -> None:
 
     Args:
         network: The network that the weights were converted for.
-        path: What :func:`convert_file` wrote.
+        path: File that :func:`convert_file` wrote.
 
     Raises:
         ValueError: If the file has the weights of another network.

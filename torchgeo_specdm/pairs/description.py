@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a folder of pairs says of itself, or lets be found out."""
+"""The description of a folder of pairs, as written in it or as found out."""
 
 import logging
 import math
@@ -31,7 +31,7 @@ _LOOKED_AT = 16
 
 
 class Description(NamedTuple):
-    """What the samples of a folder are, and where they come from."""
+    """Description of the samples of a folder and of the values in their masks."""
 
     spec: SampleSpec
     provenance: dict[str, Any]
@@ -84,8 +84,8 @@ def check_image(path: Path, raster: Raster, spec: SampleSpec) -> None:
 
     Args:
         path: The file, for the message.
-        raster: What it holds.
-        spec: What all images of the folder must hold.
+        raster: Content of the image file.
+        spec: Description that all images of the folder must fit.
 
     Raises:
         ValueError: If number, names or scale of the bands differ. What the file does
@@ -191,7 +191,7 @@ def _find_out(files: PairFiles, no_label: int | None) -> Description:
 
 
 def _wavelengths(raster: Raster) -> list[float | None]:
-    """What the file states, else what the names of the bands tell."""
+    """Wavelengths that the file states, else those that the names of the bands tell."""
     told = band_wavelengths(name_bands(raster))
     return [s or t for s, t in zip(raster.wavelengths, told, strict=True)]
 

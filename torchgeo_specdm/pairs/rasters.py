@@ -30,7 +30,7 @@ _MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
 
 
 class Raster(NamedTuple):
-    """What a georaster holds, as far as it matters here."""
+    """The content of a georaster, as far as it matters here."""
 
     values: NDArray[Any]  #: (C, H, W) in the type of the file, without alpha
     valid: NDArray[np.bool_]  #: (C, H, W), where a value was measured

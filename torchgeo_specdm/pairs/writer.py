@@ -33,9 +33,10 @@ class PairWriter:
 
     Args:
         root: The folder, made if needed.
-        spec: What the samples are.
-        provenance: Where they come from, for ``dataset.json``; plain JSON types.
-        settings: What must be equal for a second run to go on in the same folder.
+        spec: Description of the samples.
+        provenance: Origin of the samples, for ``dataset.json``; plain JSON types.
+        settings: Settings that must be equal for a second run to go on in the same
+            folder.
 
     Raises:
         FileExistsError: If the folder holds something else, or was begun with other

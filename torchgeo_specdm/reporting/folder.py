@@ -23,7 +23,7 @@ FACTS = 'facts.json'
 
 
 class Facts(TypedDict, total=False):
-    """What a run says of itself in its report."""
+    """Facts of a run in its report."""
 
     title: str
     settings: dict[str, Any]
@@ -48,7 +48,7 @@ class Pairs(TypedDict):
 
 
 class Measured(TypedDict):
-    """What measures were made with, as far as a report needs it."""
+    """The settings of the measures, as far as a report needs them."""
 
     real: Pairs
     updates: Count

@@ -159,7 +159,7 @@ class SpecDMTask(
 
         Args:
             datamodule: The real one, after ``setup('fit')``.
-            device: Where to measure what has to be measured.
+            device: Device to measure on.
 
         Returns:
             The codec.
@@ -289,7 +289,7 @@ class SpecDMTask(
         """Draw a batch of samples.
 
         Args:
-            batch: Of a :class:`GenerationDataModule`.
+            batch: A batch of a :class:`GenerationDataModule`.
             batch_idx: Integer displaying index of this batch.
             dataloader_idx: Index of the current dataloader.
 
@@ -300,7 +300,7 @@ class SpecDMTask(
 
     @property
     def generator(self) -> Generator:
-        """What samples are drawn from.
+        """The generator that samples are drawn from.
 
         Raises:
             ValueError: If there is none.

@@ -133,7 +133,7 @@ class JudgeTraining:
         network: The task that each judge is, ``class_path`` and ``init_args``.
         updates: Most optimiser steps of a judge.
         out: Folder to write them to.
-        strategy: Of the trainer that the judges are for.
+        strategy: Strategy of the trainer that the judges are for.
         settings: Arguments of the trainer of the judges.
     """
 
@@ -211,7 +211,7 @@ class JudgeTraining:
         return task
 
     def _score(self, task: LightningModule) -> float:
-        """How well the first judge reads the fold that it never saw."""
+        """Score of the first judge on the fold that it never saw."""
         data, tiles = self.data, self.data.tiles['train']
         device = self.strategy.root_device
         judge = Judges([task], data.mean, data.std).to(device)
@@ -259,7 +259,7 @@ def load_judges(
         count: Number of judges.
         network: The task that each judge is: the folder holds weights alone, and does
             not say which code to run.
-        spec: What the samples are.
+        spec: Description of the samples.
         mean: Mean of each band of the real data.
         std: Standard deviation of each band.
 

@@ -116,7 +116,7 @@ def codec_sentences(measures: Mapping[str, Any]) -> list[str]:
 
 
 def _transparency_sentence(ratio: float) -> str:
-    """What the agreement of reconstructions over that of originals means."""
+    """Explain the agreement of reconstructions over that of originals."""
     times = f'{ratio:.2f} times the agreement of the originals'
     if ratio > _TRANSPARENT:
         return (
@@ -336,7 +336,7 @@ def _light(name: str, states: list[State], said: list[str]) -> Light:
 
 
 def _way(measures: Mapping[str, Any], name: str, best: bool = False) -> float | None:
-    """How far a score has come from shuffled (0) to real pairs (1).
+    """Part of the way from shuffled (0) to real pairs (1) that a score has come.
 
     Those of the training places and of others are real alike: 1 is the lower of both,
     or the *best*.

@@ -43,7 +43,7 @@ class Detail(TypedDict, total=False):
 
 @with_config(OPEN)
 class Alignment(TypedDict, total=False):
-    """How well images and masks agree, by side."""
+    """Agreement of images and masks, by side."""
 
     score: str
     judge: dict[str, dict[str, Measure | list[Measure]]]
@@ -97,7 +97,7 @@ class Area(TypedDict, total=False):
 
 @with_config(OPEN)
 class Nearness(TypedDict, total=False):
-    """How near samples come to training samples."""
+    """Distances of samples to training samples."""
 
     share: Measure
     expected: Measure

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How far a folder of generated pairs can be trusted: measures, filter, report."""
+"""The trust in a folder of generated pairs: measures, filter, report."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,8 @@ def real_config(
         source: A folder of pairs, or a YAML with ``class_path`` and ``init_args`` of a
             datamodule, or with these under ``data``.
         patch_size: Side of the training crops of a folder; None for whole patches.
-        batch_size: Of a folder; less if it has fewer training samples.
+        batch_size: Batch size where *source* is a folder; less if it has fewer training
+            samples.
 
     Returns:
         ``class_path`` and ``init_args``.
@@ -140,7 +141,7 @@ def filter_folder(
         updates: Most optimiser steps of a judge; fewer are enough where more teach it
             nothing.
         pixels: Whether to leave out doubtful pixels instead of whole samples.
-        **options: Of :func:`~torchgeo_specdm.trust.filtering.filter_pairs`.
+        **options: Options of :func:`~torchgeo_specdm.trust.filtering.filter_pairs`.
 
     Returns:
         What is left.

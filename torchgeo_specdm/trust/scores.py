@@ -51,7 +51,7 @@ class ScoreFiles:
     """Files of one JSON object a line; each process writes its own, one merges them.
 
     Args:
-        folder: Where they are written.
+        folder: Folder of the score files.
         rank: Number of the process.
     """
 
@@ -69,7 +69,7 @@ class ScoreFiles:
         """Add a sample; what is no number becomes null.
 
         Args:
-            name: Of the set.
+            name: Name of the set.
             row: Scores by name, and the ``index`` of the sample, which rises.
         """
         if name not in self._open:
@@ -90,8 +90,8 @@ class ScoreFiles:
         """Write ``<name>.jsonl`` in order of index, row by row.
 
         Args:
-            name: Of the set.
-            processes: How many wrote; all have closed their files.
+            name: Name of the set.
+            processes: Number of processes that wrote; all have closed their files.
 
         Returns:
             The path of the file.

@@ -26,7 +26,7 @@ from ..pairs.spec import SampleSpec
 
 
 class Readings(NamedTuple):
-    """What is read in the images of a batch, without a look at their masks.
+    """Classes that are read in the images of a batch, without a look at their masks.
 
     Attributes:
         judges: Class positions by each judge (J, B, H, W).
@@ -41,7 +41,7 @@ class Alignment(nn.Module):
     """Do masks fit their images? By judges, by edges and by spectra.
 
     Args:
-        spec: What the samples are.
+        spec: Description of the samples.
     """
 
     def __init__(self, spec: SampleSpec) -> None:
@@ -58,7 +58,7 @@ class Alignment(nn.Module):
         Args:
             images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
             masks: Class positions (B, H, W); other values are no label.
-            readings: Of the images.
+            readings: Classes that are read in the images.
         """
         known = (masks >= 0) & (masks < self.spec.num_classes)
         labels = masks.where(known, -1)
@@ -95,14 +95,14 @@ class Alignment(nn.Module):
 
 
 class SideSummary(NamedTuple):
-    """What was counted of one set.
+    """The counts of one set.
 
     Attributes:
-        alignment: See :meth:`Alignment.compute`.
-        spectra: Of each class.
-        features: Of the images and textures of each date and of the masks, by name.
-        change: See :class:`ChangeEvidence`; None with one date.
-        detail: Of the images.
+        alignment: Agreement of images and masks, from :meth:`Alignment.compute`.
+        spectra: Spectra of each class.
+        features: Features of the images of each date and of the masks, by name.
+        change: Evidence of change, from :class:`ChangeEvidence`; None with one date.
+        detail: Detail of the images.
     """
 
     alignment: dict[str, Any]
@@ -116,8 +116,8 @@ class Side(nn.Module):
     """Counts one set of pairs; memory does not grow with their number.
 
     Args:
-        spec: What the samples are.
-        extractor: Of the images; shared between sides.
+        spec: Description of the samples.
+        extractor: Extractor of the features of images; shared between sides.
         mean: Mean of each band of real training samples (C,), in digital numbers.
         std: Standard deviation of each band.
     """
@@ -156,8 +156,8 @@ class Side(nn.Module):
         """Count a batch.
 
         Args:
-            batch: Of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
-            readings: Of its images.
+            batch: A batch of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
+            readings: Classes that are read in its images.
             truth: Masks (B, H, W) that the readings are compared with, where these are
                 not those of the batch.
         """
@@ -188,12 +188,12 @@ class Side(nn.Module):
 
 
 def sample_agreement(readings: Tensor, masks: Tensor, spec: SampleSpec) -> Tensor:
-    """How far judges agree with the mask of each sample.
+    """Agreement of the judges with the mask of each sample.
 
     Args:
         readings: Class positions by each judge (J, B, H, W).
         masks: Class positions (B, H, W); other values are no label.
-        spec: What the samples are.
+        spec: Description of the samples.
 
     Returns:
         Share of labelled pixels that the judges read as the mask says, mean over

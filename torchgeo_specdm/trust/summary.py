@@ -29,7 +29,7 @@ def summarise(
         sides: ``train``, judged with cross-fitting, ``held_out``, ``synthetic``, and
             ``reconstructed`` if there is a codec.
         shuffled: Alignment of synthetic images with masks of others.
-        spec: What the samples are.
+        spec: Description of the samples.
 
     Returns:
         ``fidelity``, ``detail``, ``spectra``, ``area``, ``alignment`` and, with
@@ -55,7 +55,8 @@ def nearness(
     Args:
         synthetic: Scores of each generated sample, with ``distance`` (of pixels) and
             ``feature_distance`` to the nearest training sample.
-        real: Likewise of real samples, to the nearest one of another place.
+        real: Scores of each real sample, with the same distances to the nearest one of
+            another place.
 
     Returns:
         What :func:`memorisation` says of ``pixels`` and of ``features``; without a

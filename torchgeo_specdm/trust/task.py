@@ -80,8 +80,8 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
             updates: Most optimiser steps of a judge: the first one begins with an
                 eighth, and doubles until it reads places that it never saw no better.
             folds: Number of judges, 2 or more.
-            features: Of images: ``random``, or with a download ``inception`` (red,
-                green and blue only) or ``sentinel2``.
+            features: Features of images: ``random``, or with a download ``inception``
+                (red, green and blue only) or ``sentinel2``.
             trainer: Arguments of the trainer of the judges.
         """
         super().__init__()
@@ -176,9 +176,9 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         """Count a batch of one of the sets.
 
         Args:
-            batch: Of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
+            batch: A batch of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
             batch_idx: Index of the batch.
-            dataloader_idx: Which set, an index into ``SETS``.
+            dataloader_idx: Number of the set, an index into ``SETS``.
         """
         name = SETS[dataloader_idx]
         training = name == 'train'
@@ -244,7 +244,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         write_text(self.out / MEASURES, text + '\n')
 
     def _reconstruction(self) -> dict[str, Any]:
-        """What the codec loses of held-out tiles."""
+        """The loss of the codec on held-out tiles."""
         found = self.reconstruction.compute()
         return {
             'rmse': found['rmse'],
@@ -256,7 +256,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         }
 
     def _overlap(self) -> dict[str, Any]:
-        """How many samples of each split show ground that another split shows too."""
+        """Number of samples of each split whose ground another split shows too."""
         sets = split_datasets(self._data.real)
         pairs = math.prod(sorted(map(len, sets.values()))[-2:])
         if pairs > _MOST_PAIRS:
@@ -274,7 +274,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         }
 
     def _reconstruct(self, batch: dict[str, Tensor], original: Readings) -> None:
-        """What the codec lets through, with the true mask and with a wrong one."""
+        """Pass tiles through the codec, with the true mask and with a wrong one."""
         assert self.codec is not None
         decoded, _ = self.codec.roundtrip(batch)
         self.reconstruction.update(self.codec, batch)

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a generator needs to know of any TorchGeo datamodule."""
+"""Everything that a generator needs to know of any TorchGeo datamodule."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -115,8 +115,8 @@ def training_batches(
 
     Args:
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
-        device: Where to put the batches.
-        passes: How often to go through the training set.
+        device: Device to put the batches on.
+        passes: Number of passes through the training set.
         at_most: Take this many samples, evenly spread over the training set; all if
             None.
 
@@ -161,7 +161,7 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
 
     Args:
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
-        device: Where to put the batch.
+        device: Device to put the batch on.
 
     Raises:
         ValueError: If a band does not come back.
@@ -206,8 +206,8 @@ def spread_images(
 
     Args:
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
-        spec: What the samples should be.
-        device: Where to augment.
+        spec: Description of the samples.
+        device: Device to augment on.
 
     Returns:
         Digital numbers (N, C, H, W) on the CPU; dates count as images.
@@ -236,10 +236,10 @@ def fit_codec(
     """Check the data, and measure what an untrained codec has to know of them.
 
     Args:
-        codec: On the device. Gets the band scaling if it has none yet, and latent
+        codec: Codec on the device. Gets the band scaling if it has none yet, and latent
             statistics if it has nothing to learn before them.
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
-        device: Where to augment.
+        device: Device to augment on.
 
     Returns:
         Height and width of a training patch.
@@ -263,9 +263,9 @@ def fit_statistics(
     """Measure the latent statistics of a codec over a training set.
 
     Args:
-        codec: On the device, with nothing left to learn.
+        codec: Codec on the device, with nothing left to learn.
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
-        device: Where to augment and encode.
+        device: Device to augment and encode on.
     """
     with same_randomness():
         codec.fit_statistics(training_batches(datamodule, device, _STATISTICS_PASSES))

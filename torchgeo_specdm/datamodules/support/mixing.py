@@ -175,10 +175,10 @@ def require_form(
     """Refuse a sample that cannot be brought to a form.
 
     Args:
-        form: What the samples of a mix must look like.
+        form: Form that the samples of a mix must have.
         image: Shape of the image.
         mask: Shape of the mask.
-        name: Of the sample, for the message.
+        name: Name of the sample, for the message.
 
     Raises:
         ValueError: If bands, dates or layers differ, or the sample is smaller.
@@ -205,7 +205,7 @@ def require_form(
 
 
 def sample_name(dataset: Dataset[Any], position: int) -> str:
-    """How messages call a sample: by its file, if it is known."""
+    """Name of a sample in messages: its file, if it is known."""
     if isinstance(dataset, PairFolder):
         return str(dataset.image_paths(dataset.ids[position])[0])
     return f'Sample {position} of {type(dataset).__name__}'

@@ -163,8 +163,8 @@ def require_same_kind(
         real: The real datamodule.
         dataset: Training set of the real datamodule.
         folder: The synthetic samples, with the same number of bands.
-        ours: What is known of *dataset*.
-        theirs: What is known of *folder*.
+        ours: Facts that are known of *dataset*.
+        theirs: Facts that are known of *folder*.
 
     Raises:
         ValueError: With the values of both sides.
@@ -204,7 +204,7 @@ def require_same_names(
         dataset: Training set of the real datamodule.
         synthetic: Description of the synthetic samples, present or to come.
         name: Name of the synthetic samples in the message.
-        seen: What is known of *dataset*; None looks at it.
+        seen: Facts that are known of *dataset*; None looks at it.
 
     Raises:
         ValueError: With both values of what differs, as far as the real datamodule or
@@ -286,7 +286,7 @@ def _known(
     synthetic: SampleSpec,
     seen: Survey,
 ) -> SampleSpec:
-    """What is known of the real samples; the rest is taken from the synthetic ones."""
+    """Facts of the real samples; what is not known is taken from the synthetic ones."""
     known: dict[str, Any] = {}
     spec = declared_spec(real, dataset)
     if spec is not None:

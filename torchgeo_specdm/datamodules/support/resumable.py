@@ -31,8 +31,8 @@ class ResumableLoader(DataLoader[Any]):
 
     Args:
         trainer: Knows how far the training is.
-        seed: Of the training, 0 or more.
-        **options: Of :class:`torch.utils.data.DataLoader`.
+        seed: Seed of the training, 0 or more.
+        **options: Options of :class:`torch.utils.data.DataLoader`.
     """
 
     def __init__(self, trainer: Trainer, seed: int, **options: Any) -> None:
@@ -75,7 +75,7 @@ def make_resumable(
     A loader of another class than PyTorch's own is left as it is.
 
     Args:
-        datamodule: Its ``train_dataloader`` is replaced.
+        datamodule: Datamodule whose ``train_dataloader`` is replaced.
         trainer: Knows how far the training is.
         seed: Gives the seed of the training when the loader is made.
     """

@@ -29,9 +29,9 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     """Draw the samples of a batch.
 
     Args:
-        generator: Draws with its own sampler settings.
-        batch: From :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``, and
-            ``mask`` and ``image`` where they are given.
+        generator: Generator, which draws with its own sampler settings.
+        batch: Batch of :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``,
+            and ``mask`` and ``image`` where they are given.
 
     Returns:
         ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`).
@@ -62,7 +62,7 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
     Args:
         trainer: Tells the processes.
         task: Has a ``generator``, and its ``generator_folder``.
-        data: What to draw, after its ``setup``.
+        data: Datamodule that says what to draw, after its ``setup``.
     """
     writer = PairPredictionWriter()
     writer.open(trainer, task, data)
@@ -117,7 +117,7 @@ class PairPredictionWriter(BasePredictionWriter):
         Args:
             trainer: Tells the processes.
             task: Has a ``generator``, and its ``generator_folder``.
-            data: What to draw, after its ``setup``.
+            data: Datamodule that says what to draw, after its ``setup``.
 
         Raises:
             FileExistsError: If the folder holds something else, or was begun with

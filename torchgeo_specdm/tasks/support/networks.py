@@ -34,7 +34,7 @@ def default_network(spec: SampleSpec) -> Config:
     """The network for samples of one or of several dates.
 
     Args:
-        spec: What the samples are.
+        spec: Description of the samples.
 
     Returns:
         ``class_path`` and ``init_args`` of a task.

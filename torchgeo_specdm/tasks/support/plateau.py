@@ -33,7 +33,7 @@ def doublings(
         measure: Trains for so many updates from the start, and gives the score, 0..1.
         first: Updates of the first training.
         most: Updates that no training exceeds.
-        curve: What is known already, in order; it grows.
+        curve: Curve that is known already, in order; it grows.
 
     Yields:
         The curve after each training.

@@ -92,7 +92,7 @@ class AutoencoderStage(Stage):
     """Stage 1: learn to encode samples and to decode them again.
 
     Args:
-        codec: What is learned.
+        codec: The codec that is learned.
     """
 
     name = 'autoencoder'
@@ -147,7 +147,7 @@ class DiffusionStage(Stage):
 
     Args:
         generator: Codec, process and averaged denoiser.
-        denoiser: What is trained; the generator's own if nothing is.
+        denoiser: Network that is trained; the generator's own if nothing is.
         decay: Share of the old average that stays in a step.
     """
 
