@@ -188,6 +188,17 @@ class TestModule:
         for key, value in module.state_dict().items():
             assert torch.equal(value, other.state_dict()[key])
 
+    @pytest.mark.parametrize('umask, mode', [(0o022, 0o644), (0o027, 0o640)])
+    def test_mode_follows_the_umask(
+        self, tmp_path: Path, umask: int, mode: int
+    ) -> None:
+        before = os.umask(umask)
+        try:
+            save_module(tmp_path, {}, nn.Linear(1, 1))
+        finally:
+            os.umask(before)
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {mode}
+
     def test_wrong_stage(self, tmp_path: Path) -> None:
         save_module(tmp_path, {'stage': 'autoencoder'}, nn.Linear(1, 1))
         with pytest.raises(

@@ -34,6 +34,30 @@ def test_every_preset_builds_every_codec(name: str, codec: str) -> None:
 
 def test_paper_is_as_published() -> None:
     preset = load_preset('paper')
+    # the paper prints none of these two; they are those of latent diffusion
+    assert preset['autoencoder'] == {
+        'lr': 1.1e-4,
+        'warmup': 0,
+        'weight_decay': 0.0,
+        'betas': [0.5, 0.9],
+        'decay': False,
+    }
+    assert preset['diffusion'] == {
+        'lr': 5e-5,
+        'warmup': 10_000,
+        'weight_decay': 0.01,
+        'betas': [0.9, 0.999],
+        'decay': False,
+        'ema': 0.9999,
+    }
+    assert preset['denoiser'] == {
+        'widths': [192, 384, 384, 768, 768],
+        'attention': [True, True, True, True, False],
+        'layers': 2,
+        'groups': 32,
+        'head_dim': None,
+        'residual_resampling': True,
+    }
     assert preset['two_stream']['process'] == {
         'prediction': 'epsilon',
         'independent': 0.0,
@@ -45,7 +69,18 @@ def test_paper_is_as_published() -> None:
         'beta_end': 0.0155,
     }
     assert preset['sampling'] == {'sampler': 'ddpm', 'steps': 1000, 'clip': None}
-    assert preset['two_stream']['codec']['sad_weight'] == 0.1
+    assert preset['two_stream']['codec'] == {
+        'image_widths': [128, 256, 512],
+        'mask_widths': [128, 256, 512],
+        'image_latents': 3,
+        'mask_latents': 3,
+        'layers': 2,
+        'stem': 1,
+        'groups': 32,
+        'attention': True,
+        'sad_weight': 0.1,
+        'kl_weight': 1.9e-8,
+    }
 
 
 def test_pixels_predict_the_sample() -> None:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.codecs import Codec, PixelCodec
+from torchgeo_specdm.codecs.base import Reconstruction
 
-from .fakes import CLASSES, CODECS, LEARNED, batch_of, make
+from .fakes import BANDS, CLASSES, CODECS, LEARNED, batch_of, make
 
 
 def steps(codec: Codec, batch: dict[str, Tensor], count: int = 25) -> list[float]:
@@ -248,3 +249,28 @@ class TestScaling:
         torch.testing.assert_close(
             codec.center, torch.arange(20) + 0.5, atol=0.01, rtol=0
         )
+
+
+@pytest.mark.parametrize('kind', LEARNED)
+@pytest.mark.parametrize('dates', [1, 2])
+def test_the_angle_of_the_loss_is_that_of_reflectance(
+    kind: str, dates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, batch = make(kind, dates), batch_of(dates)
+    numbers = batch['image'].reshape(4, dates, len(BANDS), 16, 16)
+    turned = numbers.flip(2)
+    center, half = (v[:, None, None] for v in (codec.center, codec.half_range))
+
+    def angle(image: Tensor) -> Tensor:
+        """The loss where a codec gives an image (B, T, C, H, W) back."""
+        output = Reconstruction(
+            (image - center) / half, torch.zeros(4, len(CLASSES), 16, 16), image.sum()
+        )
+        monkeypatch.setattr(codec, 'reconstruct', lambda images, mask: output)
+        return codec.loss(batch)['sad']
+
+    # another light is no other spectrum; about a centre it would be
+    assert float(angle(1.5 * numbers)) < 1e-3
+    cosine = (numbers * turned).sum(2) / numbers.norm(dim=2) / turned.norm(dim=2)
+    wanted = cosine.double().clamp(-1, 1).acos().mean()
+    assert float(angle(turned)) == pytest.approx(float(wanted), rel=1e-3)

@@ -2,12 +2,14 @@
 # Licensed under the MIT License.
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from tests.study.worlds import (
     SPEC,
@@ -218,6 +220,24 @@ class TestFailures:
         study = read_study(tmp_path, world / 'rich')
         runs = Engine(study).run(study.cells())
         assert [run.reason for run in runs] == ['two lines', 'OSError']
+
+    def test_ctrl_c_is_none(self, world: Path, tmp_path: Path) -> None:
+        class Pressed(Callback):
+            def on_train_batch_end(self, *rest: Any) -> None:
+                raise KeyboardInterrupt
+
+            def on_exception(self, *rest: Any) -> None:
+                raise RuntimeError('cleaning up failed')
+
+        study = read_study(tmp_path, world / 'rich', updates=1)
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                Engine(study, lambda title: [Pressed()]).run(study.cells())
+        finally:
+            # Lightning ignores Ctrl-C for good once it has seen it
+            signal.signal(signal.SIGINT, before)
+        assert not (study.out / 'runs').exists()
 
     def test_weights_lost_at_the_last_step(self, world: Path, tmp_path: Path) -> None:
         # the only loss is computed before the only step

@@ -4,11 +4,14 @@
 """What the two stages refuse, and what they say."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import rasterio
 import torch
@@ -236,6 +239,25 @@ class TestRefusals:
         )
         with pytest.raises(ValueError, match=r'values \[255\], but the classes are'):
             self.fit(task, pairs(pair_folder), tmp_path)
+
+    def test_masks_without_a_label(self, tmp_path: Path) -> None:
+        folder = write_pair_folder(tmp_path / 'pairs')
+        for tif in (folder / 'masks').iterdir():
+            with rasterio.open(tif, 'r+') as raster:
+                raster.write(np.full((1, 32, 32), 255, np.uint8))
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
+        with pytest.raises(ValueError, match=r'No pixel .* ignore_index=255'):
+            self.fit(task, pairs(folder), tmp_path)
+
+    def test_full_disk(
+        self, pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = SimpleNamespace(free=99_999)
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+        task = SpecDMTask('autoencoder', str(tmp_path / 'c'))
+        with pytest.raises(RuntimeError, match=r'99999 bytes are free') as caught:
+            self.fit(task, pairs(pair_folder), tmp_path)
+        assert str(tmp_path) in str(caught.value) and task.global_step == 0
 
     def test_patches_that_do_not_fit(
         self, tiny_settings: dict[str, Any], pair_folder: Path, tmp_path: Path

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rasterio
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -24,11 +25,12 @@ from torchgeo_specdm import (
     TrustDataModule,
     TrustTask,
 )
+from torchgeo_specdm.trust.judges import share_places
 from torchgeo_specdm.trust.lights import codec_sentences, paints_labels
 from torchgeo_specdm.trust.measures import read_measures
 from torchgeo_specdm.trust.scores import read_scores
 
-from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer
+from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer, write_pair_folder
 from ..datamodules.torchgeo_fakes import deepglobe, landcoverai, sen12ms
 from ..study.fakes import Change, open_data, pixel_codec, write_changed, write_generator
 from ..tasks.oracle import ORACLE
@@ -58,6 +60,24 @@ def measured(
         return found
 
     return run
+
+
+def test_spectra_of_a_fold_are_read_by_those_of_the_others(tmp_path: Path) -> None:
+    """A place whose classes look different is not explained by itself."""
+    folder = write_pair_folder(tmp_path / 'pairs')
+    for number, fold in enumerate(share_places(range(16), 2)):
+        path = folder / 'images' / f'{number:03d}.tif'
+        with rasterio.open(folder / 'masks' / path.name) as raster:
+            mask = raster.read(1)
+        with rasterio.open(path, 'r+') as raster:
+            # each class looks like the next one in the second fold
+            raster.write(PAIR_SPECTRA[(mask + fold) % 4].transpose(2, 0, 1))
+    task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=1)
+    data = TrustDataModule(open_data(folder), str(folder), batch_size=5)
+    quiet_trainer(tmp_path).test(task, data, verbose=False)
+    rows = list(read_scores(tmp_path / 'out' / 'scores' / 'real.jsonl'))
+    assert len(rows) == 16
+    assert all(row['spectrum'] < 0.05 for row in rows)
 
 
 class TestMeasures:
