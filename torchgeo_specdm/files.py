@@ -293,7 +293,15 @@ def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> N
         name: value.detach().cpu().contiguous()
         for name, value in module.state_dict().items()
     }
-    write_atomically(folder / WEIGHTS, lambda part: save_file(state, part))
+
+    def write(part: Path) -> None:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(state, part)
+        # safetensors lets only the owner read what it makes, whatever the umask
+        part.chmod(mode)
+
+    write_atomically(folder / WEIGHTS, write)
     write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
 
 

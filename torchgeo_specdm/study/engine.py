@@ -27,6 +27,7 @@ from ..pairs.manifest import MANIFEST
 from ..settings import Begun, require_same_settings
 from ..tasks.pixelwise import PixelTask
 from ..tasks.support.plateau import Curve, CurveFile, doublings, enough_updates, settled
+from ..tasks.support.stopping import was_interrupted
 from ..tasks.support.trainer import small_trainer
 from .design import REAL, Cell, Study
 from .runs import Run, logged_scores, read_run, run_path, write_run
@@ -238,7 +239,9 @@ class Engine:
             task, datamodule, trainer = self.train(cell, updates)
             (found,) = trainer.test(task, datamodule, verbose=False)
             scores, iou = logged_scores(found, 'test', self.study.score)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
+            if was_interrupted(error):
+                raise KeyboardInterrupt from error
             # one run must not end the grid; a table has one line for its reason, and
             # an error may have no text at all
             reason = ' '.join(str(error).split()) or type(error).__name__

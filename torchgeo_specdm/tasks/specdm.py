@@ -147,6 +147,8 @@ class SpecDMTask(
         self._written = False
         if stage == 'fit':
             self.prepare_codec(self._datamodule(), self.trainer.strategy.root_device)
+            weights = self.model.state_dict().values()
+            require_writable(self._folder, sum(value.nbytes for value in weights))
             #: Of the order of samples and of all that training draws.
             self.seed = torch.initial_seed()
             make_resumable(self.trainer.datamodule, self.trainer, lambda: self.seed)

@@ -213,9 +213,10 @@ def spread_images(
         Digital numbers (N, C, H, W) on the CPU; dates count as images.
 
     Raises:
-        ValueError: If a mask has values that are neither a class nor the ignore index.
+        ValueError: If a mask has values that are neither a class nor the ignore index,
+            or no mask has a label.
     """
-    images = []
+    images, labelled = [], False
     for batch in training_batches(datamodule, device, at_most=_SPREAD):
         found = set(torch.unique(batch['mask']).tolist())
         unknown = sorted(found - {*range(spec.num_classes), spec.ignore_index})
@@ -227,6 +228,13 @@ def spread_images(
                 'task: spec: {ignore_index: 255} or spec: {classes: [...]}.'
             )
         images.append(batch['image'].flatten(0, -4).cpu())
+        labelled = labelled or found != {spec.ignore_index}
+    if not labelled:
+        raise ValueError(
+            f'No pixel of {len(images)} batches from all over the training set has a '
+            f'label: all masks hold ignore_index={spec.ignore_index}. Labels are half '
+            'of what is learned: give masks with classes in them.'
+        )
     return torch.cat(images)
 
 

@@ -4,6 +4,7 @@
 """Nothing trains on nothing: refusals that every task here shares."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,8 +103,8 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def require_writable(folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder in which no file can be made.
+def require_writable(folder: str | os.PathLike[str], size: int = 0) -> None:
+    """Refuse a folder in which no file can be made, or none large enough.
 
     A file is really written and removed, because permission bits tell nothing about a
     full disk, a read-only mount or the superuser. Of a folder that does not exist yet,
@@ -111,6 +112,7 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
 
     Args:
         folder: A local folder; it need not exist.
+        size: Bytes that will be written to it, as far as they are known.
 
     Raises:
         RuntimeError: With the folder and the reason.
@@ -130,6 +132,13 @@ def require_writable(folder: str | os.PathLike[str]) -> None:
             'trainer.default_root_dir, or with dirpath of ModelCheckpoint or save_dir '
             'of the logger.'
         ) from error
+
+    free = shutil.disk_usage(nearest).free
+    if free < size:
+        raise RuntimeError(
+            f'{free} bytes are free for {str(folder)!r}, but the weights need {size}. '
+            'Make room there, or choose a folder on another disk.'
+        )
 
 
 def _folders_to_write(trainer: Trainer) -> set[str]:

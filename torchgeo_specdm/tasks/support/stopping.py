@@ -105,3 +105,19 @@ class SaveWhenStopped(Callback):
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error came up while Ctrl-C was being answered.
+
+    Cleaning up after Ctrl-C may fail in its turn, and the error that is seen then says
+    nothing of it.
+
+    Args:
+        error: The error, or None.
+    """
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False
