@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torchgeo.main import main as torchgeo
 
@@ -44,6 +45,7 @@ def learn_stage(
     arguments = ['fit', '--config', write_config(out, stage, 'fit', config)]
     last = out / 'logs' / stage / 'last.ckpt'
     if last.exists():
+        _require_whole(last)
         arguments += ['--ckpt_path', str(last)]
     _run(arguments)
     return folder
@@ -69,6 +71,17 @@ def draw_pairs(
     path = write_config(out.parent, f'generate-{out.name}', 'predict', config)
     _run(['predict', '--config', path])
     return out
+
+
+def _require_whole(checkpoint: Path) -> None:
+    """Refuse a checkpoint that cannot be read; Lightning does not name it."""
+    try:
+        torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
+    except Exception as error:
+        raise ValueError(
+            f'{checkpoint} is no whole checkpoint ({type(error).__name__}). Delete it, '
+            'and the stage begins anew.'
+        ) from error
 
 
 def _run(arguments: list[str]) -> None:

@@ -151,7 +151,8 @@ class SpecDMTask(
             require_writable(self._folder, sum(value.nbytes for value in weights))
             #: Of the order of samples and of all that training draws.
             self.seed = torch.initial_seed()
-            make_resumable(self.trainer.datamodule, self.trainer, lambda: self.seed)
+            trainer: Any = self.trainer
+            make_resumable(trainer.datamodule, trainer, lambda: self.seed)
 
     def prepare_codec(self, datamodule: BaseDataModule, device: torch.device) -> Codec:
         """The codec, made or checked for the data at hand; stage 2 with statistics.

@@ -81,7 +81,9 @@ def make_resumable(
     """
     # of the class, so that a datamodule of a second trainer is not wrapped twice
     load = partial(type(datamodule).train_dataloader, datamodule)
-    datamodule.train_dataloader = partial(_resumable, load, trainer, seed)
+    datamodule.train_dataloader = partial(  # type: ignore[method-assign]
+        _resumable, load, trainer, seed
+    )
 
 
 def seed_random(*numbers: int) -> None:
