@@ -51,7 +51,9 @@ def _shares(
         return True
     sample = folder.select([name])[0]
     mask = sample['mask'].reshape(sample['mask'].shape[-2:])
-    labelled = mask != folder.spec.ignore_index
+    ignored = folder.spec.ignore_index
+    # classes are 0 or more
+    labelled = mask.ne(-1 if ignored is None else ignored)
     for index, other in enumerate(near):
         size = folder.select(near).facts(index).form.size
         rows, columns = (
