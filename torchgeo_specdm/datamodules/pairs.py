@@ -15,7 +15,6 @@ from ..pairs.facts import fingerprints
 from ..pairs.layout import read_places
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
-from .support.ground import scored_ground
 from .support.preparation import normalise, refuse_empty_training, require_patch
 
 _SPLITS = ('train', 'val', 'test')
@@ -179,12 +178,9 @@ class PairFolderDataModule(NonGeoDataModule):
         """Refuse to score copies or the ground of training samples."""
         ids = self.split_ids()
         trained = fingerprints(folder.select(ids['train']))
-        others = folder.select([*ids['val'], *ids['test']])
-        copies = [
-            n
-            for i, n in enumerate(others.ids)
-            if others.facts(i).fingerprint in trained
-        ]
+        scored = folder.select([*ids['val'], *ids['test']])
+        found = {name: scored.facts(i) for i, name in enumerate(scored.ids)}
+        copies = [n for n, facts in found.items() if facts.fingerprint in trained]
         if copies:
             raise ValueError(
                 f'{self.root} has {len(copies)} samples to validate or test on that are '
@@ -194,7 +190,8 @@ class PairFolderDataModule(NonGeoDataModule):
             )
         # folds are by place already, and score nothing on test
         ids = self._split(folder)
-        if shared := scored_ground(folder, ids['train'], [*ids['val'], *ids['test']]):
+        others = [*ids['val'], *ids['test']]
+        if shared := folder.scored_ground(ids['train'], others):
             raise ValueError(
                 f'{self.root} has {len(shared)} samples to validate or test on in '
                 f'places that places.csv also names for training samples: {shared[:5]}. '

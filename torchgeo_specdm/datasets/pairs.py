@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..files import read_json, sha256, write_text
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import SampleFacts
-from ..pairs.layout import DESCRIPTION, read_list, read_places
+from ..pairs.layout import DESCRIPTION, read_corners, read_list, read_places
 from ..pairs.manifest import read_manifest, require_unchanged
 from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import Raster, read_codes, read_raster
@@ -190,6 +190,30 @@ class PairFolder(PlottedDataset):
         """The place of each sample, by ``places.csv``; else each is one of its own."""
         return list(read_places(self.root, self.ids).values())
 
+    def scored_ground(self, train: Sequence[str], others: Sequence[str]) -> list[str]:
+        """Find samples that have labels on ground which training samples show.
+
+        Two samples of one place, by ``places.csv``, are taken to show the same ground,
+        unless its columns ``row`` and ``column`` say which pixels both of them show.
+
+        Args:
+            train: Ids of the samples to train on.
+            others: Ids of the samples to validate or test on.
+
+        Returns:
+            The part of *others* that shares labelled ground with *train*.
+
+        Raises:
+            ValueError: If ``places.csv`` lacks a sample.
+        """
+        places = read_places(self.root, [*train, *others])
+        near: dict[str, list[str]] = {}
+        for name in train:
+            near.setdefault(places[name], []).append(name)
+        shared = [name for name in others if places[name] in near]
+        corners = read_corners(self.root) if shared else {}
+        return [n for n in shared if self._labels_beside(n, near[places[n]], corners)]
+
     def image_paths(self, name: str) -> list[Path]:
         """The image file of each date of a sample."""
         return self._files.images(name)
@@ -257,6 +281,26 @@ class PairFolder(PlottedDataset):
         values |= self._stored.spec.to_dict()
         write_text(path, json.dumps(values, indent=2) + '\n')
         return path
+
+    def _labels_beside(
+        self, name: str, near: Sequence[str], corners: Mapping[str, tuple[int, int]]
+    ) -> bool:
+        """Whether a sample has a label where one of others shows the same ground."""
+        if not corners.keys() >= {name, *near}:
+            return True
+        found = self._load(name)['mask']
+        mask = found.reshape(found.shape[-2:]).numpy()
+        ignored = self.spec.ignore_index
+        labelled = np.ones_like(mask, bool) if ignored is None else mask != ignored
+        for index, other in enumerate(near):
+            size = self.select(near).facts(index).form.size
+            rows, columns = (
+                slice(max(there - here, 0), max(there - here + length, 0))
+                for there, here, length in zip(corners[other], corners[name], size)
+            )
+            if labelled[rows, columns].any():
+                return True
+        return False
 
     def _load(self, name: str) -> dict[str, Tensor]:
         """A sample as it is in the files."""
