@@ -88,7 +88,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: If the file could not be written; the message names it.
     """
-    # hosts that share a disk may have processes of one number
+    # processes of two hosts that share a disk may have the same number
     part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
     try:
         with naming_what_fails(path):

@@ -240,11 +240,17 @@ class TestMemorisation:
         assert judged['median_ratio'] == 1
 
     @pytest.mark.parametrize(
-        ('synthetic', 'reference'),
-        [([], [1.0]), ([1.0], []), ([1.0], [np.inf]), ([np.nan], [1.0])],
+        ('synthetic', 'reference', 'message'),
+        [
+            ([], [1.0], '0 synthetic distances are numbers'),
+            ([1.0], [], '0 reference distances are numbers'),
+            ([1.0], [np.inf], '0 reference distances are numbers'),
+            ([np.nan], [1.0], '1 of 1 synthetic distances are no numbers'),
+            ([1.0], [np.nan, 1.0], '1 of 2 reference distances are no numbers'),
+        ],
     )
     def test_refuses_what_is_no_number(
-        self, synthetic: list[float], reference: list[float]
+        self, synthetic: list[float], reference: list[float], message: str
     ) -> None:
-        with pytest.raises(ValueError, match='reference distances are numbers'):
+        with pytest.raises(ValueError, match=message):
             memorisation(synthetic, reference)

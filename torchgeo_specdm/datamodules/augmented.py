@@ -190,13 +190,18 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
         if limit is None and real == 0:
             return len(folder)
         count = int(decimal(ratio) * real) if limit is None else limit
-        if not 1 <= count <= len(folder):
-            wish = f'ratio={ratio} of {real} real samples'
-            wish = wish if limit is None else f'synthetic_limit={limit}'
+        wish = f'ratio={ratio} of {real} real samples'
+        wish = wish if limit is None else f'synthetic_limit={limit}'
+        if count < 1:
+            raise ValueError(
+                f'{wish} needs {count} synthetic samples, but a mix needs at least 1. '
+                'Use a larger number, or 0 for none.'
+            )
+        if count > len(folder):
             raise ValueError(
                 f'{wish} needs {count} synthetic samples, but {folder.root} has '
-                f'{len(folder)} and at least 1 must be used. Change the number, or '
-                f'write more: torchgeo-specdm generate --count {max(count, 1)}.'
+                f'{len(folder)}. Use a smaller number, or write more: torchgeo-specdm '
+                f'generate --count {count}.'
             )
         return count
 

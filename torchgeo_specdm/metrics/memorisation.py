@@ -363,15 +363,18 @@ def memorisation(synthetic: ArrayLike, reference: ArrayLike) -> dict[str, float]
     drawn = np.asarray(synthetic, np.float64)
     real = np.asarray(reference, np.float64)
     real = real[~np.isinf(real)]
-    sizes = (len(drawn), len(real))
-    finite = (int(np.isfinite(drawn).sum()), int(np.isfinite(real).sum()))
-    if 0 in sizes or finite != sizes:
-        raise ValueError(
-            f'{finite[0]} of {sizes[0]} synthetic distances and {finite[1]} of '
-            f'{sizes[1]} reference distances are numbers, but all must be, and each '
-            'list needs one or more. Look for NaN in the images; for a reference, use '
-            'training samples of two or more places, or held-out ones.'
-        )
+    for name, distances in (('synthetic', drawn), ('reference', real)):
+        if not len(distances):
+            raise ValueError(
+                f'0 {name} distances are numbers, but one or more must be. Use '
+                'training samples of two or more places, or held-out ones.'
+            )
+        broken = int((~np.isfinite(distances)).sum())
+        if broken:
+            raise ValueError(
+                f'{broken} of {len(distances)} {name} distances are no numbers. Look '
+                'for NaN in the images.'
+            )
     threshold = float(np.quantile(real, _NEAR))
     below = int((drawn <= threshold).sum())
     # more real ones are at the threshold where they tie, as blank patches do at 0

@@ -85,7 +85,7 @@ def class_spectra_figure(
         shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
         labels = [spec.bands[order[i]] for i in shown]
         axis.set_xticks(shown, labels, rotation=90, parse_math=False)
-        # the lowest of each column, of which the last line may not have all
+        # under the lowest panel of each column, since the last line may lack some
         axis.tick_params(labelbottom=k + columns >= len(names))
         tidy(axis)
     legend_above(figure, width)

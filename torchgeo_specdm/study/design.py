@@ -262,7 +262,7 @@ class Study:
         """
         values = read_yaml(Path(path))
         for name in ('arms', 'generators'):
-            # a name with nothing behind it has all defaults
+            # an arm that sets nothing has all defaults
             given = values.get(name) or {}
             if isinstance(given, dict):
                 values[name] = {key: value or {} for key, value in given.items()}

@@ -29,8 +29,9 @@ _AROUND = 9
 # which grows with chance alike whatever the share. Measured with patches of 128 pixels.
 # Images: the best of all shifts came to 0.095 at most in 13,600 pairs of different
 # places (HLS at 30 m 0.095, OSCD 0.069, procedural scenes 0.090), a tenth as often for
-# each 0.014 more, and to 0.16 with 64 pixels, 0.28 with 32; 242 pairs of HLS that share a fifth or more, at other seasons too,
-# came to 0.188 or more, 47 of OSCD, years apart, to 0.282.
+# each 0.014 more, and to 0.16 with 64 pixels, 0.28 with 32; 242 pairs of HLS that share
+# a fifth or more, at other seasons too, came to 0.188 or more, 47 of OSCD, years apart,
+# to 0.282.
 # Masks: 0.043 at most by chance, but a few straight borders fit each other anywhere,
 # hence the floor: as if so many pixels of the patch were borders that do not agree.
 _IMAGE_ALIKE, _IMAGE_FLOOR = 0.13, 0.02

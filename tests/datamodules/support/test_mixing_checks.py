@@ -77,7 +77,7 @@ def test_refuses_other_modules() -> None:
 
 
 BAD_COUNTS: list[tuple[dict[str, Any], int, str]] = [
-    ({'ratio': 6.0}, 4, 'ratio=6.0 of 8 real samples needs 48 .* has 40 .*--count 48'),
+    ({'ratio': 6.0}, 4, 'ratio=6.0 of 8 real samples needs 48 .* has 40.*--count 48'),
     ({'ratio': 0.1}, 4, 'needs 0 synthetic samples, .*at least 1'),
     ({'synthetic_limit': 41}, 4, 'synthetic_limit=41 needs 41 .* has 40'),
     ({'real_limit': 9}, 4, 'has 8 training samples, but real_limit=9 needs 9'),

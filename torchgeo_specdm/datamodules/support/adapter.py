@@ -59,7 +59,7 @@ def describe_datamodule(
     training = _training_set(datamodule)
     seen = survey(training)
     if seen.form.layers not in ((), (1,)):
-        # some modules choose one after batch transfer, where no folder is read
+        # some datamodules choose a layer after batch transfer; folders of pairs cannot
         raise ValueError(
             f'{type(datamodule).__name__} has masks of '
             f'{(*seen.form.layers, *seen.form.size)}, but synthetic samples have one '

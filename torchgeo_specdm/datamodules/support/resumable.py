@@ -107,7 +107,7 @@ def _resumable(
     names = inspect.signature(DataLoader).parameters
     options = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
     batches = loader.batch_size is None and loader.batch_sampler is not None
-    # the one contains the others, and DataLoader takes either
+    # DataLoader takes a sampler of batches, or the settings that make one
     for name in (
         ('batch_size', 'sampler', 'drop_last') if batches else ('batch_sampler',)
     ):
