@@ -143,9 +143,38 @@ class TestDescribe:
         assert found['samples'] == 3 and found['shape'] == [4, 8, 8]
         # the image tells its band: 10 more for each
         steps = [b - a for a, b in zip(found['mean'], found['mean'][1:])]
-        assert steps == pytest.approx([10, 10, 10])
+        assert steps == pytest.approx([10, 10, 10], abs=1e-3)
         assert len(found['std']) == 4
         assert not (folder / 'dataset.json').exists()
+
+    def test_two_hundred_bands_fit_on_a_screen(
+        self, tmp_path: Path, capsys: Output
+    ) -> None:
+        folder = make_pairs(tmp_path, 2, [f'{400 + 10 * i} nm' for i in range(200)])
+        (folder / 'val.txt').write_text('0001')
+        (folder / 'train.txt').write_text('0000')
+        assert main(['describe', str(folder), '--no-label', '2']) == 0
+        out = capsys.readouterr().out
+        assert len(out.splitlines()) < 25
+        found = json.loads(out)
+        assert found['wavelengths'][199] == 2390
+        assert found['splits'] == {'train': 1, 'val': 1}
+        assert found['classes'] == ['class_0', 'class_1'] and found['no_label'] == [2]
+        assert sum(found['class_percent'].values()) == pytest.approx(100, abs=0.01)
+
+    def test_a_closed_pipe_is_no_error(self, tmp_path: Path) -> None:
+        folder = make_pairs(tmp_path, 2)
+        code = f'from torchgeo_specdm.cli import main; exit(main(["describe", "{folder}"]))'
+        with subprocess.Popen(
+            [sys.executable, '-W', 'ignore', '-c', code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == ''
+        assert process.returncode == 141
 
     def test_writes_it_down(self, tmp_path: Path, capsys: Output) -> None:
         folder = make_pairs(tmp_path / 'pairs')

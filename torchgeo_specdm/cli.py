@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_INTERRUPTED, _TERMINATED = 130, 143
+_INTERRUPTED, _CLOSED_PIPE, _TERMINATED = 130, 141, 143
 #: What a user can mend; anything else is a fault of ours and shows its traceback.
 _EXPECTED = (ValueError, OSError, RuntimeError, TypeError)
 
@@ -26,13 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Command line without the program's name; the process's own if None.
 
     Returns:
-        The exit code: 0, 1 with a sentence on stderr, 130 after Ctrl-C, or 143 after
-        SIGTERM; argparse exits with 2.
+        The exit code: 0, 1 with a sentence on stderr, 130 after Ctrl-C, 141 when
+        whoever reads the output stops, or 143 after SIGTERM; argparse exits with 2.
     """
     options = _parser().parse_args(arguments)
     try:
         with _quiet():
             options.verb(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # whoever reads has seen enough; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
     except (KeyboardInterrupt, SystemExit) as stop:
         # of Lightning's own by its name: importing Lightning takes seconds
         terminated = type(stop).__name__ == 'SIGTERMException'
@@ -137,6 +142,9 @@ def _add_describe(verbs: Any) -> None:
     describe.add_argument('folder', help='folder of pairs')
     describe.add_argument(
         '--write', action='store_true', help='write what was found to dataset.json'
+    )
+    describe.add_argument(
+        '--no-label', type=int, help='value in the masks of pixels without a label'
     )
     describe.set_defaults(verb=_describe)
 
@@ -288,17 +296,21 @@ def _describe(options: argparse.Namespace) -> None:
     from .datamodules.support.preparation import measure_statistics
     from .datasets.pairs import PairFolder
 
-    folder = PairFolder(options.folder)
+    folder = PairFolder(options.folder, no_label=options.no_label)
     folder.verify()
     mean, std = measure_statistics(folder)
     found = {
         **folder.spec.to_dict(),
         'samples': len(folder),
+        'splits': folder.count_splits(),
         'shape': list(folder[0]['image'].shape),
-        'mean': [round(v, 2) for v in mean.tolist()],
-        'std': [round(v, 2) for v in std.tolist()],
+        'mean': [float(f'{value:.6g}') for value in mean.tolist()],
+        'std': [float(f'{value:.6g}') for value in std.tolist()],
+        'class_percent': folder.measure_classes(),
     }
-    print(json.dumps(found, indent=2))
+    # a line for each entry: hundreds of bands still fit on a screen
+    entries = (f'  {json.dumps(key)}: {json.dumps(found[key])}' for key in found)
+    print('{\n' + ',\n'.join(entries) + '\n}')
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
 

@@ -271,7 +271,7 @@ class TestFaults:
         path.write_bytes({'cut': half, 'empty': b'', 'page': page}[content])
         message = faults_of(root)
         assert f'{path} cannot be read as an image' in message
-        assert 'Extract it again, or delete it' in message
+        assert 'Extract it again, write it as .tif' in message
 
     def test_broken_mask_of_a_plain_folder(self, root: Path) -> None:
         (root / 'masks' / '0002.tif').write_bytes(b'')
@@ -412,9 +412,9 @@ class TestFaults:
         describe(tmp_path, dates=2)
         folder, seen = PairFolder(tmp_path), []
 
-        def record(path: Path) -> Raster:
+        def record(path: Path, size: Any = None) -> Raster:
             seen.append(path.name)
-            return read_raster(path)
+            return read_raster(path, size)
 
         monkeypatch.setattr(pairs, 'read_raster', record)
         folder.verify()

@@ -12,12 +12,10 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.pairs import PairFolder
 from ..pairs.facts import fingerprints
-from ..pairs.layout import read_places
+from ..pairs.layout import SPLITS, read_places
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
 from .support.preparation import normalise, refuse_empty_training, require_patch
-
-_SPLITS = ('train', 'val', 'test')
 
 
 class PairFolderDataModule(NonGeoDataModule):
@@ -217,8 +215,8 @@ class PairFolderDataModule(NonGeoDataModule):
 
     def _split(self, folder: PairFolder) -> dict[str, list[str]]:
         """Ids of each split; only test may be empty."""
-        listed = [s for s in _SPLITS if (folder.root / f'{s}.txt').exists()]
-        ids = {s: folder.choose_ids(s) if s in listed else [] for s in _SPLITS}
+        listed = [s for s in SPLITS if (folder.root / f'{s}.txt').exists()]
+        ids = {s: folder.choose_ids(s) if s in listed else [] for s in SPLITS}
         if not any(ids.values()):
             return ids | self._cut(folder, folder.ids, self.test_share)
         shared = sorted({*ids['train']} & {*ids['val'], *ids['test']})

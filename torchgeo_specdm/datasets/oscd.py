@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bands import SENTINEL2_WAVELENGTHS, TEN_BANDS
+from ..pairs.layout import SPLITS
 from ..pairs.plotting import PlottedDataset
 from ..pairs.spec import SampleSpec
 from .oscd_files import LABELS, OSCDNotFoundError, Scene, find_cities, read_scene
-
-_SPLITS = ('train', 'val', 'test')
 
 
 class OSCD(PlottedDataset):
@@ -62,7 +61,7 @@ class OSCD(PlottedDataset):
 
     all_bands = tuple(SENTINEL2_WAVELENGTHS)
     rgb_bands = ('B04', 'B03', 'B02')
-    splits: ClassVar[tuple[str, ...]] = _SPLITS
+    splits: ClassVar[tuple[str, ...]] = SPLITS
     classes: ClassVar[tuple[str, ...]] = ('no change', 'change')
     colormap: ClassVar[tuple[tuple[int, int, int], ...]] = ((0, 0, 0), (255, 220, 0))
 
@@ -302,8 +301,8 @@ def _choose_cities(
 def _check_arguments(
     split: str, patch_size: int, overlap: float, threshold: int
 ) -> None:
-    if split not in _SPLITS:
-        raise ValueError(f'split={split!r} must be one of {list(_SPLITS)}.')
+    if split not in SPLITS:
+        raise ValueError(f'split={split!r} must be one of {list(SPLITS)}.')
     if patch_size < 1:
         raise ValueError(
             f'patch_size={patch_size} must be 1 pixel or more. Use for example 256.'

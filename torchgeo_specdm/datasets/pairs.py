@@ -18,7 +18,7 @@ from torch import Tensor
 from ..files import read_json, sha256, write_text
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import SampleFacts
-from ..pairs.layout import DESCRIPTION, read_corners, read_list, read_places
+from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import read_manifest, require_unchanged
 from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import Raster, read_codes, read_raster
@@ -268,6 +268,23 @@ class PairFolder(PlottedDataset):
             raise ValueError('\n'.join(faults))
         require_unchanged(self.root)
 
+    def count_splits(self) -> dict[str, int]:
+        """Number of samples in each list of the folder, by its name."""
+        lists = [s for s in SPLITS if (self.root / f'{s}.txt').exists()]
+        return {split: len(self.choose_ids(split)) for split in lists}
+
+    def measure_classes(self) -> dict[str, float]:
+        """Percent of all pixels that each class has, and those without a label."""
+        counts = np.zeros(self.spec.num_classes + 1, np.int64)
+        for name in self.ids:
+            mask = self._read_mask(self.mask_path(name))
+            known = (mask >= 0) & (mask < self.spec.num_classes)
+            counts += np.bincount(
+                np.where(known, mask, len(counts) - 1).ravel(), minlength=len(counts)
+            )
+        shares = (100 * counts / counts.sum()).round(3).tolist()
+        return dict(zip((*self.spec.classes, 'no label'), shares, strict=True))
+
     def write_description(self) -> Path:
         """Write what was found about a plain folder to ``dataset.json``.
 
@@ -308,7 +325,7 @@ class PairFolder(PlottedDataset):
         mask = self._read_mask(mask_path)
         images = []
         for path in self._files.images(name):
-            raster = read_raster(path)
+            raster = read_raster(path, mask.shape)
             _require_same_size(path, raster, mask_path, mask)
             check_image(path, raster, self._stored.spec)
             images.append(self._choose_bands(path, raster))

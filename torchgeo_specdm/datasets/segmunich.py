@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bands import TEN_BANDS
+from ..pairs.layout import SPLITS
 from ..pairs.plotting import PlottedDataset
 from ..pairs.spec import SampleSpec
 from .segmunich_files import (
     CODES,
-    SPLITS,
     SegMunichNotFoundError,
     find_splits,
     read_cube,

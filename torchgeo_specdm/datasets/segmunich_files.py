@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torchgeo.datasets import DatasetNotFoundError
 
 from ..bands import TEN_BANDS
+from ..pairs.layout import SPLITS
 
 #: Raw label code of each class position.
 CODES = (0, 21, 22, 23, 31, 5, 32, 33, 41, 13, 14, 11, 12)
-SPLITS = ('train', 'val', 'test')
 _IMAGE_FOLDERS = ('img', 'image', 'images')
 _LABEL_FOLDERS = ('label', 'labels')
 #: Folders that the archives put around the splits.

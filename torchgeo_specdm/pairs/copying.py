@@ -44,7 +44,7 @@ class CopyWriter(PairWriter):
         self._check(name, image if image.ndim == 4 else image[None], mask)
         files = {}
         for stem, path in zip(image_stems(name, self.spec.dates), paths, strict=True):
-            file = f'images/{stem}.tif'
+            file = f'images/{stem}{path.suffix}'
             files[file] = write_verified(self.root / file, path.read_bytes())
         file = f'masks/{name}.tif'
         tags = {'SYNTHETIC': 'YES', 'SAMPLE': name, **tags}

@@ -159,7 +159,7 @@ def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
 def _find_out(files: PairFiles, no_label: int | None) -> Description:
     """Bands, units and type from the images, classes from a table or all masks."""
     path = files.images(files.ids[0])[0]
-    raster = read_raster(path)
+    raster = read_raster(path, read_codes(files.mask(files.ids[0])).shape)
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value

@@ -4,15 +4,32 @@
 """The files of a folder of pairs: their names and lists."""
 
 import csv
+import logging
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import read_text
+from .arrays import ARRAYS
 from .manifest import MANIFEST
+
+_log = logging.getLogger(__name__)
 
 DESCRIPTION = 'dataset.json'
 PLACES = 'places.csv'
-_SUFFIXES = ('.tif', '.tiff')
+#: Names of the lists of ids.
+SPLITS = ('train', 'val', 'test')
+#: Kinds of files, the best first; a folder is read by the first kind that it has.
+_KINDS = (
+    ('.tif', '.tiff'),
+    ('.jp2',),
+    ('.dat', '.img', '.bsq', '.bil', '.bip'),
+    ARRAYS,
+    ('.png',),
+)
+#: What stands beside images and is none.
+_BESIDE = ('.hdr', '.xml', '.ovr', '.tfw', '.txt', '.json', '.md', '.csv', '.qml')
 #: How many faulty files an error names.
 _SHOWN = 5
 
@@ -70,7 +87,7 @@ class PairFiles:
         raise ValueError(
             f'{self.root} has {len(self._images)} images and {len(self._masks)} masks, '
             f'{len(alone)} without partner: {", ".join(alone[:_SHOWN]) or "no file"}. '
-            f'Every mask needs {each} of its name, ending in .tif or .tiff. {remedy}'
+            f'Every mask needs {each} of its name, such as a.tif. {remedy}'
         )
 
 
@@ -111,8 +128,9 @@ def read_list(root: Path, split: str) -> dict[str, int]:
     ids: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split('\n'), 1):
         name = line.strip()
-        if name.lower().endswith(_SUFFIXES):
+        if name.lower().endswith(sum(_KINDS, ())):
             name = name[: name.rindex('.')]
+        name = unicodedata.normalize('NFC', name)
         if name:
             ids.setdefault(name, number)
     return ids
@@ -141,7 +159,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     reader.fieldnames = header
     rows = []
     for found in reader:
-        row = {name: (found[name] or '').strip() for name in columns}
+        row = {
+            name: unicodedata.normalize('NFC', (found[name] or '').strip())
+            for name in columns
+        }
         if not all(row.values()):
             raise ValueError(
                 f'{path}, line {reader.line_num}: {row} lacks a value. Fill it in, or '
@@ -195,21 +216,34 @@ def read_corners(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def _list_rasters(folder: Path) -> dict[str, Path]:
-    """Path of each GeoTIFF by its name without suffix."""
+    """Path of each image by its name without suffix, composed (Unicode NFC)."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f'{folder} does not exist. A folder of pairs needs images/ and masks/ '
             'with files of the same names; torchgeo-specdm scenes makes one to try.'
         )
+    # other systems leave hidden files such as ._a.tif beside a.tif
+    paths = [p for p in sorted(folder.iterdir()) if not p.name.startswith('.')]
+    endings = Counter(path.suffix.lower() for path in paths)
+    kind = next((kind for kind in _KINDS if {*kind} & {*endings}), _KINDS[0])
+    passed = {e: n for e, n in endings.items() if e not in (*kind, *_BESIDE)}
+    if passed:
+        _log.warning(
+            '%s: read are files ending in %s; passed over are %s.',
+            folder,
+            ' or '.join(kind),
+            ', '.join(f'{n} in {e or "nothing"}' for e, n in sorted(passed.items())),
+        )
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        # other systems leave hidden files such as ._a.tif beside a.tif
-        if path.suffix.lower() not in _SUFFIXES or path.name.startswith('.'):
+    for path in paths:
+        if path.suffix.lower() not in kind:
             continue
-        if path.stem in found:
+        # systems differ in how they write an umlaut
+        name = unicodedata.normalize('NFC', path.stem)
+        if name in found:
             raise ValueError(
-                f'{path} and {found[path.stem].name} have one id, {path.stem!r}, which '
-                'must be unique. Remove or rename one of them.'
+                f'{path} and {found[name].name} have one id, {name!r}, which must be '
+                'unique. Remove or rename one of them.'
             )
-        found[path.stem] = path
+        found[name] = path
     return found

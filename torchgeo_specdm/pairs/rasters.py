@@ -6,7 +6,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ..bands import channel, stated_wavelength
 from ..files import write_verified
+from .arrays import ARRAYS, read_array
 from .spec import SampleSpec
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -43,7 +44,7 @@ class Raster(NamedTuple):
     transform: Any  #: affine transform from pixels to coordinates
 
 
-def read_raster(path: Path) -> Raster:
+def read_raster(path: Path, size: Sequence[int] | None = None) -> Raster:
     """Read all spectral bands of a georaster, and where they are valid.
 
     A pixel is missing in a band where it has the nodata value of the file (NaN, too),
@@ -51,7 +52,9 @@ def read_raster(path: Path) -> Raster:
     notion, which is GDAL's. Alpha bands are no spectral bands and are left out.
 
     Args:
-        path: A file that GDAL opens.
+        path: A file that GDAL opens, or one of arrays (:mod:`.arrays`).
+        size: Height and width of its partner, which tell the axis of the bands in a
+            file of arrays.
 
     Returns:
         Its content; 64-bit whole numbers come as 32-bit ones.
@@ -61,6 +64,8 @@ def read_raster(path: Path) -> Raster:
             whole numbers beyond 32 bits, or is a TIFF of several pages, of which GDAL
             sees the first one only.
     """
+    if path.suffix.lower() in ARRAYS:
+        return _require_real(path, _of_array(read_array(path, size)))
     try:
         with warnings.catch_warnings():
             # patches have no georeference, and need none here
@@ -70,8 +75,8 @@ def read_raster(path: Path) -> Raster:
                 raster = _read_spectral(source)
     except (RasterioError, OSError) as error:
         raise ValueError(
-            f'{path} cannot be read as an image ({error}). Extract it again, or delete '
-            'it together with its partner.'
+            f'{path} cannot be read as an image ({error}). Extract it again, write it as '
+            '.tif, or delete it together with its partner.'
         ) from error
     if pages > 1:
         raise ValueError(
@@ -79,6 +84,28 @@ def read_raster(path: Path) -> Raster:
             'but all bands must be on one page. It may be stored channel-last: write '
             'it again as (bands, rows, columns), for example with rasterio.'
         )
+    return _require_real(path, raster)
+
+
+def _of_array(values: NDArray[Any]) -> Raster:
+    """An array (C, H, W) that says nothing of itself; NaN is missing."""
+    bands = len(values)
+    blank = values.dtype.kind == 'f' and bool(np.isnan(values).any())
+    return Raster(
+        values=values,
+        valid=~np.isnan(values) if blank else np.ones(values.shape, bool),
+        names=(None,) * bands,
+        wavelengths=(None,) * bands,
+        scales=(1.0,) * bands,
+        offsets=(0.0,) * bands,
+        nodata=math.nan if blank else None,
+        crs=None,
+        transform=None,
+    )
+
+
+def _require_real(path: Path, raster: Raster) -> Raster:
+    """Refuse complex numbers, and bring the others to 32 bits."""
     if raster.values.dtype.kind == 'c':
         raise ValueError(
             f'{path} holds complex numbers, but images must be real. Export amplitude '

@@ -1,0 +1,127 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import scipy.io
+import tifffile
+
+from tests.data.pairs import image_of, make_pairs, write_tiff
+from torchgeo_specdm.datasets.pairs import PairFolder
+from torchgeo_specdm.pairs.arrays import read_array
+
+#: Bands, rows, columns: no two are equal, so that axes cannot be confused unseen.
+SHAPE = (9, 5, 7)
+
+
+def write(path: Path, array: Any) -> Path:
+    match path.suffix:
+        case '.npy':
+            np.save(path, array)
+        case '.npz':
+            np.savez(path, cube=array)
+        case '.mat':
+            scipy.io.savemat(path, {'cube': array})
+    return path
+
+
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat'])
+def test_axis_of_the_bands(tmp_path: Path, ending: str, last: bool) -> None:
+    array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    stored = np.moveaxis(array, 0, -1) if last else array
+    path = write(tmp_path / f'a{ending}', stored)
+    assert np.array_equal(read_array(path, SHAPE[1:]), array)
+
+
+def test_several_arrays_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / 'a.npz', one=np.ones((2, 2)), two=np.ones((3, 3)))
+    with pytest.raises(ValueError, match=r'holds 2 arrays .*one.*two'):
+        read_array(tmp_path / 'a.npz')
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / 'a.npy', np.array([{}], object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r'a\.npy cannot be read as \.npy'):
+        read_array(tmp_path / 'a.npy')
+
+
+@pytest.mark.parametrize('ending', ['.npy', '.mat', '.h5', '.npz'])
+def test_broken_files_are_named(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f'a{ending}').write_bytes(b'x')
+    with pytest.raises(ValueError, match=rf'a\{ending} cannot be read .*\.tif'):
+        read_array(tmp_path / f'a{ending}')
+
+
+def convert(root: Path, ending: str) -> None:
+    """Write the GeoTIFFs of a folder in another format."""
+    for path in [*root.glob('images/*'), *root.glob('masks/*')]:
+        with rasterio.open(path) as source:
+            values = source.read()
+        path.unlink()
+        values = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+        write(path.with_suffix(ending), values)
+
+
+@pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat'])
+def test_folder_of_arrays(tmp_path: Path, ending: str) -> None:
+    plain = make_pairs(tmp_path / 'plain', names=[None] * 4)
+    other = make_pairs(tmp_path / 'other', names=[None] * 4)
+    convert(other, ending)
+    folder = PairFolder(other)
+    folder.verify()
+    for one, two in zip(PairFolder(plain), folder, strict=True):
+        assert one['image'].equal(two['image']) and one['mask'].equal(two['mask'])
+
+
+def test_jpeg_2000_envi_and_png_masks(tmp_path: Path) -> None:
+    root = make_pairs(tmp_path, 2, ['a', 'b', 'c'])
+    for number, driver, ending in ((0, 'ENVI', '.dat'), (1, 'ENVI', '.dat')):
+        path = root / 'images' / f'{number:04d}.tif'
+        with rasterio.open(path) as source:
+            rasterio.shutil.copy(source, path.with_suffix(ending), driver=driver)
+        path.unlink()
+        path = root / 'masks' / f'{number:04d}.tif'
+        with rasterio.open(path) as source:
+            rasterio.shutil.copy(source, path.with_suffix('.png'), driver='PNG')
+        path.unlink()
+    folder = PairFolder(root)
+    folder.verify()
+    assert folder.spec.bands == ('a', 'b', 'c')
+    for sample in folder:
+        wanted = image_of(sample['mask'].numpy(), 3)
+        assert np.array_equal(sample['image'], wanted)
+
+
+def test_what_is_passed_over_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_pairs(tmp_path, 2)
+    for i in range(2):
+        (root / 'images' / f'{i:04d}.png').write_bytes(b'a quicklook')
+    assert len(PairFolder(root)) == 2
+    assert '.tif or .tiff; passed over are 2 in .png' in caplog.text
+
+
+def test_names_in_any_unicode_form(tmp_path: Path) -> None:
+    root = make_pairs(tmp_path, 1)
+    composed, apart = (
+        unicodedata.normalize(form, 'Müller Süd v1.4') for form in ('NFC', 'NFD')
+    )
+    (root / 'images' / '0000.tif').rename(root / 'images' / f'{composed}.tif')
+    (root / 'masks' / '0000.tif').rename(root / 'masks' / f'{apart}.tif')
+    (root / 'train.txt').write_text(apart, encoding='utf-8')
+    folder = PairFolder(root, 'train')
+    assert folder.ids == [composed]
+    folder.verify()
+    # two files of one name are two
+    mask = tifffile.imread(root / 'masks' / f'{apart}.tif')
+    write_tiff(root / 'masks' / f'{composed}.tif', mask[None])
+    with pytest.raises(ValueError, match='have one id'):
+        PairFolder(root)
