@@ -30,7 +30,7 @@ from .data.oscd import IMAGES, make_oscd
 from .data.segmunich import make_segmunich
 
 EXPERIMENTS = Path(__file__).parents[1] / 'experiments'
-STUDIES = sorted([*EXPERIMENTS.glob('*/study.yaml'), EXPERIMENTS / 'oscd/paper.yaml'])
+STUDIES = sorted(EXPERIMENTS.glob('*/study.yaml'))
 HLS_BANDS = ('Coastal', 'Blue', 'Green', 'Red', 'NIR', 'SWIR1', 'SWIR2')
 
 
@@ -196,7 +196,11 @@ def test_four_steps(
 
 @pytest.mark.parametrize(
     'path',
-    [p for p in sorted(EXPERIMENTS.glob('*/*.yaml')) if p not in STUDIES],
+    [
+        p
+        for p in sorted(EXPERIMENTS.glob('*/*.yaml'))
+        if p not in STUDIES and p.parent.name != 'paper'
+    ],
     ids=lambda p: f'{p.parent.name}-{p.stem}',
 )
 def test_says_how_to_run(path: Path) -> None:
@@ -237,6 +241,7 @@ def shrink(study: dict[str, Any], name: str, settings: dict[str, Any]) -> None:
         if given['model'] == 'changeformer':
             backbone = 'mit_b0'
         given['backbone'] = backbone
+        given.pop('weights', None)
     for recipe in study['generators'].values():
         recipe |= {'preset': 'tiny', 'settings': settings, 'passes': 2, 'batch_size': 4}
         recipe |= {'autoencoder': 2, 'diffusion': 2}

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_filter,
         _add_report,
         _add_convert,
+        _add_reproduce,
     ):
         add(verbs)
     return parser
@@ -256,6 +257,23 @@ def _add_convert(verbs: Any) -> None:
     convert.add_argument('checkpoint', help='file that its authors released')
     convert.add_argument('--out', required=True, help='safetensors file to write')
     convert.set_defaults(verb=_convert)
+
+
+def _add_reproduce(verbs: Any) -> None:
+    reproduce = verbs.add_parser(
+        'reproduce', help="a table or figure of the paper, beside the paper's numbers"
+    )
+    reproduce.add_argument('table', help='YAML of experiments/paper')
+    reproduce.add_argument(
+        '--on', required=True, help='data of a study that the YAML names'
+    )
+    reproduce.add_argument(
+        '--features',
+        default='random',
+        choices=('random', 'inception', 'sentinel2'),
+        help='of images, for Frechet distances; all but random are downloaded',
+    )
+    reproduce.set_defaults(verb=_reproduce)
 
 
 def _add_measuring(verb: argparse.ArgumentParser, required: bool) -> None:
@@ -441,6 +459,19 @@ def _convert(options: argparse.Namespace) -> None:
 
     convert_file(options.network, Path(options.checkpoint), Path(options.out))
     print(f'The weights are in {options.out}.')
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from .reproduce import reproduce
+    from .tasks.support.progress import StepProgressBar
+
+    path = reproduce(
+        Path(options.table),
+        options.on,
+        options.features,
+        lambda title: [StepProgressBar(title)],
+    )
+    print(path.read_text(encoding='utf-8'))
 
 
 def _real(source: str, folder: Path) -> Any:

@@ -12,6 +12,20 @@ import yaml
 
 PRESETS = ('paper', 'small', 'tiny')
 
+#: Generators by name: their codec, and what replaces the settings of any preset.
+#: SatSynth is published without code: pixels that are not folded and label bits are
+#: its own; network, schedule and sampler are those of the preset. UnmixDiff has no
+#: code either, and no labels. The LDM of the paper has no spectral angle; it leaves
+#: open how the mask enters, so both ways are here.
+GENERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    'specdm': ('two_stream', {}),
+    'specdm without SAD': ('two_stream', {'sad_weight': 0.0}),
+    'ldm': ('single_stream', {'sad_weight': 0.0, 'mask_input': 'one_hot'}),
+    'ldm, weak mask': ('single_stream', {'sad_weight': 0.0, 'mask_input': 'index'}),
+    'satsynth': ('pixels', {'fold': 1}),
+    'unmixdiff': ('abundances', {}),
+}
+
 
 def load_preset(
     name: str, overrides: Mapping[str, Any] | None = None
@@ -53,6 +67,26 @@ def generator_settings(preset: Mapping[str, Any], codec: str) -> dict[str, Any]:
         'denoiser': preset['denoiser'],
         'sampling': preset['sampling'],
     }
+
+
+def named_generator(
+    name: str, settings: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Look up a generator by name.
+
+    Args:
+        name: One of :data:`GENERATORS`, or of a codec.
+        settings: What the user replaces, which goes before what the name does.
+
+    Returns:
+        The name of the codec, and overrides for :func:`load_preset`.
+    """
+    codec, own = GENERATORS.get(name, (name, {}))
+    if not own:
+        return codec, dict(settings)
+    section = settings.get(codec, {})
+    merged = {'codec': own | section.get('codec', {})}
+    return codec, {**settings, codec: {**section, **merged}}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:

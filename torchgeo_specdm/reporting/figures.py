@@ -48,13 +48,20 @@ _ROW_TITLE: dict[str, Any] = {
 }
 
 
-def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> Figure:
+def pair_grid(
+    rows: Mapping[str, Tiles],
+    spec: SampleSpec,
+    columns: int = 8,
+    outlined: bool = False,
+) -> Figure:
     """Pairs side by side, each date above its mask, all images stretched alike.
 
     Args:
         rows: Title of each row and its tiles; the first row sets the stretch.
         spec: Description of the samples.
         columns: Pairs in a row.
+        outlined: Whether to draw a line around what is of class 1, the changed one, on
+            every date.
 
     Returns:
         The figure.
@@ -81,6 +88,11 @@ def pair_grid(rows: Mapping[str, Tiles], spec: SampleSpec, columns: int = 8) -> 
                 wide, high = side / WIDTH, side / height
                 axis = figure.add_axes((left / WIDTH, bottom / height, wide, high))
                 axis.imshow(colors, interpolation='nearest', aspect='auto')
+                changed = tiles.masks[column].reshape(colors.shape[:2]) == 1
+                if outlined and changed.any() and not changed.all():
+                    axis.contour(
+                        changed.float(), [0.5], colors='yellow', linewidths=0.6
+                    )
                 axis.axis('off')
     figure.legend(
         handles=handles,

@@ -107,7 +107,7 @@ def class_areas(
 
     Args:
         area: Shares in 0..1, a list over the classes for each of ``train``,
-            ``held_out`` and ``synthetic``.
+            ``held_out`` and ``synthetic``, or for each of other sets by their names.
         spec: Description of the samples.
         width: Width of the figure in inches.
 
@@ -116,11 +116,13 @@ def class_areas(
     """
     positions = np.arange(spec.num_classes)
     figure, axis = panel(width)
-    sides = [side for side in _COLORS if area.get(side)]
+    sides = [side for side in _COLORS if area.get(side)] or list(area)
+    colors = _COLORS if sides[0] in _COLORS else {}
     for shift, side in enumerate(sides):
         heights = [100 * v for v in area[side]]
         where = positions + 0.27 * (shift - (len(sides) - 1) / 2)
-        axis.bar(where, heights, 0.26, label=_NAMES[side], color=_COLORS[side])
+        label = _NAMES.get(side, side)
+        axis.bar(where, heights, 0.26, label=label, color=colors.get(side))
     axis.set_xticks(positions, spec.classes, fontsize=SMALL, parse_math=False)
     if spec.num_classes > 6 * width / WIDTH:
         plt.setp(axis.get_xticklabels(), rotation=30, ha='right')

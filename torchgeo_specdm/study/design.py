@@ -12,8 +12,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict
 
+from ..codecs import CODECS
 from ..files import Count, Seed, check_json, read_yaml
 from ..objects import Config
+from ..presets import GENERATORS
 
 #: The arm that every study has and that all others are compared with.
 REAL = 'real only'
@@ -145,7 +147,8 @@ class Recipe:
     Attributes:
         pairs: Folder of pairs that it drew, if they are there already.
         folder: Folder that stage 2 wrote, if it is there already.
-        codec: ``two_stream``, ``single_stream`` or ``pixels``, to learn one here.
+        codec: Name of a codec to learn one here, or of one of the
+            :data:`~torchgeo_specdm.presets.GENERATORS`.
         preset: Preset of :class:`~torchgeo_specdm.SpecDMTask`.
         settings: Settings that replace parts of the preset.
         autoencoder: Steps of stage 1.
@@ -158,13 +161,19 @@ class Recipe:
 
     pairs: str | None = None
     folder: str | None = None
-    codec: Literal['two_stream', 'single_stream', 'pixels'] = 'two_stream'
+    codec: str = 'two_stream'
     preset: str = 'tiny'
     settings: Config = field(default_factory=dict)
     autoencoder: int = 1500
     diffusion: int = 3000
     passes: int = 20
     batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse a name that nothing is made of."""
+        known = [*CODECS, *GENERATORS]
+        if self.codec not in known:
+            raise ValueError(f'codec={self.codec!r} must be one of {known}.')
 
 
 @dataclass(frozen=True)

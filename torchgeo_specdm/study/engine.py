@@ -85,13 +85,19 @@ class Engine:
             )
         return cells
 
+    def begin(self) -> None:
+        """Make the folder of results, and write down what it is of."""
+        self.study.out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({'settings': self._wanted}, indent=2)
+        write_text(self.study.out / 'study.json', text + '\n')
+
     def prepare(self, cells: Sequence[Cell]) -> None:
         """Make what cells share: generators, pairs, and how long to train.
 
         Args:
             cells: Cells of the study.
         """
-        self._begin()
+        self.begin()
         for cell in self._unprepared(cells):
             self.say(f'Preparing {cell.title}')
             self.updates(cell)
@@ -108,7 +114,7 @@ class Engine:
         Returns:
             All runs of these cells, in their order; a failed one has a reason.
         """
-        self._begin()
+        self.begin()
         runs: list[Run] = []
         for number, cell in enumerate(cells):
             run = self._read(cell)
@@ -150,7 +156,7 @@ class Engine:
             Updates and validation scores, as of :mod:`torchgeo_specdm.tasks.support.plateau`.
         """
         study, path = self.study, self._pilot_path(model, size)
-        self._begin()
+        self.begin()
         curve = _read_curve(path)
         cell = Cell(model, REAL, 0.0, size, study.seeds[0])
         measure = partial(self._cross_validate, cell)
@@ -216,12 +222,6 @@ class Engine:
         (scores,) = trainer.validate(task, datamodule, verbose=False)
         values, _ = logged_scores(scores, 'val', self.study.score)
         return float(values[self.study.score] or 0)
-
-    def _begin(self) -> None:
-        """Make the folder of results, and write down what it is of."""
-        self.study.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({'settings': self._wanted}, indent=2)
-        write_text(self.study.out / 'study.json', text + '\n')
 
     def _read(self, cell: Cell) -> Run | None:
         """The run of a cell, if it is there; one whose pilot failed has 0 updates."""

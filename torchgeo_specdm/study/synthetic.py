@@ -14,10 +14,11 @@ from ..datamodules.support.mixing import decimal
 from ..objects import make_object
 from ..pairs.manifest import read_manifest
 from ..pairs.writer import PairWriter
+from ..presets import named_generator
 from ..tasks.support.trainer import fast_bfloat16
 from ..trust.relabel import relabel
 from .configs import subset_config
-from .design import Cell, Recipe, Study
+from .design import Cell, Study
 from .stages import draw_pairs, learn_stage
 
 _REAL_CARD = 'Real training samples of a study, for variations and new images.\n'
@@ -60,9 +61,39 @@ class SyntheticSets:
             source = {'vary': str(self._real(cell)), 'strength': arm.strength}
         if arm.source == 'masks':
             source = {'masks': str(self._real(cell))}
-        generator = self._generator(cell, recipe)
+        generator = self.generator(cell)
         count = self._shared_count(cell)
         return draw_pairs(generator, out, count, study.draw(cell), **source)
+
+    def generator(self, cell: Cell) -> Path:
+        """The generator of a cell, learned if it is not there.
+
+        Args:
+            cell: A cell of an arm with a generator.
+
+        Returns:
+            The folder of stage 2, learned from the labels that the protocol allows.
+        """
+        study, arm = self.study, self.study.arm(cell)
+        recipe = study.generators[str(arm.generator)]
+        if recipe.folder is not None:
+            return Path(recipe.folder)
+        size = cell.size if study.protocol == 'same_labels' else 0
+        draw, out = study.draw(cell), self._pool(cell) / str(arm.generator)
+        data = subset_config(study.data, size, draw)
+        codec, settings = named_generator(recipe.codec, recipe.settings)
+        plan = {
+            'steps': {'autoencoder': recipe.autoencoder, 'diffusion': recipe.diffusion},
+            'precision': 'bf16-mixed' if fast_bfloat16() else '32-true',
+            'passes': recipe.passes,
+            'latent_batch_size': recipe.batch_size,
+            'preset': recipe.preset,
+            'settings': settings,
+        }
+        if CODECS[codec].trainable:
+            codec_folder = learn_stage('autoencoder', codec, data, out, plan, draw)
+            return learn_stage('diffusion', str(codec_folder), data, out, plan, draw)
+        return learn_stage('diffusion', codec, data, out, plan, draw)
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """A cell for each folder of pairs that has not all that it should have.
@@ -127,28 +158,6 @@ class SyntheticSets:
         """The most pairs that any cell needs of the folder of this one."""
         key = self._key(cell)
         return max(self.count(c) for c in self.study.cells() if self._key(c) == key)
-
-    def _generator(self, cell: Cell, recipe: Recipe) -> Path:
-        """The folder of stage 2, learned from the labels that the protocol allows."""
-        if recipe.folder is not None:
-            return Path(recipe.folder)
-        study, arm = self.study, self.study.arm(cell)
-        size = cell.size if study.protocol == 'same_labels' else 0
-        draw, out = study.draw(cell), self._pool(cell) / str(arm.generator)
-        data = subset_config(study.data, size, draw)
-        plan = {
-            'steps': {'autoencoder': recipe.autoencoder, 'diffusion': recipe.diffusion},
-            'precision': 'bf16-mixed' if fast_bfloat16() else '32-true',
-            'passes': recipe.passes,
-            'latent_batch_size': recipe.batch_size,
-            'preset': recipe.preset,
-            'settings': recipe.settings,
-        }
-        codec = recipe.codec
-        if CODECS[codec].trainable:
-            codec_folder = learn_stage('autoencoder', codec, data, out, plan, draw)
-            return learn_stage('diffusion', str(codec_folder), data, out, plan, draw)
-        return learn_stage('diffusion', codec, data, out, plan, draw)
 
     def _real(self, cell: Cell) -> Path:
         """The real training samples of a cell as a folder of pairs."""

@@ -94,6 +94,18 @@ class Alignment(nn.Module):
         }
 
 
+class Looks(NamedTuple):
+    """The counts of one set that need no judge.
+
+    Attributes:
+        spectra: Spectra of each class.
+        features: Features of images and textures of each date and of masks, by name.
+    """
+
+    spectra: SpectraSummary
+    features: dict[str, Features]
+
+
 class SideSummary(NamedTuple):
     """The counts of one set.
 
@@ -112,8 +124,8 @@ class SideSummary(NamedTuple):
     detail: DetailSummary
 
 
-class Side(nn.Module):
-    """Counts one set of pairs; memory does not grow with their number.
+class LooksCounter(nn.Module):
+    """Counts what needs no judge; memory does not grow with the number of pairs.
 
     Args:
         spec: Description of the samples.
@@ -133,10 +145,7 @@ class Side(nn.Module):
         self.spec = spec
         self.register_buffer('mean', mean.float())
         self.register_buffer('std', std.float())
-        self.alignment = Alignment(spec)
         self.spectra = ClassSpectra(spec)
-        self.detail = FineDetail(spec)
-        self.change = ChangeEvidence(spec) if spec.dates > 1 else None
         self.image_extractor = extractor
         self.mask_extractor = RandomFeatures(spec.num_classes)
         self.texture = TextureFeatures(spec.num_bands)
@@ -149,6 +158,48 @@ class Side(nn.Module):
             samples[f'texture{end}'] = FeatureSample(self.texture.num_features)
         samples['mask'] = FeatureSample(self.mask_extractor.num_features)
         self.features: Any = nn.ModuleDict(samples)
+
+    def look(self, batch: dict[str, Tensor]) -> None:
+        """Count a batch.
+
+        Args:
+            batch: Of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
+        """
+        images, masks = batch['image'], batch['mask']
+        self.spectra.update(images, masks)
+        dates = images.unbind(1) if self.spec.dates > 1 else (images,)
+        numbers = batch['index'], batch['place']
+        for end, date in zip(self.ends, dates, strict=True):
+            planes = band_planes(date, self.mean, self.std)
+            self.features[f'image{end}'].update(self.image_extractor(planes), *numbers)
+            self.features[f'texture{end}'].update(self.texture(planes), *numbers)
+        planes = mask_planes(masks, self.spec.num_classes)
+        self.features['mask'].update(self.mask_extractor(planes), *numbers)
+
+    def looks(self) -> Looks:
+        """Finish, over all processes."""
+        features = {name: sample.compute() for name, sample in self.features.items()}
+        return Looks(self.spectra.compute(), features)
+
+
+class Side(LooksCounter):
+    """Counts one set of pairs, with judges.
+
+    Args:
+        spec: Description of the samples.
+        extractor: Extractor of the features of images; shared between sides.
+        mean: Mean of each band of real training samples (C,), in digital numbers.
+        std: Standard deviation of each band.
+    """
+
+    def __init__(
+        self, spec: SampleSpec, extractor: Extractor, mean: Tensor, std: Tensor
+    ) -> None:
+        """Start with nothing seen."""
+        super().__init__(spec, extractor, mean, std)
+        self.alignment = Alignment(spec)
+        self.detail = FineDetail(spec)
+        self.change = ChangeEvidence(spec) if spec.dates > 1 else None
 
     def update(
         self, batch: dict[str, Tensor], readings: Readings, truth: Tensor | None = None
@@ -163,25 +214,18 @@ class Side(nn.Module):
         """
         images, masks = batch['image'], batch['mask']
         self.alignment.update(images, masks if truth is None else truth, readings)
-        self.spectra.update(images, masks)
         self.detail.update(images)
         if self.change is not None:
             self.change.update(images, masks)
-        dates = images.unbind(1) if self.spec.dates > 1 else (images,)
-        numbers = batch['index'], batch['place']
-        for end, date in zip(self.ends, dates, strict=True):
-            planes = band_planes(date, self.mean, self.std)
-            self.features[f'image{end}'].update(self.image_extractor(planes), *numbers)
-            self.features[f'texture{end}'].update(self.texture(planes), *numbers)
-        planes = mask_planes(masks, self.spec.num_classes)
-        self.features['mask'].update(self.mask_extractor(planes), *numbers)
+        self.look(batch)
 
     def compute(self) -> SideSummary:
         """Finish, over all processes."""
+        looks = self.looks()
         return SideSummary(
             self.alignment.compute(),
-            self.spectra.compute(),
-            {name: sample.compute() for name, sample in self.features.items()},
+            looks.spectra,
+            looks.features,
             None if self.change is None else self.change.compute(),
             self.detail.compute(),
         )

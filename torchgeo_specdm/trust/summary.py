@@ -14,7 +14,7 @@ from ..metrics.detail import OCTAVES, compare_detail
 from ..metrics.fidelity import compare_features
 from ..metrics.memorisation import memorisation
 from ..pairs.spec import SampleSpec
-from .sides import SideSummary
+from .sides import Looks, SideSummary
 
 #: Alignments of these sides are shown beside each other.
 _JUDGED = ('train', 'held_out', 'reconstructed', 'synthetic')
@@ -36,15 +36,33 @@ def summarise(
         several dates, ``change``: plain numbers, NaN where there is none.
     """
     found = {
-        'fidelity': _fidelity(sides),
+        **compare_looks(sides, spec),
         'detail': _detail(sides, spec),
-        'spectra': _spectra(sides, spec),
-        'area': _areas(sides, spec),
         'alignment': _alignment(sides, shuffled, spec),
     }
     if spec.dates > 1:
         found['change'] = {name: side.change for name, side in sides.items()}
     return found
+
+
+def compare_looks(
+    sides: Mapping[str, Looks | SideSummary], spec: SampleSpec
+) -> dict[str, Any]:
+    """Compare what needs no judge.
+
+    Args:
+        sides: ``train``, ``held_out``, ``synthetic``, and ``reconstructed`` if there is
+            a codec.
+        spec: Description of the samples.
+
+    Returns:
+        ``fidelity``, ``spectra`` and ``area``.
+    """
+    return {
+        'fidelity': _fidelity(sides),
+        'spectra': _spectra(sides, spec),
+        'area': _areas(sides, spec),
+    }
 
 
 def nearness(
@@ -74,7 +92,7 @@ def nearness(
     return found
 
 
-def _fidelity(sides: Mapping[str, SideSummary]) -> dict[str, Any]:
+def _fidelity(sides: Mapping[str, Looks | SideSummary]) -> dict[str, Any]:
     codec = sides.get('reconstructed')
     return {
         name: compare_features(
@@ -117,7 +135,9 @@ def _over(value: float, real: float) -> float:
     return value / real if real > 0 else math.nan
 
 
-def _spectra(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:
+def _spectra(
+    sides: Mapping[str, Looks | SideSummary], spec: SampleSpec
+) -> dict[str, Any]:
     real = sides['train'].spectra
     found: dict[str, Any] = {
         name: compare_spectra(real, side.spectra, spec)
@@ -138,7 +158,9 @@ def _curves(spectra: SpectraSummary) -> dict[str, Any]:
     }
 
 
-def _areas(sides: Mapping[str, SideSummary], spec: SampleSpec) -> dict[str, Any]:
+def _areas(
+    sides: Mapping[str, Looks | SideSummary], spec: SampleSpec
+) -> dict[str, Any]:
     real = sides['train'].spectra
     synthetic = class_areas(real, sides['synthetic'].spectra)
     held_out = class_areas(real, sides['held_out'].spectra)
