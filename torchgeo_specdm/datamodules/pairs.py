@@ -10,6 +10,7 @@ from hashlib import blake2b
 from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
 
+from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
 from ..pairs.facts import fingerprints
 from ..pairs.layout import SPLITS, read_places
@@ -42,7 +43,7 @@ class PairFolderDataModule(NonGeoDataModule):
     samples are cropped, flipped and turned at random.
     """
 
-    # nine parameters: five of any datamodule, and four that say what is in which split
+    # ten parameters: five of any datamodule, and five that say what is in which split
     def __init__(
         self,
         root: str = 'data',
@@ -54,6 +55,7 @@ class PairFolderDataModule(NonGeoDataModule):
         test_share: float = 0.15,
         seed: int = 0,
         fold: tuple[int, int] | None = None,
+        predict_root: str | None = None,
     ) -> None:
         """Initialize a new PairFolderDataModule instance.
 
@@ -69,6 +71,9 @@ class PairFolderDataModule(NonGeoDataModule):
             seed: Seed of the split, if there are no lists, and of the folds.
             fold: (i, n) validates on part i, from 0, of n equal parts of all samples
                 that are not for test, and trains on the others; None for no folds.
+            predict_root: Folder of images to predict, which need no masks and may have
+                any size; they are normalised as the training samples are. None for the
+                images of *root*.
 
         Raises:
             ValueError: If the shares leave nothing to train or to validate on, or
@@ -96,6 +101,7 @@ class PairFolderDataModule(NonGeoDataModule):
         self.test_share = test_share
         self.seed = seed
         self.fold = fold
+        self.predict_root = predict_root
         self._folder: PairFolder | None = None
         self._verified = False
 
@@ -145,6 +151,12 @@ class PairFolderDataModule(NonGeoDataModule):
                     'test.txt, or remove all lists for a random split.'
                 )
             self.test_dataset = folder.select(ids['test'])
+        if stage == 'predict':
+            # scenes differ in size
+            self.predict_batch_size = 1
+            self.predict_dataset = ImageFolder(
+                self.predict_root or self.root, folder.spec
+            )
         normalise(self, train, self.patch_size)
 
     def on_after_batch_transfer(

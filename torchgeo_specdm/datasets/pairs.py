@@ -21,7 +21,7 @@ from ..pairs.facts import SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import read_manifest, require_unchanged
 from ..pairs.plotting import PlottedDataset
-from ..pairs.rasters import Raster, read_codes, read_raster
+from ..pairs.rasters import Raster, measured_values, read_codes, read_raster
 
 #: How many faulty samples verify() looks for before it gives up.
 _MOST_FAULTS = 5
@@ -339,21 +339,7 @@ class PairFolder(PlottedDataset):
 
     def _choose_bands(self, path: Path, raster: Raster) -> NDArray[np.float32]:
         """The chosen bands of one date, (C, H, W), NaN where they are missing."""
-        values, valid = (part[self._channels] for part in (raster.values, raster.valid))
-        stored = self.spec.nodata
-        if stored is not None:
-            # in the type of the file: -3.4e38 is another number in double precision
-            valid = valid & (values != values.dtype.type(stored))
-        wrong = int((valid & ~np.isfinite(values)).sum())
-        if wrong and (stored is None or not np.isnan(stored)):
-            raise ValueError(
-                f'{path} has {wrong} NaN or infinite values, but every pixel that is '
-                'not nodata must be a number. Name NaN as nodata in the file or in '
-                f'{DESCRIPTION}.'
-            )
-        image: NDArray[np.float32] = values.astype(np.float32)
-        image[~(valid & np.isfinite(image))] = np.nan
-        return image
+        return measured_values(path, raster, self.spec.nodata)[self._channels]
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
         """The mask as class positions, int64 (H, W)."""

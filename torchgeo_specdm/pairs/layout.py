@@ -49,8 +49,8 @@ class PairFiles:
     def __init__(self, root: Path, dates: int | None = None) -> None:
         """List the files."""
         self.root = root
-        self._images = _list_rasters(root / 'images')
-        self._masks = _list_rasters(root / 'masks')
+        self._images = list_rasters(root / 'images')
+        self._masks = list_rasters(root / 'masks')
         self.dates = self._count_dates() if dates is None else dates
         self._require_pairs()
         #: Sorted ids.
@@ -215,8 +215,20 @@ def read_corners(root: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
-def _list_rasters(folder: Path) -> dict[str, Path]:
-    """Path of each image by its name without suffix, composed (Unicode NFC)."""
+def list_rasters(folder: Path) -> dict[str, Path]:
+    """Find the images of a folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        Path of each image by its name without suffix, composed (Unicode NFC), in order
+        of the file names. Files of other kinds are named in a warning.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If two files have one name.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f'{folder} does not exist. A folder of pairs needs images/ and masks/ '

@@ -182,6 +182,38 @@ def _to_32_bits(path: Path, values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(narrow)
 
 
+def measured_values(
+    path: Path, raster: Raster, nodata: float | None
+) -> NDArray[np.float32]:
+    """The digital numbers of an image, NaN where they are missing.
+
+    Args:
+        path: The file, for the message.
+        raster: Its content.
+        nodata: Value of missing pixels beside what the file says itself, or None.
+
+    Returns:
+        (C, H, W).
+
+    Raises:
+        ValueError: If pixels that are not missing are no numbers.
+    """
+    values, valid = raster.values, raster.valid
+    if nodata is not None:
+        # in the type of the file: -3.4e38 is another number in double precision
+        valid = valid & (values != values.dtype.type(nodata))
+    wrong = int((valid & ~np.isfinite(values)).sum())
+    if wrong and (nodata is None or not math.isnan(nodata)):
+        raise ValueError(
+            f'{path} has {wrong} NaN or infinite values, but every pixel that is not '
+            'nodata must be a number. Name NaN as nodata in the file or in '
+            'dataset.json.'
+        )
+    image: NDArray[np.float32] = values.astype(np.float32)
+    image[~(valid & np.isfinite(image))] = np.nan
+    return image
+
+
 def read_codes(path: Path) -> NDArray[np.int64]:
     """Read a mask as it is stored.
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -22,6 +23,7 @@ from ..models.convert import load_converted
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
 from .support.guards import StepGuard
+from .support.maps import ClassMapWriter
 
 _WEIGHT_DECAY = 0.01
 _WARMUP_START = 1e-6
@@ -196,6 +198,21 @@ class PixelTask(
         """
         self.evaluate(batch, 'test', self.test_scores)
 
+    def forward(self, image: Tensor) -> Any:
+        """Run the network, with missing values filled.
+
+        Args:
+            image: Normalised images, NaN where missing.
+
+        Returns:
+            Logits (B, K, H, W), float.
+        """
+        return self.model(fill_missing(image))  # type: ignore[misc]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring along what writes the maps of ``torchgeo predict``."""
+        return [ClassMapWriter()]
+
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Predict the class of each pixel.
 
@@ -276,7 +293,7 @@ class PixelTask(
         ignore_index = self.hparams['ignore_index']
         mask, labelled = self._read_mask(batch)
         # float32: the sum over a large batch of half-precision terms is not exact
-        logits = self(fill_missing(batch['image'])).float()
+        logits = self(batch['image']).float()
         if labelled == 0:
             # the mean over no pixel is NaN; this 0 still has a gradient, as DDP needs
             return logits.sum() * 0.0, logits, mask, labelled

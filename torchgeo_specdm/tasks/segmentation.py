@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..models.pfsegnet import PFSegNet, pfsegnet_loss
 from ..models.segformer import AnySize, Stem, band_mapper, segformer
+from ..pairs.valid import fill_missing
 from .pixelwise import PixelTask, require_choice
 
 #: The networks to choose from.
@@ -145,7 +146,7 @@ class MultispectralSegmentationTask(PixelTask):
         if not isinstance(self.model, PFSegNet):
             return super().training_loss(batch)
         mask, labelled = self._read_mask(batch)
-        found = self.model.forward_with_edges(batch['image'])
+        found = self.model.forward_with_edges(fill_missing(batch['image']))
         # float32, and a 0 with a gradient, for the reasons of every task
         logits, edges = (x.float() for x in found)
         if labelled == 0:

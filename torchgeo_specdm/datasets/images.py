@@ -1,0 +1,93 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A folder of images without labels."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from ..pairs.description import name_bands
+from ..pairs.layout import list_rasters
+from ..pairs.rasters import Raster, measured_values, read_raster
+from ..pairs.spec import SampleSpec
+
+
+class ImageFolder(NonGeoDataset):
+    """Images of one date in the units of labelled ones, to predict or to learn from.
+
+    Dataset format:
+
+    * ``<name>.tif``, or ``images/<name>.tif``: any size, and all bands of the spec, by
+      their names where the files have names, else in their order
+
+    Samples are ``image``, float32 digital numbers (C, H, W), NaN where missing.
+    """
+
+    def __init__(self, root: str | Path, spec: SampleSpec) -> None:
+        """Initialize a new ImageFolder instance.
+
+        Args:
+            root: The folder.
+            spec: Description of the labelled samples that the images are like.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ValueError: If it holds no image, or the spec has several dates.
+        """
+        root = Path(root)
+        folder = root / 'images' if (root / 'images').is_dir() else root
+        found = list_rasters(folder)
+        if not found or spec.dates > 1:
+            raise ValueError(
+                f'{folder} has {len(found)} images, for samples of {spec.dates} dates, '
+                'but one or more images of one date are needed. Put in GeoTIFFs of all '
+                'bands.'
+            )
+        self.spec = spec
+        #: Sorted names of the images.
+        self.ids = sorted(found)
+        self._paths = found
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Load an image.
+
+        Args:
+            index: Position in :attr:`ids`.
+
+        Returns:
+            ``image`` (see the class).
+
+        Raises:
+            ValueError: If the file is broken or lacks a band.
+        """
+        path, raster = self.read(index)
+        names = name_bands(raster)
+        wanted = self.spec.bands
+        by_name = {*wanted} <= {*names}
+        if not by_name and (any(raster.names) or len(names) != len(wanted)):
+            raise ValueError(
+                f'{path} has the bands {names}, but {list(wanted)} are needed. Export '
+                'it with these bands, and their names as descriptions.'
+            )
+        channels = [names.index(n) for n in wanted] if by_name else slice(None)
+        values = measured_values(path, raster, self.spec.nodata)[channels]
+        return {'image': torch.from_numpy(values)}
+
+    def read(self, index: int) -> tuple[Path, Raster]:
+        """Path and whole content of an image, its georeference too.
+
+        Args:
+            index: Position in :attr:`ids`.
+
+        Returns:
+            Both.
+        """
+        path = self._paths[self.ids[index]]
+        return path, read_raster(path)
