@@ -102,7 +102,10 @@ def _add_quickstart(verbs: Any) -> None:
         'quickstart', help='the whole path on two cores: learn, draw, measure, compare'
     )
     quick.add_argument('--out', default='specdm-quickstart', help='folder of results')
-    quick.add_argument('--data', help='your folder of pairs; demo scenes if left out')
+    quick.add_argument(
+        '--data',
+        help='your folder of pairs, or YAML of a datamodule; demo scenes if left out',
+    )
     quick.add_argument(
         '--task',
         choices=('segmentation', 'change'),

@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from torch.utils.data import Subset
+from torchgeo.datamodules import NonGeoDataModule
+
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
+from .datamodules.support.adapter import describe_datamodule
 from .datasets.pairs import PairFolder
-from .files import CONFIG, read_json, write_text
-from .objects import Config
+from .files import CONFIG, read_json, read_yaml, write_text
+from .objects import Config, make_object
+from .pairs.export import write_real_pairs
 from .pairs.tiles import TileDataset
 from .reporting.folder import FACTS, report_folder
 from .scenes.writing import write_scenes
@@ -30,7 +36,8 @@ from .tasks.support.networks import NETWORKS
 from .tasks.support.plateau import Curve, settled
 from .tasks.support.progress import StepProgressBar
 from .trust.measures import MEASURES
-from .trust.measuring import measure_pairs
+from .trust.measuring import measure_pairs, real_config
+from .trust.overlap import split_datasets
 
 _ARM = 'synthetic'
 _RATIOS = (1.0, 3.0, 5.0)
@@ -40,6 +47,8 @@ _MOST_SEED = 4_000_000_000
 _SCENES = (100, 40, 100)
 _SCENE_SIZE = 64
 _REAL_SHARE = 0.5
+#: Share of the training samples that is validated on where validation is the test.
+_VALIDATED = 0.2
 #: Most tiles that the masks of the codec are judged by.
 _JUDGED = 512
 #: The learned codec is used from this share of right mask pixels on held-out patches.
@@ -61,7 +70,9 @@ class Quickstart:
 
     Attributes:
         out: Folder of results.
-        data: Folder of pairs, or None for demo scenes.
+        data: Folder of pairs, or YAML of any datamodule (``class_path``, ``init_args``,
+            ``dict_kwargs``, or these under ``data``, and maybe ``spec``), whose samples
+            are written as a folder of pairs first; None for demo scenes.
         task: ``segmentation``, or ``change`` between two dates.
         minutes: About how long it may take on this machine.
         seed: Seed of the scenes, the trainings and the generated set.
@@ -79,6 +90,7 @@ class Quickstart:
         """Make paths absolute, for YAMLs that run from anywhere."""
         self.out = Path(self.out).absolute()
         self.data = None if self.data is None else Path(self.data).absolute()
+        self._extra_notes: list[str] = []
         if not 0 < self.minutes < math.inf:
             raise ValueError(
                 f'minutes={self.minutes} must be above 0. Use 12 for two cores.'
@@ -148,6 +160,7 @@ class Quickstart:
             'differ is not in them.'
         )
         notes = [same]
+        notes += self._extra_notes
         if self.data is None:
             notes.append(
                 'These are procedural demo scenes: the numbers say nothing about real '
@@ -170,10 +183,13 @@ class Quickstart:
             )
         data, described = self.out / 'scenes', 'demo scenes'
         if self.data is not None:
-            folder = PairFolder(self.data)
-            self._say(f'Checking every file of {self.data}', 0.02 * len(folder))
+            data = self.out / 'real' if self.data.is_file() else self.data
+            if self.data.is_file():
+                self._write_real(data)
+            folder = PairFolder(data)
+            self._say(f'Checking every file of {data}', 0.02 * len(folder))
             folder.verify()
-            data, described = self.data, f'{self.data.name} {content_hash(self.data)}'
+            described = f'{self.data.name} {content_hash(data)}'
         #: What must be equal for a second start to go on in the same folder.
         self._settings = {
             'data': described,
@@ -189,6 +205,34 @@ class Quickstart:
             change = self.task == 'change'
             write_scenes(data, _SCENES, _SCENE_SIZE, self.seed, change=change)
         return data
+
+    def _write_real(self, out: Path) -> None:
+        """The samples of a datamodule as a folder of pairs."""
+        config = real_config(str(self.data))
+        datamodule = make_object(config, NonGeoDataModule)
+        datamodule.prepare_data()
+        sets = split_datasets(datamodule)
+        if 'test' not in sets:
+            # honest only if nothing is chosen by what is scored
+            order = np.random.default_rng(self.seed).permutation(len(sets['train']))
+            held_out = round(_VALIDATED * len(order))
+            parts = {'val': order[:held_out], 'train': order[held_out:]}
+            sets = {'test': sets['val']} | {
+                name: Subset(sets['train'], sorted(chosen.tolist()))
+                for name, chosen in parts.items()
+            }
+            self._extra_notes.append(
+                f'{config["class_path"]} has no labelled test set: its validation set is '
+                'the test set here, and a fifth of its training samples, drawn by lot, is '
+                'validated on.'
+            )
+        spec = describe_datamodule(
+            datamodule, read_yaml(Path(str(self.data))).get('spec')
+        )
+        count = sum(map(len, sets.values()))
+        self._say(f'Writing {count} samples of the datamodule to {out}', 0.02 * count)
+        card = f'Real samples of {config["class_path"]}.\n'
+        write_real_pairs(out, spec, sets, {'seed': self.seed, 'data': config}, card)
 
     def _plan(self, data: Path) -> Config:
         """Steps that fit the minutes; the first start measures and keeps them."""

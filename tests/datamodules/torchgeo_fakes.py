@@ -148,6 +148,40 @@ def write_landcoverai(root: Path, size: int = 32) -> Path:
     return root
 
 
+def write_loveda(root: Path, size: int = 32) -> Path:
+    """LoveDA: PNG images, masks of 0 for no data to 7, none for the test images."""
+    random = np.random.default_rng(0)
+    for split, count in (('Train', 24), ('Val', 4), ('Test', 2)):
+        for scene in ('Urban', 'Rural'):
+            for kind in ('images_png', 'masks_png'):
+                (root / split / scene / kind).mkdir(parents=True)
+            for i in range(count // 2):
+                image = random.integers(0, 256, (size, size, 3), np.uint8)
+                mask = random.integers(0, 8, (size, size), np.uint8)
+                base, name = root / split / scene, f'{scene}_{i}.png'
+                Image.fromarray(image).save(base / 'images_png' / name)
+                if split != 'Test':
+                    Image.fromarray(mask).save(base / 'masks_png' / name)
+    return root
+
+
+def write_levircd(root: Path, size: int = 32) -> Path:
+    """LEVIR-CD: PNG images of two dates, and masks of 0 and 255."""
+    random = np.random.default_rng(0)
+    for folder in ('A', 'B', 'label'):
+        (root / folder).mkdir(parents=True)
+    for split, count in (('train', 8), ('val', 4), ('test', 4)):
+        for i in range(count):
+            name = f'{split}_{i}.png'
+            for folder in ('A', 'B'):
+                image = random.integers(0, 256, (size, size, 3), np.uint8)
+                Image.fromarray(image).save(root / folder / name)
+            mask = random.integers(0, 2, (size // 4, size // 4), np.uint8) * 255
+            mask = mask.repeat(4, 0).repeat(4, 1)
+            Image.fromarray(mask).save(root / 'label' / name)
+    return root
+
+
 def write_deepglobe(root: Path, size: int = 48) -> Path:
     """DeepGlobe land cover: JPEG images and masks in the colours of the classes."""
     random = np.random.default_rng(0)

@@ -37,6 +37,7 @@ class PairWriter:
         provenance: Origin of the samples, for ``dataset.json``; plain JSON types.
         settings: Settings that must be equal for a second run to go on in the same
             folder.
+        synthetic: Whether the samples were drawn, which every file then says.
 
     Raises:
         FileExistsError: If the folder holds something else, or was begun with other
@@ -50,10 +51,12 @@ class PairWriter:
         spec: SampleSpec,
         provenance: Mapping[str, Any],
         settings: Mapping[str, Any],
+        synthetic: bool = True,
     ) -> None:
         """Make the folder, or find it as this run left it."""
         self.root = Path(root)
         self.spec = spec
+        self.synthetic = synthetic
         self._settings = dict(settings)
         description = spec.to_dict() | {
             'format': 'torchgeo_specdm pairs 1',
@@ -114,7 +117,7 @@ class PairWriter:
             return
         stored, clipped = to_dtype(dates, np.dtype(self.spec.dtype))
         files = {}
-        tags = {'SYNTHETIC': 'YES', 'SAMPLE': name}
+        tags = {'SYNTHETIC': 'YES' if self.synthetic else 'NO', 'SAMPLE': name}
         for stem, date in zip(image_stems(name, self.spec.dates), stored, strict=True):
             file = f'images/{stem}.tif'
             files[file] = write_image_raster(self.root / file, date, self.spec, tags)

@@ -34,7 +34,7 @@ def write_study(study: Study, runs: Sequence[Run]) -> Path:
     Returns:
         The path of ``study.md``.
     """
-    lines = ['# Does it help?', '', *_settings(study)]
+    lines = ['# Does it help?', '', *_settings(study, runs)]
     write_text(study.out / 'runs.csv', table(runs))
     for model in study.models:
         for size in study.sizes:
@@ -64,7 +64,7 @@ def write_study(study: Study, runs: Sequence[Run]) -> Path:
     return path
 
 
-def _settings(study: Study) -> list[str]:
+def _settings(study: Study, runs: Sequence[Run]) -> list[str]:
     """Sentences that a reader has to know before any number."""
     budget = {
         'updates': f'{study.updates} updates for every run',
@@ -72,10 +72,11 @@ def _settings(study: Study) -> list[str]:
     }[study.budget]
     if study.most_updates:
         budget += f' or more, up to {study.most_updates}, as validation asked for'
+    split = 'validation' if any(run.split == 'val' for run in runs) else 'test'
     said = (
         f'{len(study.seeds)} seeds, {study.draws} draw(s) of real subset and '
         f'generator, {budget}. Differences are paired by seed, with 95 % intervals of '
-        "Student's t; scores in points on the test split."
+        f"Student's t; scores in points on the {split} split."
     )
     if study.protocol == 'all_labels':
         return [said, '', f'**{_PAPER}**', '']

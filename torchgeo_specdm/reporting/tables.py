@@ -302,8 +302,9 @@ def comparison_tables(runs: Sequence[Run], score: str) -> list[Table]:
         classes.append((name, cells))
     note = 'In points; F1 and IoU are means over classes.'
     labels = [arm_label(*key) for key in values]
+    split = 'validation' if any(run.split == 'val' for run in runs) else 'test'
     return [
-        Table('Scores on the test split', columns, rows, note),
+        Table(f'Scores on the {split} split', columns, rows, note),
         Table('IoU of each class', labels, classes, folded=True),
     ]
 

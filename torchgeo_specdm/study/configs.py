@@ -75,8 +75,8 @@ def stage_config(
         codec: ``two_stream``, ``single_stream`` or ``pixels``.
         data: The datamodule.
         out: Folder of results; the stage writes to ``out/stage``.
-        plan: ``steps`` of the stage, ``precision``, and maybe ``preset`` and
-            ``settings`` of the task.
+        plan: ``steps`` of the stage, ``precision``, and maybe ``preset``,
+            ``settings`` and ``spec`` of the task.
         seed: Seed of the training.
 
     Returns:
@@ -107,7 +107,7 @@ def stage_config(
             _object('lightning.pytorch.callbacks.ModelCheckpoint', **saving),
         ],
     }
-    given = {key: plan[key] for key in ('preset', 'settings') if key in plan}
+    given = {key: plan[key] for key in ('preset', 'settings', 'spec') if key in plan}
     task = _object(
         'torchgeo_specdm.SpecDMTask',
         stage=stage,

@@ -201,6 +201,8 @@ class Study:
             ``all_labels`` of the training set, as in the paper.
         score: Score that is compared: ``miou``, ``f1`` or, for change, ``change_f1``.
         trainer: Arguments of Lightning's trainer.
+        spec: Fields of :class:`~torchgeo_specdm.SampleSpec` where the datamodule does not
+            tell them, such as ``classes``.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -220,6 +222,7 @@ class Study:
     protocol: Protocol = 'same_labels'
     score: Literal['miou', 'f1', 'change_f1'] = 'miou'
     trainer: Config = field(default_factory=dict)
+    spec: Config = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a grid without a run, or with arms that contradict themselves."""

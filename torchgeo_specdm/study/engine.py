@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
@@ -156,6 +156,12 @@ class Engine:
             Updates and validation scores, as of :mod:`torchgeo_specdm.tasks.support.plateau`.
         """
         study, path = self.study, self._pilot_path(model, size)
+        if self.scored_split() == 'val':
+            raise ValueError(
+                f'most_updates={study.most_updates} looks for the updates on the '
+                f'validation split, but {study.data["class_path"]} has no other labelled '
+                'split to score on. Set updates, and most_updates: 0.'
+            )
         self.begin()
         curve = _read_curve(path)
         cell = Cell(model, REAL, 0.0, size, study.seeds[0])
@@ -192,6 +198,15 @@ class Engine:
         if 'real' not in self._reals:
             self._reals['real'] = make_object(self.study.data, NonGeoDataModule)
         return self._reals['real']
+
+    def scored_split(self) -> Literal['test', 'val']:
+        """The test split, or validation where the datamodule has no labelled test set."""
+        real = self.real()
+        if real.test_dataset is None:
+            real.prepare_data()
+            real.setup('test')
+        untested = real.test_dataset is None and real.dataset is None
+        return 'val' if untested else 'test'
 
     def _cross_validate(self, cell: Cell, updates: int) -> float:
         """Validation score of a cell: the mean over folds, if the study asks for any."""
@@ -234,11 +249,14 @@ class Engine:
         scores: dict[str, float | None] = {}
         iou: dict[str, float | None] = {}
         reason, updates = '', 0
+        split: Literal['test', 'val'] = 'test'
         try:
             updates = self.updates(cell)
             task, datamodule, trainer = self.train(cell, updates)
-            (found,) = trainer.test(task, datamodule, verbose=False)
-            scores, iou = logged_scores(found, 'test', self.study.score)
+            split = self.scored_split()
+            score = trainer.test if split == 'test' else trainer.validate
+            (found,) = score(task, datamodule, verbose=False)
+            scores, iou = logged_scores(found, split, self.study.score)
         except Exception as error:
             if was_interrupted(error):
                 raise KeyboardInterrupt from error
@@ -247,7 +265,7 @@ class Engine:
             reason = ' '.join(str(error).split()) or type(error).__name__
             self.say(f'  failed: {reason}')
         seconds = time.monotonic() - started
-        return Run(*cell, draw, updates, scores, iou, seconds, reason)
+        return Run(*cell, draw, updates, scores, iou, seconds, reason, split)
 
     def _unprepared(self, cells: Sequence[Cell]) -> list[Cell]:
         """Cells whose generator, pairs or updates are not there."""
@@ -336,7 +354,7 @@ class Engine:
     def _settings(self) -> dict[str, Any]:
         """All that must not change within one folder, each part under a name."""
         study: dict[str, Any] = json.loads(json.dumps(asdict(self.study), default=str))
-        names = ('data', 'draws', 'budget', 'protocol', 'trainer')
+        names = ('data', 'spec', 'draws', 'budget', 'protocol', 'trainer')
         settings = {name: study[name] for name in names}
         for kind in ('models', 'generators', 'arms'):
             settings |= {f'{kind}: {name}': v for name, v in study[kind].items()}

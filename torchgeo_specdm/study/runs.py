@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 from ..files import Count, Finite, Seed, read_json, write_text
 from .design import REAL, Cell
@@ -38,6 +39,8 @@ class Run:
         iou: IoU of each class on the test set, None where it does not occur.
         seconds: Seconds that it took.
         reason: Why it failed; empty if it did not.
+        split: Split that was scored: ``val`` where the datamodule has no labelled test
+            set.
     """
 
     model: str
@@ -51,6 +54,7 @@ class Run:
     iou: dict[str, Finite | None] = field(default_factory=dict)
     seconds: Finite = 0.0
     reason: str = ''
+    split: Literal['test', 'val'] = 'test'
 
     @property
     def cell(self) -> Cell:

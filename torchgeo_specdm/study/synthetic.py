@@ -10,10 +10,11 @@ from typing import Any
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..codecs import CODECS
+from ..datamodules.support.adapter import describe_datamodule
 from ..datamodules.support.mixing import decimal
 from ..objects import make_object
+from ..pairs.export import write_real_pairs
 from ..pairs.manifest import read_manifest
-from ..pairs.writer import PairWriter
 from ..presets import named_generator
 from ..tasks.support.trainer import fast_bfloat16
 from ..trust.relabel import relabel
@@ -88,6 +89,7 @@ class SyntheticSets:
             'passes': recipe.passes,
             'latent_batch_size': recipe.batch_size,
             'preset': recipe.preset,
+            'spec': study.spec,
             'settings': settings,
         }
         if CODECS[codec].trainable:
@@ -169,17 +171,10 @@ class SyntheticSets:
         datamodule: Any = make_object(config, NonGeoDataModule)
         datamodule.prepare_data()
         datamodule.setup('fit')
-        writer = PairWriter(out, datamodule.spec, {}, {'size': cell.size, 'draw': draw})
-        writer.clean()
-        done = writer.done()
-        for index in range(len(datamodule.train_dataset)):
-            if index not in done:
-                sample = datamodule.train_dataset[index]
-                mask = sample['mask'].reshape(sample['mask'].shape[-2:]).numpy()
-                record = {'index': index}
-                writer.write(f'{index:06d}', sample['image'].numpy(), mask, record)
-        writer.finish(_REAL_CARD)
-        return out
+        spec = describe_datamodule(datamodule, study.spec)
+        settings = {'size': cell.size, 'draw': draw}
+        sets = {'train': datamodule.train_dataset}
+        return write_real_pairs(out, spec, sets, settings, _REAL_CARD)
 
     def _key(self, cell: Cell) -> Any:
         """The key that cells with one folder of pairs share; None without any."""

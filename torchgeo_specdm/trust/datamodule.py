@@ -129,8 +129,12 @@ class TrustDataModule(WrappingDataModule):
         return batch
 
     def _real_sets(self) -> list[Any]:
-        """The training set and the test set of the real datamodule."""
-        names = ('train_dataset', 'test_dataset')
+        """The training set and the test set of the real datamodule.
+
+        Some have no labelled test set; their validation set is held out as well.
+        """
+        tested = self.real.test_dataset is not None
+        names = ('train_dataset', 'test_dataset' if tested else 'val_dataset')
         found = [getattr(self.real, name) for name in names]
         for name, dataset in zip(names, found, strict=True):
             if dataset is None:

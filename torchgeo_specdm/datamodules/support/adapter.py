@@ -25,6 +25,8 @@ _SPREAD = 256
 _STATISTICS_PASSES = 2
 #: Share of a band's spread by which a probe may miss; colour jitter stays below.
 _SLACK = 0.25
+#: Classes of change between dates, where masks hold 0 and 1 and have no names.
+_CHANGE = ('no change', 'change')
 
 
 def describe_datamodule(
@@ -68,6 +70,9 @@ def describe_datamodule(
         )
     *dates, bands = seen.form.channels
     names, classes = declared_names(training, bands)
+    if not classes and dates and seen.top <= 1:
+        # TorchGeo's data sets of change name no classes
+        classes = _CHANGE
     if not names:
         names = ('R', 'G', 'B')
         if bands != 3:

@@ -1,0 +1,220 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""TorchGeo's own datamodules and a foreign one, through the verbs that take data."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+import torch
+import yaml
+from torch.utils.data import Dataset
+from torchgeo.datamodules import NonGeoDataModule
+
+from tests.datamodules.torchgeo_fakes import (
+    write_landcoverai,
+    write_levircd,
+    write_loveda,
+    write_random_pairs,
+)
+from torchgeo_specdm import PairFolder, PairFolderDataModule
+from torchgeo_specdm.cli import main
+from torchgeo_specdm.pairs.spec import SampleSpec
+from torchgeo_specdm.quickstart import Quickstart
+from torchgeo_specdm.study.runs import read_run
+
+#: As ``torchgeo fit`` takes them: short names, and arguments behind ``**kwargs``.
+LAND = {'class_path': 'LandCoverAIDataModule', 'init_args': {'batch_size': 4}}
+LOVEDA = {'class_path': 'LoveDADataModule', 'init_args': {'batch_size': 4}}
+LEVIR = {
+    'class_path': 'torchgeo.datamodules.LEVIRCDDataModule',
+    # kornia moves the masks of larger batches elsewhere than their images
+    'init_args': {'batch_size': 1, 'patch_size': 32},
+}
+FOREIGN = {
+    'class_path': 'tests.test_any_datamodule.ForeignDataModule',
+    'init_args': {'batch_size': 4},
+}
+
+
+class Foreign(Dataset[Any]):
+    """Samples of a data set that says nothing of itself but what is in them."""
+
+    def __init__(self, root: Path, split: str) -> None:
+        self.pairs = PairFolder(root)
+        count = {'train': 10, 'val': 3, 'test': 3}[split]
+        first = {'train': 0, 'val': 10, 'test': 13}[split]
+        self.numbers = range(first, first + count)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.pairs[self.numbers[index]]
+
+
+class ForeignDataModule(NonGeoDataModule):
+    """Passes its arguments on, as 58 of the 60 of TorchGeo do."""
+
+    def __init__(
+        self, batch_size: int = 1, num_workers: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(Foreign, batch_size, num_workers, **kwargs)
+
+
+def write_foreign(root: Path) -> Path:
+    spec = SampleSpec(('R', 'G', 'B'), ('field', 'town'), dtype='uint8')
+    return write_random_pairs(root, spec, count=16)
+
+
+@pytest.fixture(scope='module')
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes the YAML of a datamodule, and its files once."""
+    root = tmp_path_factory.mktemp('real')
+    writers = {
+        'LandCoverAIDataModule': write_landcoverai,
+        'LoveDADataModule': write_loveda,
+        'LEVIRCDDataModule': write_levircd,
+        'ForeignDataModule': write_foreign,
+    }
+
+    def write(config: dict[str, Any], **keys: Any) -> Path:
+        name = config['class_path'].rsplit('.', 1)[-1]
+        if not (root / name).exists():
+            writers[name](root / name)
+        data = config | {'dict_kwargs': {'root': str(root / name)}}
+        path = root / f'{name}.yaml'
+        path.write_text(yaml.safe_dump({'data': data, **keys}))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize('config', [LAND, LOVEDA, LEVIR, FOREIGN])
+def test_overlap(
+    make: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any],
+) -> None:
+    assert main(['overlap', str(make(config))]) == 0
+    assert '0 of 4 val samples show' in capsys.readouterr().out or config is FOREIGN
+
+
+@pytest.mark.parametrize(
+    'config, spec, counts',
+    [
+        (LAND, {}, (8, 4, 4)),
+        # without a labelled test set, that for validation is the test set
+        (LOVEDA, {}, (19, 5, 4)),
+        (LEVIR, {}, (8, 4, 4)),
+        (FOREIGN, {'classes': ['field', 'town']}, (10, 3, 3)),
+    ],
+)
+def test_quickstart_writes_pairs(
+    make: Callable[..., Path],
+    tmp_path: Path,
+    config: dict[str, Any],
+    spec: dict[str, Any],
+    counts: tuple[int, int, int],
+) -> None:
+    task: Any = 'change' if config is LEVIR else 'segmentation'
+    start = Quickstart(tmp_path, make(config, spec=spec), task)
+    folder = start._prepare_data()
+    assert start._check(folder) == (counts[0], (32, 32))
+    pairs = PairFolderDataModule(str(folder))
+    assert tuple(map(len, pairs.split_ids().values())) == counts
+    assert ('labelled test set' in ' '.join(start._notes({'samples': 8}, True))) == (
+        config is LOVEDA
+    )
+    # as it was, and not called drawn
+    data = start._settings['data']
+    assert Quickstart(tmp_path, make(config, spec=spec), task)._prepare_data() == folder
+    assert start._settings['data'] == data
+    with rasterio.open(next((folder / 'images').iterdir())) as file:
+        assert file.tags()['SYNTHETIC'] == 'NO' and file.dtypes[0] == 'uint8'
+
+
+def run_study(out: Path, config: dict[str, Any], **keys: Any) -> list[Any]:
+    task = 'ChangeDetection' if config['class_path'] == LEVIR['class_path'] else ''
+    model = {
+        'class_path': f'torchgeo_specdm.Multispectral{task or "Segmentation"}Task',
+        'init_args': {
+            'model': 'siamcrnn' if task else 'unet',
+            'backbone': 'resnet18',
+            **keys.pop('sizes'),
+        },
+    }
+    quiet = {'enable_progress_bar': False, 'accelerator': 'cpu'}
+    study = {
+        'out': str(out / 'out'),
+        'data': config,
+        'models': {'net': model},
+        'seeds': 1,
+        'updates': 1,
+        'trainer': quiet,
+        'generators': {
+            'own': {'codec': 'pixels', 'diffusion': 1, 'passes': 1, 'batch_size': 4}
+        },
+        **keys,
+    }
+    path = out / 'study.yaml'
+    path.write_text(yaml.safe_dump(study))
+    assert main(['study', str(path)]) == 0
+    return [read_run(p) for p in sorted((out / 'out' / 'runs').glob('*.json'))]
+
+
+@pytest.mark.parametrize(
+    'config, classes, source, split',
+    [
+        (LAND, 5, 'vary', 'test'),
+        (LOVEDA, 8, 'joint', 'val'),
+        (LEVIR, 2, 'joint', 'test'),
+        (FOREIGN, 2, 'masks', 'test'),
+    ],
+)
+def test_study(
+    make: Callable[..., Path],
+    tmp_path: Path,
+    config: dict[str, Any],
+    classes: int,
+    source: str,
+    split: str,
+) -> None:
+    data = yaml.safe_load(make(config).read_text())['data']
+    spec = {'classes': ['field', 'town']} if config is FOREIGN else {}
+    arm = {'generator': 'own', 'ratios': [1], 'source': source}
+    found = run_study(
+        tmp_path,
+        data,
+        spec=spec,
+        sizes={'in_channels': 3, 'num_classes': classes},
+        arms={'mix': arm},
+    )
+    assert len(found) == 2
+    for run in found:
+        assert run.reason == '' and run.split == split
+        assert 0 <= run.scores['miou'] <= 1
+
+
+@pytest.mark.parametrize('config, dates', [(LOVEDA, 1), (LEVIR, 2)])
+def test_filter_and_report(
+    make: Callable[..., Path], tmp_path: Path, config: dict[str, Any], dates: int
+) -> None:
+    classes = ('no change', 'change') if dates == 2 else tuple('abcdefgh')
+    spec = SampleSpec(('R', 'G', 'B'), classes, dates, dtype='uint8', scale=1 / 255)
+    drawn = write_random_pairs(tmp_path / 'drawn', spec, 20, seed=1)
+    real = ['--real', str(make(config)), '--updates', '1']
+    assert main(['report', str(drawn), *real]) == 0
+    page = (tmp_path / 'drawn-trust' / 'report.html').read_text(encoding='utf-8')
+    assert 'looks real' in page.lower()
+    measures = json.loads((tmp_path / 'drawn-trust' / 'measures.json').read_text())
+    assert measures['counts']['held_out'] == 4
+    if config is LOVEDA:
+        # a judge of one update tells nothing, and scores need 20 real samples
+        chosen = ['--by', 'edges', '--quantile', '0', '--out', str(tmp_path / 'kept')]
+        assert main(['filter', str(drawn), *real, *chosen]) == 0
+        assert len(PairFolder(tmp_path / 'kept')) > 0

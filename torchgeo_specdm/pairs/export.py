@@ -1,0 +1,63 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Real samples of any data sets as a folder of pairs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .manifest import read_manifest
+from .spec import SampleSpec
+from .writer import PairWriter
+
+
+def write_real_pairs(
+    root: Path,
+    spec: SampleSpec,
+    sets: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    card: str,
+) -> Path:
+    """Write real samples as a folder of pairs, with a list for each split.
+
+    Samples that are there already are kept.
+
+    Args:
+        root: The folder, made if needed.
+        spec: What the samples are.
+        sets: Map-style data sets by the name of their split; samples have ``image``
+            in digital numbers, (C, H, W) or (T, C, H, W), and ``mask``, (H, W) or
+            (1, H, W).
+        settings: Settings that must be equal to go on in the same folder; plain JSON
+            types.
+        card: Markdown for ``README.md``, which comes last: a folder with it is whole.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If the folder was begun with other settings.
+        ValueError: If a sample is not what *spec* says.
+    """
+    writer = PairWriter(root, spec, {}, settings, synthetic=False)
+    writer.clean()
+    done = writer.done()
+    numbers = [
+        (split, i) for split, dataset in sets.items() for i in range(len(dataset))
+    ]
+    for index, (split, number) in enumerate(numbers):
+        if index not in done:
+            sample = sets[split][number]
+            mask = sample['mask'].reshape(sample['mask'].shape[-2:]).numpy()
+            record = {'index': index, 'split': split}
+            writer.write(f'{index:06d}', sample['image'].numpy(), mask, record)
+    rows = [row for row in read_manifest(root) if row['accepted']]
+    for split in sets:
+        names = [row['id'] for row in rows if row['split'] == split]
+        write_text(
+            root / f'{split}.txt', ''.join(f'{name}\n' for name in sorted(names))
+        )
+    writer.finish(card)
+    return root
