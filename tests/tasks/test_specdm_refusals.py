@@ -136,6 +136,34 @@ class TestStagesDoNotMix:
         assert 'given as --ckpt_path, only resumes that stage' in said
         assert not (tmp_path / 'generator').exists()
 
+    @pytest.mark.parametrize(
+        ('stage', 'verb', 'name'),
+        [
+            ('autoencoder', 'fit', 'settings'),
+            ('diffusion', 'fit', 'denoiser'),
+            ('diffusion', 'validate', 'denoiser'),
+        ],
+    )
+    def test_checkpoint_of_other_networks(
+        self,
+        autoencoder_run: Run,
+        diffusion_run: Run,
+        pair_folder: Path,
+        tmp_path: Path,
+        stage: Any,
+        verb: str,
+        name: str,
+    ) -> None:
+        run, codec = {
+            'autoencoder': (autoencoder_run, 'two_stream'),
+            'diffusion': (diffusion_run, str(autoencoder_run.out)),
+        }[stage]
+        # without the settings of the checkpoint
+        task = SpecDMTask(stage, str(tmp_path / 'o'), codec)
+        act = getattr(quiet_trainer(tmp_path, max_epochs=9), verb)
+        with pytest.raises(ValueError, match=rf'was made with {name}=.* but here it'):
+            act(task, pairs(pair_folder), ckpt_path=run.checkpoint)
+
 
 class TestRefusals:
     def fit(self, task: SpecDMTask, data: Any, root: Path) -> None:
@@ -154,7 +182,9 @@ class TestRefusals:
         codec = 'pixels' if stage == 'diffusion' else 'two_stream'
         task = SpecDMTask(stage, codec=codec)
         measure = getattr(quiet_trainer(tmp_path), verb)
-        with pytest.raises(ValueError, match=rf'^{verb} has nothing .*--ckpt_path'):
+        with pytest.raises(
+            ValueError, match=rf"='{stage}' has no weights .*--ckpt_path"
+        ):
             measure(task, pairs(pair_folder))
 
     def test_generator_and_checkpoint(

@@ -232,8 +232,18 @@ class SpecDMTask(
         self.model.after_step(self.trainer.global_step + 1)
 
     def on_validation_start(self) -> None:
-        """Refuse to score untrained weights."""
-        self._require_weights('validate')
+        """Refuse to score untrained weights.
+
+        Raises:
+            ValueError: If there are no others.
+        """
+        if not self._built:
+            raise ValueError(
+                f'stage={self.stage!r} has no weights to measure, which must come from '
+                'a checkpoint. Give the one that fit wrote as --ckpt_path.'
+            )
+
+    on_test_start = on_validation_start
 
     def validation_step(
         self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
@@ -252,21 +262,7 @@ class SpecDMTask(
         """Log the scores of all batches."""
         self._log_scores('val')
 
-    def on_test_start(self) -> None:
-        """Refuse to score untrained weights."""
-        self._require_weights('test')
-
-    def test_step(
-        self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Measure on the test set what is measured in validation.
-
-        Args:
-            batch: ``image`` and ``mask`` of a datamodule.
-            batch_idx: Integer displaying index of this batch.
-            dataloader_idx: Index of the current dataloader.
-        """
-        self.validation_step(batch, batch_idx, dataloader_idx)
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of all batches."""
@@ -324,7 +320,8 @@ class SpecDMTask(
         """Refuse a checkpoint of the other stage; build networks if there are none.
 
         Raises:
-            ValueError: If the stages differ, or a generator is given as well.
+            ValueError: If the stages or the networks differ, or a generator is given
+                as well.
         """
         super().on_load_checkpoint(checkpoint)
         if self.generator_folder is not None:
@@ -344,6 +341,7 @@ class SpecDMTask(
             self.model = STAGES[self.stage].build(
                 codec_from_config(saved), self.preset, saved['patch_size']
             )
+        self.model.require_config(saved)
 
     @property
     def _built(self) -> bool:
@@ -363,14 +361,6 @@ class SpecDMTask(
                 'it has learned there. Set model.init_args.out.'
             )
         return Path(self.out)
-
-    def _require_weights(self, verb: str) -> None:
-        if not self._built:
-            raise ValueError(
-                f'{verb} has nothing to measure: stage {self.stage!r} was given no '
-                'checkpoint, and weights must come from one. Give the one that fit '
-                'wrote as --ckpt_path.'
-            )
 
     def _datamodule(self) -> Any:
         """The datamodule, or the one with the real samples behind cached latents."""

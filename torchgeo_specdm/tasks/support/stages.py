@@ -3,6 +3,7 @@
 
 """The two stages of SpecDM: what each learns, how it is measured and handed on."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
@@ -86,6 +87,24 @@ class Stage(nn.Module, ABC):
             'stage': self.name,
             'patch_size': self.patch_size,
         }
+
+    def require_config(self, saved: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of other networks.
+
+        Args:
+            saved: Configuration in the checkpoint, as :meth:`config` gives it.
+
+        Raises:
+            ValueError: With the first difference.
+        """
+        for name, value in self.config().items():
+            # as texts, in which NaN is NaN
+            if json.dumps(saved[name]) != json.dumps(value):
+                raise ValueError(
+                    f'The checkpoint was made with {name}={saved[name]}, but here it '
+                    f'is {value}. Go on with the same data, preset and settings, or '
+                    'begin anew without the checkpoint.'
+                )
 
 
 class AutoencoderStage(Stage):
@@ -209,6 +228,11 @@ class DiffusionStage(Stage):
         for metric in self.means.values():
             metric.reset()
         return scores
+
+    def config(self) -> dict[str, Any]:
+        """Return what codec, process and denoiser were built from."""
+        made = self.generator.config
+        return super().config() | {key: made[key] for key in ('process', 'denoiser')}
 
     def save(self, folder: Path, training: Mapping[str, Any]) -> None:
         """Write the generator."""
