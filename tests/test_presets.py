@@ -10,7 +10,13 @@ import torch
 
 from torchgeo_specdm import Generator, SampleSpec
 from torchgeo_specdm.codecs import CODECS, make_codec
-from torchgeo_specdm.presets import PRESETS, generator_settings, load_preset
+from torchgeo_specdm.presets import (
+    GENERATORS,
+    PRESETS,
+    generator_settings,
+    load_preset,
+    named_generator,
+)
 
 SPEC = SampleSpec(('B02', 'B03'), ('a', 'b', 'c'))
 
@@ -86,6 +92,41 @@ def test_paper_is_as_published() -> None:
 def test_pixels_predict_the_sample() -> None:
     for name in PRESETS:
         assert load_preset(name)['pixels']['process']['prediction'] == 'sample'
+
+
+class TestNamedGenerators:
+    @pytest.mark.parametrize('name', GENERATORS)
+    def test_every_preset_knows_them(self, name: str) -> None:
+        codec, settings = named_generator(name, {})
+        for preset in PRESETS:
+            with torch.device('meta'):
+                given = load_preset(preset, settings)[codec]['codec']
+                made = make_codec(codec, SPEC, given)
+            assert made.settings.items() >= GENERATORS[name][1].items()
+
+    def test_no_two_are_the_same(self) -> None:
+        found = [repr(GENERATORS[name]) for name in GENERATORS]
+        assert len({*found}) == len(found)
+
+    def test_the_user_goes_before_the_name(self) -> None:
+        given = {
+            'single_stream': {'codec': {'latents': 4, 'sad_weight': 0.2}},
+            'diffusion': {'lr': 1e-5},
+        }
+        codec, settings = named_generator('ldm, weak mask', given)
+        assert codec == 'single_stream' and settings['diffusion'] == {'lr': 1e-5}
+        assert settings['single_stream']['codec'] == {
+            'latents': 4,
+            'sad_weight': 0.2,
+            'mask_input': 'index',
+        }
+        assert 'mask_input' not in given['single_stream']['codec']
+
+    def test_a_codec_is_its_own_name(self) -> None:
+        assert named_generator('two_stream', {'diffusion': {}}) == (
+            'two_stream',
+            {'diffusion': {}},
+        )
 
 
 class TestOverrides:

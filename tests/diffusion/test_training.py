@@ -36,9 +36,11 @@ class TestMoveAverage:
 
 
 class TestWarmUpAndDecay:
-    def rates(self, warmup: float, total: float, steps: int) -> list[float]:
+    def rates(
+        self, warmup: float, total: float, steps: int, decay: bool = True
+    ) -> list[float]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-        scheduler = warm_up_and_decay(optimizer, warmup, total)
+        scheduler = warm_up_and_decay(optimizer, warmup, total, decay)
         rates = []
         for _ in range(steps):
             rates.append(optimizer.param_groups[0]['lr'])
@@ -62,3 +64,9 @@ class TestWarmUpAndDecay:
     def test_run_without_an_end(self) -> None:
         rates = self.rates(5, math.inf, 50)
         assert rates[0] < 0.5 and rates[5:] == [2.0] * 45
+
+    @pytest.mark.parametrize('warmup', [0, 5])
+    def test_as_latent_diffusion_does(self, warmup: int) -> None:
+        rates = self.rates(warmup, 100, 100, decay=False)
+        assert rates[warmup:] == [2.0] * (100 - warmup)
+        assert rates == sorted(rates)

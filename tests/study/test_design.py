@@ -43,6 +43,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({'out': 3}, 'has out=3, but it must be'),
     (arms(generators='own'), 'has arms.mine.generators, which does not exist'),
     ({'generators': {'own': {'steps': 3}}}, 'has generators.own.steps, which'),
+    ({'generators': {'own': {'codec': 'vq'}}}, "codec='vq' must be one of ['two_"),
     ({'arms': ['mine']}, "arms=['mine'], but it must be an object"),
     ({'arms': {'mine': 5}}, 'has arms.mine=5, but it must be an object'),
     (arms(generator='other', ratios=[1]), "draws from generator='other', but the"),
