@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchgeo_specdm import Generator, PairFolderDataModule, SampleSpec
 from torchgeo_specdm.codecs import Codec, make_codec
+from torchgeo_specdm.pairs.fingerprint import write_seen_samples
 from torchgeo_specdm.pairs.tiles import TileDataset
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.presets import generator_settings, load_preset
@@ -50,6 +51,8 @@ def write_generator(codec: Codec, settings: dict[str, Any], out: Path) -> Path:
     # before training it says nothing, whatever the noise
     nn.init.normal_(generator.denoiser.network.conv_out.weight, std=0.02)
     generator.save(out)
+    # it saw no sample of any test
+    write_seen_samples(out, ['0123456789abcdef'])
     return out
 
 
