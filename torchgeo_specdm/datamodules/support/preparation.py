@@ -146,7 +146,7 @@ def measure_statistics(
             f'mean and std need at least one sample, but the data set has {samples} '
             f'and max_samples={max_samples}. Check the split and the filters.'
         )
-    total = BandMoments(np.zeros(1), np.zeros(1), np.zeros(1))
+    total = BandMoments(np.zeros(1, np.int64), np.zeros(1), np.zeros(1))
     for index in np.linspace(0, samples - 1, min(samples, max_samples)).astype(int):
         facts = remembered(dataset, int(index))
         here = facts.moments if facts else BandMoments.of(dataset[int(index)]['image'])
