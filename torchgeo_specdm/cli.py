@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_quickstart,
         _add_scenes,
         _add_describe,
+        _add_export,
         _add_overlap,
         _add_study,
         _add_generate,
@@ -151,6 +152,27 @@ def _add_describe(verbs: Any) -> None:
         '--no-label', type=int, help='value in the masks of pixels without a label'
     )
     describe.set_defaults(verb=_describe)
+
+
+def _add_export(verbs: Any) -> None:
+    export = verbs.add_parser(
+        'export', help='write any datamodule, or a scene and its labels, as pairs'
+    )
+    export.add_argument(
+        'data', nargs='?', help='YAML of a datamodule (class_path, init_args)'
+    )
+    export.add_argument('--out', required=True, help='folder to write')
+    export.add_argument('--images', help='georaster of a scene')
+    export.add_argument(
+        '--labels', help='georaster of class codes, or polygons (GeoPackage, ...)'
+    )
+    export.add_argument('--attribute', help='column with the class of each polygon')
+    export.add_argument('--background', help='name of the class outside of polygons')
+    export.add_argument('--tile', type=int, help='side of a tile in pixels')
+    export.add_argument(
+        '--stride', type=int, help='pixels from tile to tile of a scene'
+    )
+    export.set_defaults(verb=_export)
 
 
 def _add_overlap(verbs: Any) -> None:
@@ -334,6 +356,56 @@ def _describe(options: argparse.Namespace) -> None:
     print('{\n' + ',\n'.join(entries) + '\n}')
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
+
+
+def _export(options: argparse.Namespace) -> None:
+    if (options.data is None) == (options.images is None):
+        raise ValueError(
+            f'data={options.data} and --images {options.images}: give one, the YAML of '
+            'a datamodule or a scene.'
+        )
+    out = Path(options.out)
+    export = _export_scene if options.data is None else _export_samples
+    count = export(options, out)
+    print(f'{count} pairs are in {out}. Look at them: torchgeo-specdm describe {out}')
+
+
+def _export_scene(options: argparse.Namespace, out: Path) -> int:
+    from .pairs.cutting import export_scene
+
+    if options.labels is None or options.tile is None:
+        raise ValueError('--images needs --labels and --tile. Give all three.')
+    return export_scene(
+        Path(options.images),
+        Path(options.labels),
+        out,
+        options.tile,
+        options.stride,
+        options.attribute,
+        options.background,
+    )
+
+
+def _export_samples(options: argparse.Namespace, out: Path) -> int:
+    from torchgeo.datamodules import BaseDataModule
+
+    from .datamodules.support.adapter import describe_datamodule
+    from .objects import make_object
+    from .pairs.export import write_real_pairs
+    from .pairs.tiles import TileDataset
+    from .trust.measuring import real_config
+    from .trust.overlap import split_datasets
+
+    datamodule = make_object(real_config(options.data, batch_size=1), BaseDataModule)
+    sets = split_datasets(datamodule)
+    spec = describe_datamodule(datamodule)
+    if options.tile is not None:
+        size = (options.tile, options.tile)
+        sets = {name: TileDataset(dataset, size) for name, dataset in sets.items()}
+    settings = {'exported': Path(options.data).name, 'tile': options.tile}
+    card = f'# Pairs exported from {type(datamodule).__name__}\n'
+    write_real_pairs(out, spec, sets, settings, card)
+    return sum(map(len, sets.values()))
 
 
 def _overlap(options: argparse.Namespace) -> None:

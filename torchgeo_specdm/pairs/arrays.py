@@ -5,7 +5,6 @@
 
 import contextlib
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 #: Endings of files that hold arrays instead of a georaster.
 ARRAYS = ('.npy', '.npz', '.mat', '.h5', '.hdf5')
@@ -73,14 +70,8 @@ def _read_all(path: Path) -> Mapping[str, NDArray[Any]]:
                     return {k: v for k, v in loaded.items() if not k.startswith('_')}
         # version 7.3 of MATLAB's files is HDF5
         return _read_hdf5(path)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        MatReadError,
-        RasterioError,
-        zipfile.BadZipFile,
-    ) as error:
+    # each format has errors of its own
+    except Exception as error:
         raise ValueError(
             f'{path} cannot be read as {path.suffix} ({error}). Write it again, or as '
             '.tif.'

@@ -1,0 +1,276 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A scene and its labels, cut into a folder of pairs."""
+
+import csv
+import io
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import geopandas
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.features import rasterize
+from rasterio.windows import Window, bounds, transform
+from tqdm import tqdm
+
+from ..files import write_atomically, write_text
+from .description import CLASSES
+from .layout import PLACES
+from .rasters import read_raster
+
+#: Sides of a place, in tiles of a scene: a block that one split has as a whole.
+_BLOCK = 4
+#: Code of pixels outside of all polygons.
+_OUTSIDE = 0
+
+
+class _Place(NamedTuple):
+    """A line of ``places.csv``."""
+
+    id: str
+    place: str
+    row: int
+    column: int
+
+
+def export_scene(
+    image: Path,
+    labels: Path,
+    out: Path,
+    tile: int,
+    stride: int | None = None,
+    attribute: str | None = None,
+    background: str | None = None,
+) -> int:
+    """Cut a scene and its labels into a folder of pairs.
+
+    The scene is divided into blocks of four by four tiles, which are the places of the
+    folder, and no tile lies in two of them: so splits by place share no ground. Tiles
+    without a valid or a labelled pixel are left out.
+
+    Args:
+        image: Georaster of all bands.
+        labels: Georaster of class codes on the same grid, or a file of polygons, such
+            as a GeoPackage, in any coordinate reference system.
+        out: Folder to write, empty or new.
+        tile: Side of a tile in pixels.
+        stride: Pixels between the corners of two tiles; *tile* if None.
+        attribute: Column of the polygons with the code or the name of their class.
+        background: Name of the class outside of all polygons; None if these pixels have
+            no label.
+
+    Returns:
+        Number of pairs.
+
+    Raises:
+        FileExistsError: If the folder holds something.
+        ValueError: If scene and labels do not lie on one grid, tiles do not fit, or no
+            tile is left.
+    """
+    _require_new(out)
+    step = stride or tile
+    if not 1 <= step <= tile:
+        raise ValueError(
+            f'tile={tile} must be 1 or more, and stride={stride} from 1 to {tile}.'
+        )
+    places = []
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(image) as scene:
+            reader = _Labels(labels, scene, attribute, background)
+            corners = [*_block_corners((scene.height, scene.width), tile, step)]
+            for row, column, place in tqdm(
+                corners, 'tiles', disable=len(corners) < 100
+            ):
+                window = Window(column, row, tile, tile)
+                mask = reader.read(window)
+                seen = scene.read_masks(window=window).any()
+                if seen and not np.isin(mask, reader.no_label).all():
+                    name = f'{row:05d}_{column:05d}'
+                    places.append(_Place(name, place, row, column))
+                    _copy_window(scene, window, out / 'images' / f'{name}.tif')
+                    reader.write(mask, window, out / 'masks' / f'{name}.tif')
+    if not places:
+        raise ValueError(
+            f'{image} has no tile of {tile} pixels with a valid and labelled pixel. Take '
+            'a smaller tile, or look whether scene and labels overlap.'
+        )
+    reader.write_classes(out)
+    _write_places(out, places)
+    return len(places)
+
+
+class _Labels:
+    """Class codes of a scene, from a raster or from polygons."""
+
+    def __init__(
+        self, path: Path, scene: Any, attribute: str | None, background: str | None
+    ) -> None:
+        self.scene = scene
+        self.names: dict[int, str] = {}
+        self.no_label: list[int] = []
+        self.codes: NDArray[Any] | None = None
+        try:
+            raster = read_raster(path)
+        except ValueError:
+            self.shapes = self._read_polygons(path, attribute)
+            if background is not None:
+                self.names = {_OUTSIDE: background, **self.names}
+            else:
+                self.no_label = [_OUTSIDE]
+            return
+        grid = (raster.values.shape, raster.crs, raster.transform)
+        if grid != ((1, scene.height, scene.width), scene.crs, scene.transform):
+            raise ValueError(
+                f'{path} has {raster.values.shape} values, {raster.crs} and '
+                f'{raster.transform!r}, but {scene.name} has '
+                f'{(1, scene.height, scene.width)}, {scene.crs} and '
+                f'{scene.transform!r}; one grid is needed. Bring the labels to the grid '
+                'of the scene, for example with gdalwarp -r near.'
+            )
+        self.codes = raster.values[0]
+        if raster.nodata is not None:
+            self.no_label = [int(raster.nodata)]
+
+    def read(self, window: Window) -> NDArray[Any]:
+        """Codes in a window of the scene (H, W)."""
+        if self.codes is not None:
+            rows, columns = window.toslices()
+            return self.codes[rows, columns]
+        (west, east), (south, north) = _spans(window, self.scene)
+        near = self.shapes.cx[west:east, south:north]
+        shape = (int(window.height), int(window.width))
+        if near.empty:
+            return np.full(shape, _OUTSIDE)
+        burnt: NDArray[Any] = rasterize(
+            zip(near.geometry, near['code'], strict=True),
+            out_shape=shape,
+            transform=transform(window, self.scene.transform),
+            fill=_OUTSIDE,
+            dtype='int32',
+        )
+        return burnt
+
+    def write(self, mask: NDArray[Any], window: Window, path: Path) -> None:
+        """Write the codes of a window."""
+        codes = [*self.names] or [int(mask.max())]
+        dtype = np.min_scalar_type(max([*codes, *self.no_label, int(mask.max())]))
+        if int(mask.min()) < 0:
+            dtype = np.dtype(np.int32)
+
+        def save(part: Path) -> None:
+            with rasterio.open(
+                part,
+                'w',
+                driver='GTiff',
+                count=1,
+                height=mask.shape[0],
+                width=mask.shape[1],
+                dtype=dtype,
+                compress='deflate',
+                nodata=next(iter(self.no_label), None),
+                crs=self.scene.crs,
+                transform=transform(window, self.scene.transform),
+            ) as target:
+                target.write(mask.astype(dtype), 1)
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save)
+
+    def write_classes(self, out: Path) -> None:
+        """Write ``classes.csv`` where the classes have names."""
+        if self.names:
+            write_text(out / CLASSES, _table(('id', 'name'), self.names.items()))
+
+    def _read_polygons(self, path: Path, attribute: str | None) -> Any:
+        """Polygons with a column ``code``, in the system of the scene."""
+        shapes = geopandas.read_file(path)
+        columns = [c for c in shapes.columns if c != 'geometry']
+        if attribute not in columns:
+            raise ValueError(
+                f'attribute={attribute!r} is no column of {path}, which has {columns}. '
+                'Name the one with the class of each polygon.'
+            )
+        values = shapes[attribute]
+        if values.dtype.kind in 'iu':
+            self.names = {int(v): f'class_{v}' for v in sorted(values.unique())}
+            shapes['code'] = values
+        else:
+            words = sorted(str(v) for v in values.unique())
+            self.names = {i + 1: word for i, word in enumerate(words)}
+            codes = {word: code for code, word in self.names.items()}
+            shapes['code'] = [codes[str(v)] for v in values]
+        return shapes.to_crs(self.scene.crs) if self.scene.crs else shapes
+
+
+def _spans(window: Window, scene: Any) -> tuple[tuple[float, float], ...]:
+    """Lowest and highest coordinate of a window, of x and of y."""
+    box = bounds(window, scene.transform)
+    return tuple((min(box[i], box[i + 2]), max(box[i], box[i + 2])) for i in range(2))
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f'{out} is there already, but pairs are exported into a new folder. Choose '
+            'another name.'
+        )
+
+
+def _block_corners(
+    shape: tuple[int, int], tile: int, stride: int
+) -> Iterator[tuple[int, int, str]]:
+    """Row, column and block of each tile that lies within one block."""
+    block = _BLOCK * tile
+    for top in range(0, shape[0], block):
+        for left in range(0, shape[1], block):
+            bottom, right = min(top + block, shape[0]), min(left + block, shape[1])
+            for row in range(top, bottom - tile + 1, stride):
+                for column in range(left, right - tile + 1, stride):
+                    yield row, column, f'{top}_{left}'
+
+
+def _copy_window(scene: Any, window: Window, path: Path) -> None:
+    """Write a part of a scene as it is, with all that the scene says of its bands."""
+    values = scene.read(window=window)
+
+    def save(part: Path) -> None:
+        with rasterio.open(
+            part,
+            'w',
+            driver='GTiff',
+            count=scene.count,
+            height=window.height,
+            width=window.width,
+            dtype=values.dtype,
+            compress='deflate',
+            nodata=scene.nodata,
+            crs=scene.crs,
+            transform=transform(window, scene.transform),
+        ) as target:
+            target.write(values)
+            target.descriptions = scene.descriptions
+            target.scales, target.offsets = scene.scales, scene.offsets
+            target.colorinterp = scene.colorinterp
+            for band in range(1, scene.count + 1):
+                target.update_tags(band, **scene.tags(band))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save)
+
+
+def _write_places(out: Path, places: Sequence[_Place]) -> None:
+    write_text(out / PLACES, _table(_Place._fields, places))
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerows([header, *rows])
+    return text.getvalue()
