@@ -39,6 +39,10 @@ ARMS: dict[str, tuple[dict[str, Any], list[tuple[int, int, int]]]] = {
     'only': ({'use': 'only'}, [(0, 8, 3)]),
     'masks': ({'source': 'masks'}, [(8, 8, 3)]),
     'vary': ({'source': 'vary', 'strength': 0.3}, [(8, 8, 3)]),
+    'reconstructed': ({'source': 'reconstructed'}, [(8, 8, 3)]),
+    'blurred': ({'source': 'blurred'}, [(8, 8, 3)]),
+    'shifted': ({'source': 'shifted'}, [(8, 8, 3)]),
+    'quilts': ({'generator': None, 'source': 'quilts', 'ratios': [1]}, [(8, 8, 3)]),
     # the network that reads the masks is trained first
     'relabel': ({'relabel': True}, [(8, 0, 3), (8, 8, 3)]),
     'cutmix': ({'generator': None, 'batch_mix': 'cutmix'}, [(8, 0, 3)]),
@@ -122,11 +126,15 @@ class TestUses:
         home = done[0].out / 'sets' / '8-0'
         kept = [name for name in names(home) if name not in ('configs', 'logs')]
         assert kept == [
+            'own-blurred',
             'own-joint',
             'own-joint-read-by-net-0-3',
             'own-masks',
+            'own-reconstructed',
+            'own-shifted',
             'own-vary-0.3',
             'real',
+            'real-quilts',
         ]
         assert len(PairFolder(home / 'own-joint')) == 8
 

@@ -100,5 +100,5 @@ def _band_correlation(steps: Tensor) -> Tensor:
     flat = (steps - steps.mean((-2, -1), keepdim=True)).flatten(2)
     unit = flat / (flat.norm(dim=-1, keepdim=True) + _NO_STEP)
     alike = unit @ unit.mT
-    both = alike.sum((1, 2)) - alike.diagonal(dim1=1, dim2=2).sum(1)
+    both: Tensor = alike.sum((1, 2)) - alike.diagonal(dim1=1, dim2=2).sum(1)
     return both / max(bands * (bands - 1), 1)

@@ -16,9 +16,12 @@ from ..codecs import CODECS
 from ..files import Count, Seed, check_json, read_yaml
 from ..objects import Config
 from ..presets import GENERATORS
+from .controls import Control
 
 #: The arm that every study has and that all others are compared with.
 REAL = 'real only'
+#: Sources that need the pairs of a generator, not the generator itself.
+FROM_PAIRS = ('joint', 'blurred', 'shifted')
 #: Generators see the labels that the networks see, or (as in the paper) all of them.
 Protocol = Literal['same_labels', 'all_labels']
 
@@ -69,7 +72,10 @@ class Arm:
             updates and go on with the real ones, or train on them ``only``.
         real_share: Share of real samples in each batch of a mix; None for an even mix.
         source: Pairs drawn ``joint``, images drawn for real ``masks``, or variations
-            of real pairs (``vary``), their masks kept.
+            of real pairs (``vary``), their masks kept. Or real pairs with one fault of
+            the generator: ``reconstructed`` by its codec, ``blurred`` to its detail, or
+            masks ``shifted`` as far as its borders are off. Or, without a generator,
+            ``quilts`` stitched from real pairs.
         strength: Distance that variations go from the real image, in 0..1.
         relabel: Whether the masks of synthetic samples are what the network reads that
             was trained on the real ones alone.
@@ -83,11 +89,16 @@ class Arm:
     ratios: tuple[float, ...] = ()
     use: Literal['mix', 'pretrain', 'only'] = 'mix'
     real_share: float | None = None
-    source: Literal['joint', 'masks', 'vary'] = 'joint'
+    source: Literal['joint', 'masks', 'vary'] | Control = 'joint'
     strength: float = 0.6
     relabel: bool = False
     batch_mix: Literal['cutmix', 'copy_paste'] | None = None
     longer: float = 1.0
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether there are synthetic samples in it."""
+        return self.generator is not None or self.source == 'quilts'
 
     def check(self, name: str, generators: Mapping[str, Any]) -> None:
         """Refuse an arm that contradicts itself.
@@ -99,17 +110,22 @@ class Arm:
         Raises:
             ValueError: With the value, the rule and the remedy.
         """
-        synthetic = self.generator is not None
-        if synthetic and self.generator not in generators:
+        if self.generator is not None and self.generator not in generators:
             raise ValueError(
                 f'arm {name!r} draws from generator={self.generator!r}, but the '
                 f'generators are {list(generators)}. Add it, or use one of these.'
             )
-        ratios = list(self.ratios)
+        if self.source == 'quilts' and self.generator is not None:
+            raise ValueError(
+                f'arm {name!r} has source={self.source!r} and generator='
+                f'{self.generator!r}, but quilts are stitched from real pairs alone. '
+                'Leave the generator out.'
+            )
+        ratios, synthetic = list(self.ratios), self.synthetic
         if synthetic != bool(ratios):
             raise ValueError(
                 f'arm {name!r} has generator={self.generator!r} and ratios={ratios}, '
-                'but one needs the other. Give both or none.'
+                'but synthetic samples and ratios need each other. Give both or none.'
             )
         if not all(0 < x < math.inf for x in ratios) or len({*ratios}) < len(ratios):
             raise ValueError(
@@ -123,7 +139,8 @@ class Arm:
                 'real_share speak of synthetic samples. Name a generator.'
             )
         recipe = generators.get(self.generator or '')
-        if recipe and recipe.pairs and not recipe.folder and self.source != 'joint':
+        paired = recipe and recipe.pairs and not recipe.folder
+        if paired and self.source not in FROM_PAIRS:
             raise ValueError(
                 f'arm {name!r} has source={self.source!r}, but of generator '
                 f'{self.generator!r} only the pairs are there. Give its folder.'

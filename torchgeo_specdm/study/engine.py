@@ -101,7 +101,7 @@ class Engine:
         for cell in self._unprepared(cells):
             self.say(f'Preparing {cell.title}')
             self.updates(cell)
-            if self.study.arm(cell).generator is not None:
+            if self.study.arm(cell).synthetic:
                 self.sets.folder(cell)
 
     def run(self, cells: Sequence[Cell], retry: bool = False) -> list[Run]:
@@ -278,7 +278,7 @@ class Engine:
         """The data that a cell is trained on, one after the other, and for how long."""
         arm = self.study.arm(cell)
         real_only = self._mixed(cell)
-        if arm.generator is None:
+        if not arm.synthetic:
             mixed: Any = real_only
             if arm.batch_mix is not None:
                 mixed = BatchMixDataModule(real_only, arm.batch_mix)

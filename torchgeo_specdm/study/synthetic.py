@@ -19,7 +19,8 @@ from ..presets import named_generator
 from ..tasks.support.trainer import fast_bfloat16
 from ..trust.relabel import relabel
 from .configs import subset_config
-from .design import Cell, Study
+from .controls import make_controls
+from .design import FROM_PAIRS, Cell, Study
 from .stages import draw_pairs, learn_stage
 
 _REAL_CARD = 'Real training samples of a study, for variations and new images.\n'
@@ -47,24 +48,27 @@ class SyntheticSets:
         """The pairs of a cell, drawn if they are not there.
 
         Args:
-            cell: A cell of an arm with a generator.
+            cell: A cell of an arm with synthetic samples.
 
         Returns:
             A folder of pairs, with as many as any cell needs that shares it.
         """
-        arm, study = self.study.arm(cell), self.study
-        assert arm.generator is not None
-        recipe = study.generators[arm.generator]
-        if self._brought(cell):
-            return Path(str(recipe.pairs))
-        out, source = self._home(cell) / self._name(cell), {}
+        arm = self.study.arm(cell)
+        if arm.source == 'joint':
+            return self._joint(cell)
+        out, real = self._home(cell) / self._name(cell), self._real(cell)
+        count, draw = self._shared_count(cell), self.study.draw(cell)
         if arm.source == 'vary':
-            source = {'vary': str(self._real(cell)), 'strength': arm.strength}
+            source = {'vary': str(real), 'strength': arm.strength}
+            return draw_pairs(self.generator(cell), out, count, draw, **source)
         if arm.source == 'masks':
-            source = {'masks': str(self._real(cell))}
-        generator = self.generator(cell)
-        count = self._shared_count(cell)
-        return draw_pairs(generator, out, count, study.draw(cell), **source)
+            return draw_pairs(self.generator(cell), out, count, draw, masks=str(real))
+        reference = None
+        if arm.source == 'reconstructed':
+            reference = self.generator(cell)
+        elif arm.source != 'quilts':
+            reference = self._joint(cell)
+        return make_controls(arm.source, real, out, count, draw, reference)
 
     def generator(self, cell: Cell) -> Path:
         """The generator of a cell, learned if it is not there.
@@ -96,6 +100,23 @@ class SyntheticSets:
             codec_folder = learn_stage('autoencoder', codec, data, out, plan, draw)
             return learn_stage('diffusion', str(codec_folder), data, out, plan, draw)
         return learn_stage('diffusion', codec, data, out, plan, draw)
+
+    def _joint(self, cell: Cell) -> Path:
+        """The pairs of the generator of a cell, for its own arms and their controls."""
+        study, generator = self.study, str(self.study.arm(cell).generator)
+        brought = study.generators[generator].pairs
+        if brought is not None:
+            return Path(brought)
+        pool = self._pool(cell)
+        count = max(
+            self.count(other)
+            for other in study.cells()
+            if study.arm(other).generator == generator
+            and study.arm(other).source in FROM_PAIRS
+            and self._pool(other) == pool
+        )
+        out = pool / f'{generator}-joint'
+        return draw_pairs(self.generator(cell), out, count, study.draw(cell))
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """A cell for each folder of pairs that has not all that it should have.
@@ -145,8 +166,9 @@ class SyntheticSets:
     def _brought(self, cell: Cell) -> bool:
         """Whether the user has the pairs of a cell already."""
         arm = self.study.arm(cell)
-        recipe = self.study.generators[str(arm.generator)]
-        return recipe.pairs is not None and arm.source == 'joint'
+        if arm.generator is None or arm.source != 'joint':
+            return False
+        return self.study.generators[arm.generator].pairs is not None
 
     def _complete(self, cell: Cell) -> bool:
         """Whether all pairs of a cell are drawn."""
@@ -178,7 +200,7 @@ class SyntheticSets:
 
     def _key(self, cell: Cell) -> Any:
         """The key that cells with one folder of pairs share; None without any."""
-        if self.study.arm(cell).generator is None:
+        if not self.study.arm(cell).synthetic:
             return None
         return self._home(cell), self._name(cell)
 
@@ -186,7 +208,7 @@ class SyntheticSets:
         """Of the pairs of a cell."""
         arm = self.study.arm(cell)
         strength = f'-{arm.strength:g}' if arm.source == 'vary' else ''
-        return f'{arm.generator}-{arm.source}{strength}'
+        return f'{arm.generator or "real"}-{arm.source}{strength}'
 
     def _home(self, cell: Cell) -> Path:
         """Where the pairs of a cell are kept."""
