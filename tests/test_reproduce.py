@@ -14,7 +14,7 @@ import yaml
 
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.reporting.paper import Values, write_table
-from torchgeo_specdm.reproduce import Table
+from torchgeo_specdm.reproduce import Table, row_cells
 from torchgeo_specdm.study.design import Study
 
 from .test_experiments import DATA, EXPERIMENTS, shrink
@@ -33,8 +33,13 @@ def test_every_row_is_an_arm_of_every_study(name: str) -> None:
     for part in table.parts.values():
         for file in part.studies.values():
             study = Study.read(PAPER / file)
-            there = {(cell.arm, cell.ratio) for cell in study.cells()}
-            assert set(table.rows.values()) <= there
+            found = row_cells(table, study)
+            assert found.keys() == table.rows.keys()
+            for row, cells in found.items():
+                assert {(c.arm, c.ratio) for c in cells} == {table.rows[row]}
+                runs = len(study.seeds) * len(study.models) * len(study.sizes)
+                wanted = runs if table.kind == 'scores' else study.draws
+                assert len(cells) == wanted > 0
             assert set(part.paper) <= {*study.models, 'pairs'}
         for rows in part.paper.values():
             assert set(rows) <= set(table.rows)

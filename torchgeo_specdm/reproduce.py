@@ -28,7 +28,7 @@ from .trust.synthesis import measure_synthesis
 
 
 class Kept(TypedDict):
-    """What is kept of the pairs of a generator: measures, and how long they took."""
+    """Measures of the pairs of a generator, and the seconds that they took."""
 
     measures: AllMeasures
     seconds: float
@@ -36,7 +36,7 @@ class Kept(TypedDict):
 
 @dataclass(frozen=True)
 class Part:
-    """What a table shows for one of the two tasks.
+    """The part of a table for one of the two tasks.
 
     Attributes:
         studies: Files of studies, beside that of the table, by the names of their data.
@@ -137,28 +137,18 @@ def reproduce(
     part = table.part(on)
     study = Study.read(path.parent / part.studies[on])
     engine = Engine(study, callbacks)
-    cells = _cells(table, study)
+    cells = row_cells(table, study)
     out = study.out / path.stem
     head = [f'# {table.title}, on {on}', '', *_settings(table, study)]
     if table.kind == 'scores':
         runs = engine.run([cell for row in cells.values() for cell in row])
         _require_done(runs)
         minutes = sum(run.seconds for run in runs) / 60
-        head += [
-            f'{len(runs)} runs, {minutes:.0f} minutes of training and testing.',
-            '',
-        ]
+        said = f'{len(runs)} runs, {minutes:.0f} minutes of training and testing.'
+        head += [said, '']
         return write_table(out, head, _scores(table, part, cells, runs), table.better)
     measured = dict(_measured(engine, cells, out, features))
-    minutes = sum(seconds for _, seconds in measured.values()) / 60
-    counts = next(iter(measured.values()))[0]['counts']
-    said = (
-        f'Tiles: {counts["train"]} of training, {counts["held_out"]} held out, '
-        f'{counts["synthetic"]} of each generator and draw; a Frechet distance has '
-        f'equally many on both sides. Features of images: {features}. Generators, '
-        f'drawing and measuring took {minutes:.0f} minutes.'
-    )
-    head += [said, '']
+    head += _counts(measured, features)
     if table.kind == 'synthesis':
         values = _measures(table, part, cells, measured)
         return write_table(out, head, values, table.better, lower=True)
@@ -170,8 +160,35 @@ def reproduce(
     return write_figures(out, head, part.columns, shown)
 
 
-def _cells(table: Table, study: Study) -> dict[str, list[Cell]]:
-    """The cells of each row; of generators, one for each draw."""
+def _counts(
+    measured: Mapping[Cell, tuple[dict[str, Any], float]], features: str
+) -> list[str]:
+    """Sentences on the pairs that were measured."""
+    minutes = sum(seconds for _, seconds in measured.values()) / 60
+    counts = next(iter(measured.values()))[0]['counts']
+    said = (
+        f'Tiles: {counts["train"]} of training, {counts["held_out"]} held out, '
+        f'{counts["synthetic"]} of each generator and draw; a Frechet distance has '
+        f'equally many on both sides. Features of images: {features}. Generators, '
+        f'drawing and measuring took {minutes:.0f} minutes.'
+    )
+    return [said, '']
+
+
+def row_cells(table: Table, study: Study) -> dict[str, list[Cell]]:
+    """Find the runs of each row, or a run for each generator that it is about.
+
+    Args:
+        table: The table.
+        study: The study that it reads.
+
+    Returns:
+        Cells of the study by row: for ``scores`` all, else one for each draw (and size,
+        where generators see only the labels of the networks).
+
+    Raises:
+        ValueError: If the study lacks an arm that a row needs.
+    """
     found = {}
     for title, (arm, ratio) in table.rows.items():
         cells = [c for c in study.cells() if (c.arm, c.ratio) == (arm, ratio)]
@@ -181,7 +198,10 @@ def _cells(table: Table, study: Study) -> dict[str, list[Cell]]:
                 f'study of {study.out} has no such arm. Add it.'
             )
         if table.kind != 'scores':
-            cells = list({(c.size, study.draw(c)): c for c in reversed(cells)}.values())
+            # generators that see all labels are the same for every number of them
+            shared = study.protocol == 'all_labels'
+            units = {(0 if shared else c.size, study.draw(c)): c for c in cells[::-1]}
+            cells = [*units.values()][::-1]
         found[title] = cells
     return found
 
@@ -296,7 +316,7 @@ def _paper(part: Part, group: str, row: str, column: str) -> float | None:
 
 
 def _settings(table: Table, study: Study) -> list[str]:
-    """What a reader has to know before any number."""
+    """Sentences that a reader has to know before any number."""
     protocol = {
         'all_labels': "Generators saw all training labels, as the paper's did.",
         'same_labels': 'Generators saw the labels that the networks saw.',

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What the paper's tables of synthesis say of a set of pairs: no judge is trained."""
+"""The measures of the paper's tables of synthesis, for which no judge is trained."""
 
 from typing import Any
 
