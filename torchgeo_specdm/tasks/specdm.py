@@ -298,6 +298,11 @@ class SpecDMTask(
         return draw_batch(self.generator, batch)
 
     @property
+    def codec(self) -> Codec:
+        """The codec of the networks, which data, a checkpoint or a folder have made."""
+        return self.model.codec
+
+    @property
     def generator(self) -> Generator:
         """The generator that samples are drawn from.
 
