@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 from torchgeo.datamodules import NonGeoDataModule
+from torchgeo.datasets import LoveDA
 
 from tests.datamodules.torchgeo_fakes import (
     write_landcoverai,
@@ -204,7 +205,7 @@ def test_study(
 def test_filter_and_report(
     make: Callable[..., Path], tmp_path: Path, config: dict[str, Any], dates: int
 ) -> None:
-    classes = ('no change', 'change') if dates == 2 else tuple('abcdefgh')
+    classes = ('no change', 'change') if dates == 2 else LoveDA.classes
     spec = SampleSpec(('R', 'G', 'B'), classes, dates, dtype='uint8', scale=1 / 255)
     drawn = write_random_pairs(tmp_path / 'drawn', spec, 20, seed=1)
     real = ['--real', str(make(config)), '--updates', '1']

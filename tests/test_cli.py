@@ -77,6 +77,8 @@ class TestArguments:
             ['study', 'x.yaml', '--seeds', '3'],
             ['generate', '--out', 'x', '--count', '3'],
             ['generate', '--generator', 'x', '--out', 'x', '--count', 'three'],
+            ['scenes', '--out', 'x', '--seed', '18446744073709551616'],
+            ['quickstart', '--seed', '-1'],
             ['quickstart', '--codec', 'single_stream'],
             ['quickstart', '--minutes', 'many'],
         ],

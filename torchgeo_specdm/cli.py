@@ -116,7 +116,7 @@ def _add_quickstart(verbs: Any) -> None:
     quick.add_argument(
         '--minutes', type=float, default=12, help='about how long it may take'
     )
-    quick.add_argument('--seed', type=int, default=0, help='seed of everything')
+    quick.add_argument('--seed', type=seed, default=0, help='seed of everything')
     quick.add_argument(
         '--codec',
         choices=('auto', 'two_stream', 'pixels'),
@@ -131,7 +131,7 @@ def _add_scenes(verbs: Any) -> None:
     scenes.add_argument('--out', required=True, help='folder to write')
     scenes.add_argument('--count', type=int, default=240, help='number of scenes')
     scenes.add_argument('--size', type=int, default=64, help='side in pixels')
-    scenes.add_argument('--seed', type=int, default=0, help='seed of the scenes')
+    scenes.add_argument('--seed', type=seed, default=0, help='seed of the scenes')
     kind = scenes.add_mutually_exclusive_group()
     kind.add_argument('--hard', action='store_true', help='13 classes instead of 6')
     kind.add_argument(
@@ -208,7 +208,7 @@ def _add_generate(verbs: Any) -> None:
     generate.add_argument('--generator', required=True, help='folder of stage 2')
     generate.add_argument('--out', required=True, help='folder to write')
     generate.add_argument('--count', type=int, required=True, help='number of samples')
-    generate.add_argument('--seed', type=int, default=0, help='seed of the samples')
+    generate.add_argument('--seed', type=seed, default=0, help='seed of the samples')
     generate.add_argument(
         '--batch-size', type=int, default=16, help='samples that are drawn at a time'
     )
@@ -309,6 +309,14 @@ def _add_measuring(verb: argparse.ArgumentParser, required: bool) -> None:
     verb.add_argument(
         '--updates', type=int, default=1600, help='most optimiser steps of a judge'
     )
+
+
+def seed(text: str) -> int:
+    """A seed of the command line, of the 32 bits that all random generators take."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f'{value} must be from 0 to {2**32 - 1}')
+    return value
 
 
 def _quickstart(options: argparse.Namespace) -> None:

@@ -22,6 +22,14 @@ def philox(seed: int, number: int, stream: int, draw: int = 0) -> Philox:
     Returns:
         The bits: ``random_raw`` gives them as they are, NumPy's ``Generator`` makes
         numbers of a distribution from them.
+
+    Raises:
+        ValueError: If *seed* or *number* has more than 64 bits or is below 0.
     """
+    if not (0 <= seed < 2**64 and 0 <= number < 2**64):
+        raise ValueError(
+            f'seed={seed} and number={number} must be from 0 to {2**64 - 1}. Use smaller '
+            'ones.'
+        )
     key = np.array([seed, number], np.uint64)
     return Philox(key=key, counter=np.array([0, 0, draw, stream], np.uint64))

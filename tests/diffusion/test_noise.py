@@ -63,9 +63,10 @@ class TestStreamRandom:
         assert not np.intersect1d(a, b).size
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.15
 
-    def test_negative_numbers_are_refused(self) -> None:
-        with pytest.raises(OverflowError, match='-1'):
-            stream_random(-1, 0, 'mask')
+    @pytest.mark.parametrize('seed, index', [(2**64, 0), (-1, 0), (0, 2**64)])
+    def test_numbers_of_more_than_64_bits(self, seed: int, index: int) -> None:
+        with pytest.raises(ValueError, match=f'must be from 0 to {2**64 - 1}'):
+            stream_random(seed, index, 'mask')
 
 
 class TestSampleNoise:
