@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 import pytest
-import rasterio
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torchgeo.datamodules import BaseDataModule
 
+from tests.data.pairs import write_tiff
 from torchgeo_specdm import (
     LatentDataModule,
     PairFolder,
@@ -58,21 +58,6 @@ PAIR_SIZE = 32
 PAIR_LISTS = {'train': 16, 'val': 4, 'test': 4}
 
 
-def _write(path: Path, array: np.ndarray, names: tuple[str, ...]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        count=len(array),
-        height=array.shape[1],
-        width=array.shape[2],
-        dtype=array.dtype,
-    ) as target:
-        target.write(array)
-        target.descriptions = names
-
-
 def write_pair_folder(root: Path, dates: int = 1, seed: int = 0) -> Path:
     """Write GeoTIFFs of blocks: every class has its spectrum, every date its light."""
     random = np.random.default_rng(seed)
@@ -86,10 +71,11 @@ def write_pair_folder(root: Path, dates: int = 1, seed: int = 0) -> Path:
             image = image + random.normal(0, 20, image.shape)
             stem = name if dates == 1 else f'{name}_{date + 1}'
             tile = image.clip(0, 65535).astype(np.uint16)
-            _write(root / 'images' / f'{stem}.tif', tile, PAIR_BANDS)
+            write_tiff(root / 'images' / f'{stem}.tif', tile, PAIR_BANDS)
         # a strip without labels, as real masks have
         mask[0, :3] = 255
-        _write(root / 'masks' / f'{name}.tif', mask[None].astype(np.uint8), ('class',))
+        path = root / 'masks' / f'{name}.tif'
+        write_tiff(path, mask[None].astype(np.uint8), ['class'])
     start = 0
     for split, count in PAIR_LISTS.items():
         listed = names[start : start + count]

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio import Affine
+
+from tests.data.pairs import write_tiff
 
 ALL_BANDS = (
     *('B01', 'B02', 'B03', 'B04', 'B05', 'B06', 'B07', 'B08', 'B8A', 'B09'),
@@ -133,19 +134,7 @@ def write_plane(
     transform: Affine | None = None,
 ) -> None:
     """Write a georaster of one band."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        count=1,
-        height=plane.shape[0],
-        width=plane.shape[1],
-        dtype=plane.dtype,
-        crs=crs,
-        transform=transform,
-    ) as target:
-        target.write(plane, 1)
+    write_tiff(path, plane[None], crs=crs, transform=transform)
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_], mode: str = 'RGBA') -> None:
