@@ -189,7 +189,7 @@ def measured_values(
 
     Args:
         path: The file, for the message.
-        raster: Its content.
+        raster: Content of the file.
         nodata: Value of missing pixels beside what the file says itself, or None.
 
     Returns:

@@ -76,7 +76,7 @@ def named_generator(
 
     Args:
         name: One of :data:`GENERATORS`, or of a codec.
-        settings: What the user replaces, which goes before what the name does.
+        settings: Settings of the user, which go before those that the name stands for.
 
     Returns:
         The name of the codec, and overrides for :func:`load_preset`.

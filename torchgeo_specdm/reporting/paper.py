@@ -33,7 +33,7 @@ class Values(NamedTuple):
         column: Title of the column.
         values: One for each seed or draw, by its name; NaN where there is none.
         paper: The paper's number, on the paper's data; None where it prints none.
-        floor: The same of real samples against real ones; None where there is none.
+        floor: Value of real samples against real ones; None where there is none.
     """
 
     group: str
@@ -56,7 +56,7 @@ def write_table(
     Args:
         out: Path of all three, without suffix.
         head: Lines of Markdown that come first.
-        cells: Of all groups, rows and columns.
+        cells: Cells of all groups, rows and columns.
         better: Pairs of rows of which the paper says that the first is better.
         lower: Whether smaller numbers are better.
 

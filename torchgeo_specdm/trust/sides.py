@@ -163,7 +163,7 @@ class LooksCounter(nn.Module):
         """Count a batch.
 
         Args:
-            batch: Of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
+            batch: A batch of a :class:`~torchgeo_specdm.pairs.tiles.TileDataset`.
         """
         images, masks = batch['image'], batch['mask']
         self.spectra.update(images, masks)
