@@ -26,7 +26,7 @@ def write_real_pairs(
 
     Args:
         root: The folder, made if needed.
-        spec: What the samples are.
+        spec: Description of the samples.
         sets: Map-style data sets by the name of their split; samples have ``image``
             in digital numbers, (C, H, W) or (T, C, H, W), and ``mask``, (H, W) or
             (1, H, W).
