@@ -121,8 +121,8 @@ def reproduce(
     Args:
         path: YAML of the table.
         on: Name of the data, of those that the table has a study for.
-        features: Of images, for Frechet distances: ``random``, or with a download
-            ``inception`` or ``sentinel2``.
+        features: Features of images, for Frechet distances: ``random``, or with a
+            download ``inception`` or ``sentinel2``.
         callbacks: Makes the callbacks of a training from its title.
 
     Returns:

@@ -80,7 +80,7 @@ def make_controls(
 def _maker(
     control: str, pairs: PairFolder, seed: int, reference: Path | None
 ) -> Callable[[int], Made]:
-    """What makes the pair of an index."""
+    """The function that makes the pair of an index."""
     if control == 'quilts':
         return _quilts(pairs, seed)
     assert reference is not None

@@ -121,7 +121,7 @@ def _differences(first: Pair, second: Pair, spread: Image) -> _Error:
 
 
 def _beyond_seam(error: _Error) -> NDArray[np.bool_]:
-    """Which pixels (N, width) lie on or right of the path of least error downwards."""
+    """Pixels (N, width) that lie on or right of the path of least error downwards."""
     count, width = error.shape
     if not width:
         return np.ones((count, 0), bool)

@@ -48,7 +48,7 @@ class SyntheticSets:
         """The pairs of a cell, drawn if they are not there.
 
         Args:
-            cell: A cell of an arm with synthetic samples.
+            cell: A cell of an arm with a generator.
 
         Returns:
             A folder of pairs, with as many as any cell needs that shares it.

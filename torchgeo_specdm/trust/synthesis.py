@@ -23,8 +23,8 @@ def measure_synthesis(
     Args:
         data: Both sides, set up.
         codec: Codec of the generator, if any; it is measured on held-out tiles.
-        features: Of images: ``random``, or with a download ``inception`` (red, green
-            and blue only) or ``sentinel2``.
+        features: Features of images: ``random``, or with a download ``inception`` (red,
+            green and blue only) or ``sentinel2``.
 
     Returns:
         Plain JSON types: ``fidelity``, ``spectra`` and ``area`` as of
