@@ -239,7 +239,7 @@ class TestScaling:
         scaled, _ = codec.prepare(
             {'image': image, 'mask': torch.zeros(1, 100, 100, dtype=torch.long)}
         )
-        assert float(scaled.max()) == 1.5
+        assert float(scaled.max()) == 4
 
     def test_many_pixels_and_bands(self) -> None:
         bands = tuple(f'band_{i}' for i in range(20))
