@@ -57,12 +57,11 @@ def read_raster(path: Path, size: Sequence[int] | None = None) -> Raster:
             file of arrays.
 
     Returns:
-        Its content; 64-bit whole numbers come as 32-bit ones.
+        Its content; whole numbers of 64 bits come as float64.
 
     Raises:
-        ValueError: If the file is missing, cut short, no image at all, complex, has
-            whole numbers beyond 32 bits, or is a TIFF of several pages, of which GDAL
-            sees the first one only.
+        ValueError: If the file is missing, cut short, no image at all, complex, or
+            is a TIFF of several pages, of which GDAL sees the first one only.
     """
     if path.suffix.lower() in ARRAYS:
         return _require_real(path, _of_array(read_array(path, size)))
@@ -105,13 +104,16 @@ def _of_array(values: NDArray[Any]) -> Raster:
 
 
 def _require_real(path: Path, raster: Raster) -> Raster:
-    """Refuse complex numbers, and bring the others to 32 bits."""
+    """Refuse complex numbers, and bring 64-bit whole ones to floating point."""
     if raster.values.dtype.kind == 'c':
         raise ValueError(
             f'{path} holds complex numbers, but images must be real. Export amplitude '
             'or intensity.'
         )
-    return raster._replace(values=_to_32_bits(path, raster.values))
+    if raster.values.dtype in (np.int64, np.uint64):
+        # neither GDAL everywhere nor torch knows both; numbers up to 2**53 are exact
+        return raster._replace(values=raster.values.astype(np.float64))
+    return raster
 
 
 def _read_spectral(source: Any) -> Raster:
@@ -166,20 +168,6 @@ def _stated_wavelength(source: Any, band: int) -> float | None:
             micrometres = tags.get('wavelength_units', '').lower().startswith('micro')
             return value * (1000.0 if key == 'wavelength' and micrometres else factor)
     return stated_wavelength(source.descriptions[band - 1] or '')
-
-
-def _to_32_bits(path: Path, values: NDArray[Any]) -> NDArray[Any]:
-    """64-bit whole numbers in the smallest type that all files of a kind can share."""
-    if values.dtype not in (np.int64, np.uint64):
-        return values
-    narrow = np.dtype(np.int32 if values.dtype == np.int64 else np.uint32)
-    limits = np.iinfo(narrow)
-    if values.size and not limits.min <= values.min() <= values.max() <= limits.max:
-        raise ValueError(
-            f'{path} holds {values.min()} to {values.max()}, but images must fit into '
-            f'{narrow.name}. Export it in another unit.'
-        )
-    return values.astype(narrow)
 
 
 def measured_values(
