@@ -34,6 +34,11 @@ def mask_of(folder: PairFolder, name: str) -> Any:
     return tifffile.imread(folder.mask_path(name))
 
 
+def read(path: Path) -> Any:
+    with rasterio.open(path) as source:
+        return source.read()
+
+
 def change(path: Path, **values: Any) -> None:
     """Change what a GeoTIFF says of itself."""
     with warnings.catch_warnings():
@@ -271,7 +276,7 @@ class TestPlainFolder:
     def test_nodata(self, tmp_path: Path) -> None:
         make_pairs(tmp_path, 2, dtype='int16', nodata=-9999)
         path = tmp_path / 'images' / '0001.tif'
-        image = tifffile.imread(path).reshape(4, 8, 8)
+        image = read(path)
         image[:, 0, :3] = -9999
         image[1:, 1, 0] = -9999
         write_tiff(path, image, NAMES, nodata=-9999)
@@ -293,7 +298,7 @@ class TestPlainFolder:
     def test_nodata_of_one_date(self, tmp_path: Path) -> None:
         make_pairs(tmp_path, 1, dates=2, nodata=0)
         path = tmp_path / 'images' / '0000_2.tif'
-        image = tifffile.imread(path).reshape(4, 8, 8)
+        image = read(path)
         image[:, 2, 3] = 0
         write_tiff(path, image, NAMES, nodata=0)
         mask = PairFolder(tmp_path)[0]['mask']
@@ -301,7 +306,7 @@ class TestPlainFolder:
 
     def test_nodata_that_cannot_be(self, root: Path) -> None:
         for path in (root / 'images').iterdir():
-            image = tifffile.imread(path).reshape(4, 8, 8).astype('uint8')
+            image = read(path).astype('uint8')
             write_tiff(path, image, NAMES)
             change(path, nodata=-9999)
         folder = PairFolder(root)
@@ -313,7 +318,7 @@ class TestPlainFolder:
     def test_nodata_of_floats(self, tmp_path: Path, nodata: float) -> None:
         make_pairs(tmp_path, 2, dtype='float32', nodata=nodata)
         path = tmp_path / 'images' / '0001.tif'
-        image = tifffile.imread(path).reshape(4, 8, 8)
+        image = read(path)
         image[:, 2] = image[1, 3] = nodata
         write_tiff(path, image, NAMES, nodata=nodata)
         folder = PairFolder(tmp_path)
@@ -329,7 +334,7 @@ class TestPlainFolder:
         make_pairs(tmp_path, 3, [None] * 4, dtype='uint8')
         for i in range(3):
             path = tmp_path / 'images' / f'{i:04d}.tif'
-            image = tifffile.imread(path).reshape(4, 8, 8)
+            image = read(path)
             image[3] = 255
             image[:, :2] = 0
             write_tiff(path, image)
@@ -366,7 +371,7 @@ class TestPlainFolder:
     @pytest.mark.parametrize('dtype', ['int64', 'uint64'])
     def test_64_bits(self, root: Path, dtype: str) -> None:
         for path in (root / 'images').iterdir():
-            image = tifffile.imread(path).reshape(4, 8, 8).astype(dtype)
+            image = read(path).astype(dtype)
             write_tiff(path, image, NAMES)
         folder = PairFolder(root)
         folder.verify()
@@ -380,7 +385,7 @@ class TestPlainFolder:
     )
     def test_another_type(self, root: Path, dtype: str, message: str) -> None:
         path = root / 'images' / '0003.tif'
-        image = tifffile.imread(path).reshape(4, 8, 8).astype(dtype)
+        image = read(path).astype(dtype)
         write_tiff(path, image, NAMES)
         with pytest.raises(
             ValueError, match=f'0003.tif {message}|0003.tif .*{message}'
