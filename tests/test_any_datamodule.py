@@ -216,6 +216,13 @@ def test_filter_and_report(
     assert measures['counts']['held_out'] == 4
     if config is LOVEDA:
         # a judge of one update tells nothing, and scores need 20 real samples
-        chosen = ['--by', 'spectrum', '--quantile', '0', '--out', str(tmp_path / 'kept')]
+        chosen = [
+            '--by',
+            'spectrum',
+            '--quantile',
+            '0',
+            '--out',
+            str(tmp_path / 'kept'),
+        ]
         assert main(['filter', str(drawn), *real, *chosen]) == 0
         assert len(PairFolder(tmp_path / 'kept')) > 0
