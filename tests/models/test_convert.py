@@ -1,8 +1,9 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torchgeo_specdm.codecs.autoencoder import PatchAutoencoder
 from torchgeo_specdm.diffusion import JointDenoiser
 from torchgeo_specdm.models import ChangeFormer, PFSegNet, SiamCRNN
 from torchgeo_specdm.models.convert import (
+    CONVERTERS,
     changeformer_weights,
     ldm_autoencoder_weights,
     ldm_unet_weights,
@@ -24,6 +26,7 @@ from torchgeo_specdm.models.convert import (
 
 from . import published
 
+_Network = TypeVar('_Network', bound=nn.Module)
 #: What the released code gave: mean, standard deviation and twelve values between.
 FROZEN = {
     'siamcrnn': [
@@ -120,6 +123,14 @@ def require_frozen(name: str, output: Tensor) -> None:
     assert found == pytest.approx(values, abs=1e-5)
 
 
+def built(make: Callable[[], _Network], state: dict[str, Tensor]) -> _Network:
+    """A network with these weights, without drawing its own first."""
+    with torch.device('meta'):
+        network = make()
+    network.load_state_dict(state, assign=True)
+    return network.eval()
+
+
 def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -172,23 +183,23 @@ class TestOutputs:
             require_frozen('siamcrnn', model(published.noise(1, 2, 10, 64, 96)))
 
     def test_changeformer(self) -> None:
-        model = ChangeFormer(relu_logits=True).eval()
         layout = published.changeformer()
+        state = changeformer_weights(published.fill(layout))
+        model = built(lambda: ChangeFormer(relu_logits=True), state)
         never_called = {
             name: shape
             for name, shape in layout.items()
             if '.patch_block' in name or '.pnorm' in name
         }
         assert count(model) == published.count(layout) - published.count(never_called)
-        model.load_state_dict(changeformer_weights(published.fill(layout)))
         with torch.no_grad():
             require_frozen('changeformer', model(published.noise(1, 2, 3, 64, 96)))
 
     def test_pfsegnet(self) -> None:
-        model = PFSegNet('resnet50s', 3, 4, points='paper').eval()
         layout = published.pfsegnet()
+        state = pfsegnet_weights(published.fill(layout))
+        model = built(lambda: PFSegNet('resnet50s', 3, 4, points='paper'), state)
         assert count(model) == published.count(layout)
-        model.load_state_dict(pfsegnet_weights(published.fill(layout)))
         with torch.no_grad():
             both = model.forward_with_edges(published.noise(1, 3, 128, 160))
         require_frozen('pfsegnet', torch.cat(both, 1))
@@ -295,3 +306,11 @@ class TestFiles:
         assert main(['convert', 'ldm-unet', str(path), '--out', str(out)]) == 1
         assert "torch.save(checkpoint['state_dict'], FILE)" in capsys.readouterr().err
         assert not out.exists()
+
+    def test_the_verb_knows_every_converter(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            main(['convert', 'vgg', 'model.pth', '--out', 'out.safetensors'])
+        said = capsys.readouterr().err
+        assert [name for name in CONVERTERS if name not in said] == []
