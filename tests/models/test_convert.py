@@ -297,15 +297,38 @@ class TestFiles:
         assert isinstance(task.model, SiamCRNN)
         assert torch.equal(task.model.head.bias, siamcrnn['main_clf_1.bias'])
 
-    def test_objects_are_not_read(
+    @pytest.mark.parametrize('kind', ['objects', 'text', 'empty', 'cut'])
+    def test_what_cannot_be_read(
+        self, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, out = tmp_path / 'model.pth', tmp_path / 'out.safetensors'
+        torch.save({'state_dict': {}, 'callback': nn.Identity()}, path)
+        whole = path.read_bytes()
+        texts = {'text': b'weights', 'empty': b'', 'cut': whole[: len(whole) // 2]}
+        path.write_bytes(texts.get(kind, whole))
+        assert main(['convert', 'ldm-unet', str(path), '--out', str(out)]) == 1
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "torch.save(checkpoint['state_dict'], FILE)" in said
+        assert not out.exists()
+
+    def test_nothing_to_convert(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path = tmp_path / 'model.pth'
-        torch.save({'state_dict': {}, 'callback': nn.Identity()}, path)
-        out = tmp_path / 'out.safetensors'
-        assert main(['convert', 'ldm-unet', str(path), '--out', str(out)]) == 1
-        assert "torch.save(checkpoint['state_dict'], FILE)" in capsys.readouterr().err
+        path, out = tmp_path / 'model.pth', tmp_path / 'out.safetensors'
+        torch.save({'epoch': 3}, path)
+        assert main(['convert', 'siamcrnn', str(path), '--out', str(out)]) == 1
+        assert 'holds no tensors by name' in capsys.readouterr().err
         assert not out.exists()
+
+    @pytest.mark.parametrize('content', [None, b'text'])
+    def test_weights_that_cannot_be_read(
+        self, tmp_path: Path, content: bytes | None
+    ) -> None:
+        path = tmp_path / 'weights.safetensors'
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(ValueError, match=r'weights=.* cannot be read .* wrote'):
+            load_converted(nn.Identity(), path)
 
     def test_the_verb_knows_every_converter(
         self, capsys: pytest.CaptureFixture[str]

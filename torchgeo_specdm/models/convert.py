@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -223,11 +224,12 @@ def convert_file(network: str, checkpoint: Path, out: Path) -> None:
     """
     try:
         read: Any = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(
-            f'{checkpoint} holds more than tensors and plain values, which may run '
-            'foreign code when it is read. Where you trust it, save its state dict '
-            "alone: torch.save(checkpoint['state_dict'], FILE)."
+            f'{checkpoint} is no checkpoint of PyTorch, is cut off, or holds more than '
+            'tensors and plain values, which may run foreign code when they are read. '
+            'Where you trust it, save its state dict alone: '
+            "torch.save(checkpoint['state_dict'], FILE)."
         ) from error
     for entry in _ENTRIES:
         read = read.get(entry, read) if isinstance(read, Mapping) else {}
@@ -237,6 +239,11 @@ def convert_file(network: str, checkpoint: Path, out: Path) -> None:
         for name, value in read.items()
         if isinstance(value, Tensor)
     }
+    if not tensors:
+        raise ValueError(
+            f'{checkpoint} holds no tensors by name, neither at its top nor under '
+            f'{_ENTRIES}. Save its state dict alone.'
+        )
     found = CONVERTERS[network](tensors)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in found.items()}, out)
@@ -253,9 +260,15 @@ def load_converted(network: nn.Module, path: str | Path) -> None:
         path: File that :func:`convert_file` wrote.
 
     Raises:
-        ValueError: If the file has the weights of another network.
+        ValueError: If the file cannot be read, or has the weights of another network.
     """
-    state, wanted = load_file(path), network.state_dict()
+    try:
+        state, wanted = load_file(path), network.state_dict()
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f'weights={str(path)!r} cannot be read ({error}). Name a file that '
+            'torchgeo-specdm convert wrote, or use true or false.'
+        ) from error
     different = sorted(set(state) ^ set(wanted))
     if different:
         raise ValueError(
