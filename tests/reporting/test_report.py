@@ -65,6 +65,18 @@ def _measures() -> dict[str, Any]:
             'mask_miou': 0.951,
             'count': 4,
         },
+        'denoising': {
+            'mask': {
+                'log_snr': [0, 4],
+                'network': [0.2, 0.18],
+                'noisy': [1.0, 0.018],
+                'linear': [0.3, 0.017],
+            }
+        },
+        'detail': {
+            'synthetic': {'power': {'above 1/4': 0.31}, 'seams': 1.5},
+            'held_out': {'power': {'above 1/4': 0.94}, 'seams': 1.02},
+        },
         'fidelity': {'image': {'frechet': frechet, 'samples': 16}},
         'spectra': {
             'synthetic': {'msad': 0.043, 'gain': 1.04, 'per_class': {NAMES[0]: 0.1}},
@@ -219,6 +231,7 @@ class TestPage:
             'nearest',
             'comparison',
             'measures',
+            'denoising',
             'training',
             'samples',
             'codec',
@@ -250,6 +263,7 @@ class TestPage:
             ('spectra', ['spectra']),
             ('areas', ['area']),
             ('overlap', ['overlap']),
+            ('denoising', ['denoising']),
             ('codec', ['reconstruction', 'alignment']),
         ],
     )
@@ -280,7 +294,7 @@ class TestPage:
     def test_lights_have_words(self, whole: Page) -> None:
         names = ('Looks real', 'Labels fit', 'Not copied')
         after = [whole.texts[whole.texts.index(name) + 1] for name in names]
-        assert after == ['good', 'doubtful', 'doubtful']
+        assert after == ['bad', 'doubtful', 'doubtful']
         classes = [a.get('class') for tag, a in whole.tags if tag == 'li'][:3]
         assert classes == after
 
@@ -326,13 +340,20 @@ class TestPage:
         assert (spread == DASH) == (seeds == 1)
         assert (f'[{DASH}, {DASH}]' in difference) == (seeds == 1)
 
+    def test_detail_and_denoiser(self, whole: Page) -> None:
+        row = whole.row('Power above 1/4 cycles a pixel')
+        assert row == ['0.31', DASH, '0.94']
+        assert whole.row('Steps on a grid') == ['1.50', DASH, '1.02']
+        assert 'they are soft' in whole.text and 'they are blocky' in whole.text
+        assert 'estimate of mask is worse than the noisy latents' in whole.text
+
     def test_pictures_and_their_switch(self, whole: Page) -> None:
         radios = [a for tag, a in whole.tags if tag == 'input']
         assert {a['type'] for a in radios} == {'radio'} and len(radios) == 3
         assert ['checked' in a for a in radios] == [True, False, False]
         pictures = [a for tag, a in whole.tags if tag == 'img']
-        # 8 pairs in 3 rows and 3 combinations, 4 rows of chosen ones, and 4 charts
-        assert len(pictures) == 2 * 8 * 3 * 3 + 2 * 8 * 4 + 4
+        # 8 pairs in 3 rows and 3 combinations, 4 rows of chosen ones, and 5 charts
+        assert len(pictures) == 2 * 8 * 3 * 3 + 2 * 8 * 4 + 5
         assert all(picture['alt'] for picture in pictures)
 
     def test_samples_can_be_sorted_and_are_cut(self, whole: Page, page: Any) -> None:

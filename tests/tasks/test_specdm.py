@@ -20,6 +20,7 @@ from torchgeo_specdm import (
     SpecDMTask,
 )
 from torchgeo_specdm.codecs import load_codec
+from torchgeo_specdm.diffusion import read_errors
 
 from ..conftest import (
     PAIR_BANDS,
@@ -116,6 +117,16 @@ class TestDiffusion:
         found = diffusion_run.trainer.callback_metrics
         for name in ('val_loss', 'val_loss_image_1', 'val_loss_mask'):
             assert bool(found[name].isfinite())
+        # and at each level of noise, kept for the report
+        errors = read_errors(diffusion_run.out)
+        assert {'image_1', 'mask'} <= errors.keys()
+        for stream, columns in errors.items():
+            assert columns['log_snr']
+            for level, error in zip(
+                columns['log_snr'], columns['network'], strict=True
+            ):
+                logged = float(found[f'val_error/{stream}/{level:+g}'])
+                assert logged == pytest.approx(error, rel=1e-5) and error > 0
 
     def test_average_is_not_the_trained_weights_and_is_saved(
         self, diffusion_run: Run

@@ -7,6 +7,7 @@ import pytest
 
 from torchgeo_specdm.metrics.detail import OCTAVES
 from torchgeo_specdm.trust.lights import codec_sentences, lights, paints_labels
+from torchgeo_specdm.trust.looks import denoiser_sentences
 
 LOOKS, FIT, COPIED = 'looks real', 'labels fit', 'not copied'
 
@@ -282,3 +283,20 @@ def test_nothing_measured() -> None:
     ]
     empty = {'fidelity': None, 'alignment': None, 'spectra': None, 'memorisation': None}
     assert lights(empty) == lights({})
+
+
+def test_a_denoiser_worse_than_no_network_is_named() -> None:
+    levels: dict[str, list[float]] = {
+        'log_snr': [-2, 0, 2, 4],
+        'noisy': [7.4, 1.0, 0.135, 0.018],
+        'linear': [0.6, 0.3, 0.1, 0.015],
+    }
+    good = levels | {'network': [0.5, 0.2, 0.09, 0.0151]}
+    bad = levels | {'network': [0.5, 0.2, 0.2, 0.18]}
+    assert denoiser_sentences({'image_1': good, 'mask': good}) == []
+    noisy, linear = denoiser_sentences({'image_1': good, 'mask': bad})
+    assert noisy == (
+        "The denoiser's estimate of mask is worse than the noisy latents themselves at "
+        'log-SNR +2, +4 (10.0 times the squared error at +4).'
+    )
+    assert 'the best linear estimate at log-SNR +2, +4 (12.0 times' in linear

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..diffusion import Generator
+from ..diffusion import Generator, read_errors
 from ..pairs.tiles import TileDataset, Tiles
 from ..trust.datamodule import TrustDataModule
 from ..trust.measures import read_measures
@@ -38,6 +38,8 @@ def collect_measures(
         ``measures``, ``scores``, ``rows``, ``best``, ``worst`` and ``nearest``.
     """
     measures = read_measures(trust)
+    if generator is not None:
+        measures['denoising'] = read_errors(generator)
     scores = read_scores(trust / 'scores' / 'synthetic.jsonl')
     order = rank_samples(scores)
     synthetic = data.tiles['synthetic']

@@ -22,11 +22,17 @@ from ..pairs.tiles import Tiles
 from ..study.runs import Run
 from ..study.verdicts import NAMES, verdicts
 from ..trust.lights import codec_sentences, lights
+from ..trust.looks import denoiser_sentences
 from ..trust.numbers import number, short
 from .figures import NARROW, WIDTH, as_data_uri, score_dots
 from .pictures import Pair, picture_side, show_pairs, stretch
 from .tables import MOST_SAMPLES, comparison_tables, measure_tables, sample_table
-from .trust_figures import class_areas, class_spectra_figure, training_curves
+from .trust_figures import (
+    class_areas,
+    class_spectra_figure,
+    denoising_errors,
+    training_curves,
+)
 
 #: Points of a training curve: more cannot be told apart on a page.
 _POINTS = 400
@@ -122,6 +128,7 @@ def write_report(out: Path, content: ReportContent) -> Path:
         score_name=NAMES.get(content.score, content.score),
         lights=lights(content.measures),
         codec=codec_sentences(content.measures),
+        denoiser=denoiser_sentences(content.measures.get('denoising') or {}),
         charts=_charts(content),
         **_pictures(content),
         comparison=tables,
@@ -213,6 +220,8 @@ def _charts(content: ReportContent) -> dict[str, Any]:
         found['spectra'] = _chart(lambda w: class_spectra_figure(spectra, spec, w))
     if area.get('train') and area.get('synthetic'):
         found['areas'] = _chart(lambda w: class_areas(area, spec, w))
+    if denoising := measures.get('denoising'):
+        found['denoising'] = _chart(partial(denoising_errors, denoising))
     for stage, curves in content.curves.items():
         if curves:
             found['curves'][stage] = _chart(partial(training_curves, curves))

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Spectra, class areas and training curves."""
+"""Spectra, class areas, errors of the denoiser and training curves."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -156,6 +156,38 @@ def training_curves(
     if all(value > 0 for points in curves.values() for _, value in points):
         axis.set_yscale('log')
     axis.set_xlabel('steps', fontsize=TEXT)
+    tidy(axis)
+    legend_above(figure, width)
+    return figure
+
+
+def denoising_errors(
+    errors: Mapping[str, Mapping[str, Sequence[float]]], width: float = WIDTH
+) -> Figure:
+    """Errors of the denoiser by stream and level of noise, and of simpler estimates.
+
+    Args:
+        errors: Of each stream ``log_snr``, and mean squared errors ``network``,
+            ``noisy`` and ``linear`` of the clean latents.
+        width: Width of the figure in inches.
+
+    Returns:
+        The figure, with a logarithmic scale.
+    """
+    figure, axis = panel(width)
+    for number, (stream, found) in enumerate(errors.items()):
+        for name, style in (('network', 'o-'), ('linear', '--'), ('noisy', ':')):
+            axis.plot(
+                found['log_snr'],
+                found[name],
+                style,
+                color=f'C{number}',
+                markersize=3,
+                linewidth=1.1,
+                label=f'{stream}, {name}'.replace('$', r'\$'),
+            )
+    axis.set_yscale('log')
+    axis.set_xlabel('log signal-to-noise ratio', fontsize=TEXT)
     tidy(axis)
     legend_above(figure, width)
     return figure

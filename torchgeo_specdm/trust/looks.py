@@ -3,7 +3,7 @@
 
 """The name of what is wrong with the detail of images and masks, by rule."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .numbers import State, find_number, graded
@@ -23,7 +23,42 @@ _BOUNDARY, _SPECKLED = 0.6, 0.4
 _COARSE = ('below 1/16', '1/16 to 1/8')
 _FINE = ('1/8 to 1/4', 'above 1/4')
 
+#: Error of the denoiser over that of a simpler estimate, from where on it is worse.
+_WORSE = 1.05
+
 Finding = tuple[State, str]
+
+
+def denoiser_sentences(
+    errors: Mapping[str, Mapping[str, Sequence[float]]],
+) -> list[str]:
+    """Say where the denoiser is worse than what needs no network.
+
+    Args:
+        errors: Of each stream, as :func:`~torchgeo_specdm.diffusion.read_errors` gives
+            them.
+
+    Returns:
+        A sentence for each stream and each simpler estimate that beats the network.
+    """
+    said = []
+    simpler = {
+        'noisy': 'the noisy latents themselves',
+        'linear': 'the best linear estimate',
+    }
+    for stream, found in errors.items():
+        for name, called in simpler.items():
+            rows = zip(found['log_snr'], found['network'], found[name], strict=True)
+            worse = [(n / s, level) for level, n, s in rows if n > _WORSE * s]
+            if worse:
+                ratio, level = max(worse)
+                levels = ', '.join(f'{level:+g}' for _, level in worse)
+                said.append(
+                    f"The denoiser's estimate of {stream} is worse than {called} at "
+                    f'log-SNR {levels} '
+                    f'({ratio:.1f} times the squared error at {level:+g}).'
+                )
+    return said
 
 
 def detail_findings(measures: Mapping[str, Any]) -> list[Finding]:

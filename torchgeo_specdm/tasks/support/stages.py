@@ -24,7 +24,15 @@ from ...codecs import (
     save_codec,
 )
 from ...datamodules.support.adapter import fit_statistics
-from ...diffusion import Generator, JointDenoiser, move_average
+from ...diffusion import (
+    ERRORS,
+    DenoisingErrors,
+    Generator,
+    JointDenoiser,
+    move_average,
+    plain_errors,
+)
+from ...files import write_text
 from ...presets import generator_settings
 
 Batch = dict[str, Tensor]
@@ -186,6 +194,9 @@ class DiffusionStage(Stage):
         self.patch_size = generator.config['patch_size']
         names = ('loss', *(f'loss_{stream}' for stream in generator.process.streams))
         self.means: Any = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.errors = DenoisingErrors(generator.process.streams)
+        #: Errors of the last validation, as plain JSON types.
+        self.last_errors: dict[str, Any] = {}
 
     @classmethod
     def build(
@@ -221,11 +232,22 @@ class DiffusionStage(Stage):
         )
         for name, value in losses.items():
             self.means[name].update(value, len(latent))
+        self.errors.update(
+            self.generator.process, self.generator.denoiser, latent, first
+        )
 
     def scores(self) -> dict[str, Tensor]:
-        """Return the mean losses over samples, overall and of each stream."""
+        """Return the mean losses over samples, overall and of each stream.
+
+        And of each stream and level of noise the error of the clean latents (see
+        :class:`DenoisingErrors`), named such as ``error/mask/+2``.
+        """
         scores = {name: metric.compute() for name, metric in self.means.items()}
-        for metric in self.means.values():
+        self.last_errors = plain_errors(self.errors.compute())
+        for stream, found in self.last_errors.items():
+            for level, error in zip(found['log_snr'], found['network'], strict=True):
+                scores[f'error/{stream}/{level:+d}'] = torch.tensor(error)
+        for metric in (*self.means.values(), self.errors):
             metric.reset()
         return scores
 
@@ -238,6 +260,9 @@ class DiffusionStage(Stage):
         """Write the generator."""
         self.generator.config['training'] = dict(training)
         self.generator.save(folder)
+        if self.last_errors:
+            text = json.dumps(self.last_errors, indent=2)
+            write_text(folder / ERRORS, text + '\n')
 
     def _latent(self, batch: Batch) -> Tensor:
         """Latents (B, D, h, w) of a batch, or those that it holds already."""
