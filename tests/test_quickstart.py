@@ -139,7 +139,7 @@ def test_the_whole_path(
     said, error = capsys.readouterr()
     assert 'The same command goes on from here.' in error
     # it says before each step how long it takes
-    steps = ('Drawing 23', 'Timing', 'Stage 1', 'Stage 2', 'Generating 16 labelled')
+    steps = ('Making 23', 'Timing', 'Stage 1', 'Stage 2', 'Generating 16 labelled')
     for line, step in zip(said.splitlines(), steps, strict=True):
         assert line.startswith(step) and ' (about ' in line
 

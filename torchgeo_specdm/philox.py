@@ -7,7 +7,7 @@ import numpy as np
 from numpy.random import Philox
 
 
-def philox(seed: int, number: int, stream: int, draw: int = 0) -> Philox:
+def philox(seed: int, number: int, stream: int, step: int = 0) -> Philox:
     """Counter-based random bits, the same in every version of NumPy.
 
     They do not depend on order, batches, workers, processes or restarts, and those of
@@ -15,9 +15,9 @@ def philox(seed: int, number: int, stream: int, draw: int = 0) -> Philox:
 
     Args:
         seed: Seed of the run, 0 or more.
-        number: Number of the sample, or of whatever else is drawn, 0 or more.
-        stream: Tells independent draws for one number apart, 0 or more.
-        draw: Tells steps of one stream apart, 0 or more.
+        number: Number of the sample, or of whatever else is made by lot, 0 or more.
+        stream: Tells independent uses of one number apart, 0 or more.
+        step: Tells steps of one stream apart, 0 or more.
 
     Returns:
         The bits: ``random_raw`` gives them as they are, NumPy's ``Generator`` makes
@@ -32,4 +32,4 @@ def philox(seed: int, number: int, stream: int, draw: int = 0) -> Philox:
             'ones.'
         )
     key = np.array([seed, number], np.uint64)
-    return Philox(key=key, counter=np.array([0, 0, draw, stream], np.uint64))
+    return Philox(key=key, counter=np.array([0, 0, step, stream], np.uint64))

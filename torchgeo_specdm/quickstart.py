@@ -200,7 +200,7 @@ class Quickstart:
         }
         require_same_settings(self.out / 'plan.json', self._settings)
         if self.data is None:
-            verb = 'Checking' if (data / 'README.md').exists() else 'Drawing'
+            verb = 'Checking' if (data / 'README.md').exists() else 'Making'
             self._say(f'{verb} {sum(_SCENES)} demo scenes in {data}', 10)
             change = self.task == 'change'
             write_scenes(data, _SCENES, _SCENE_SIZE, self.seed, change=change)

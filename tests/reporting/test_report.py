@@ -202,7 +202,7 @@ def whole(path: Path) -> Page:
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Write a changed page, without its charts, which take their time."""
-    monkeypatch.setattr(report, '_chart', lambda draw: {'wide': 'data:,', 'narrow': ''})
+    monkeypatch.setattr(report, '_chart', lambda plot: {'wide': 'data:,', 'narrow': ''})
 
     def make(**changes: Any) -> Page:
         out = write_report(tmp_path / 'page.html', replace(full(), **changes))

@@ -172,9 +172,9 @@ class Generator(nn.Module):
             clean = self.codec.encode({'image': image, 'mask': given['mask']}).float()
         size = self.codec.latent_size(height, width)
 
-        def noise(draw: int) -> Tensor:
-            drawn = sample_noise(seed, indices, self.process.streams, size, draw)
-            return drawn.to(device)
+        def noise(step: int) -> Tensor:
+            streams = self.process.streams
+            return sample_noise(seed, indices, streams, size, step).to(device)
 
         latent = self._denoise(noise, clean, settings, strength)
         sample = self.codec.decode(latent)
@@ -192,7 +192,7 @@ class Generator(nn.Module):
         """Run the sampler on all streams that are not given.
 
         Args:
-            noise: Fresh noise (B, D, h, w) for each draw.
+            noise: Fresh noise (B, D, h, w) for each step; 0 is the one to begin with.
             clean: Latents of given samples, or None.
             settings: ``sampler``, ``steps`` and ``clip``.
             strength: Share of the way from clean to noise that given images are noised.
@@ -209,7 +209,7 @@ class Generator(nn.Module):
         if clean is not None and strength < 1:
             start = self._times(state, int(solver.timesteps[0]) + 1, None)
             state = self.process.add_noise(clean, state, start)
-        for draw, moment in enumerate(solver.timesteps, start=1):
+        for step, moment in enumerate(solver.timesteps, start=1):
             # diffusers counts from the least noise; here 0 is a clean latent
             times = self._times(state, int(moment) + 1, clean)
             state = self._keep_mask(state, clean)
@@ -218,7 +218,7 @@ class Generator(nn.Module):
             estimate = self.process.clean_estimate(output, state, times)
             if clip is not None:
                 estimate = estimate.clamp(-clip, clip)
-            fresh = noise(draw) if sampler in STOCHASTIC else None
+            fresh = noise(step) if sampler in STOCHASTIC else None
             (state,) = solver.step(
                 estimate * scale, moment, state, variance_noise=fresh, return_dict=False
             )

@@ -18,8 +18,8 @@ _STREAMS = {'mask': 0, 'image_and_mask': 1_000, 'choice': 1_001}
 SEED_LIMIT = 2**63
 
 
-def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGenerator:
-    """Random numbers that are a function of (seed, index, stream, draw) alone.
+def stream_random(seed: int, index: int, stream: str, step: int = 0) -> RandomGenerator:
+    """Random numbers that are a function of (seed, index, stream, step) alone.
 
     Counter-based, so they do not depend on batch size, order, workers, ranks or
     restarts, and no two samples share them; torch's generator keeps only 32 bits of
@@ -30,7 +30,8 @@ def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGe
         index: Number of the sample, 0 or more.
         stream: ``mask``, ``image_<t>``, ``image_and_mask``, or ``choice`` for what is
             chosen by lot.
-        draw: Number of the draw, for samplers that need fresh noise at each step.
+        step: Step of the sampler, for those that need fresh noise at each; 0 is the
+            noise that they begin with.
 
     Returns:
         The random number generator.
@@ -38,7 +39,7 @@ def stream_random(seed: int, index: int, stream: str, draw: int = 0) -> RandomGe
     number = _STREAMS.get(stream)
     if number is None:
         number = int(stream.removeprefix('image_'))
-    return RandomGenerator(philox(seed, index, number, draw))
+    return RandomGenerator(philox(seed, index, number, step))
 
 
 def sample_noise(
@@ -46,7 +47,7 @@ def sample_noise(
     indices: Sequence[int],
     streams: dict[str, slice],
     size: tuple[int, int],
-    draw: int = 0,
+    step: int = 0,
 ) -> Tensor:
     """Standard normal noise for a batch of samples.
 
@@ -55,7 +56,7 @@ def sample_noise(
         indices: Number of each sample.
         streams: Channels of each stream.
         size: Height and width of the latent.
-        draw: Number of the draw (see :func:`stream_random`).
+        step: Step of the sampler (see :func:`stream_random`).
 
     Returns:
         Noise (B, D, h, w), float32, on the CPU.
@@ -63,7 +64,7 @@ def sample_noise(
     batch = []
     for index in indices:
         parts = [
-            stream_random(seed, index, stream, draw).standard_normal(
+            stream_random(seed, index, stream, step).standard_normal(
                 (channels.stop - channels.start, *size), dtype=np.float32
             )
             for stream, channels in streams.items()

@@ -74,7 +74,7 @@ class RandomFeatures(Extractor):
     """
 
     def __init__(self, channels: int, features: int = 32, seed: int = 1) -> None:
-        """Draw the kernels."""
+        """Make the kernels by lot."""
         super().__init__()
         self.num_features = len(_KERNELS) * features
         self.kernels = nn.ModuleList(

@@ -149,7 +149,7 @@ def score_dots(
 
 
 def _add_intervals(axis: Axes, runs: Sequence[Run], score: str) -> None:
-    """Draw paired differences, where there are two pairs or more, with their end."""
+    """Plot paired differences, where there are two pairs or more, with their end."""
     places = list(by_arm(runs, score))
     real = _mean(list(by_arm(runs, score).get((REAL, 0.0), {}).values()))
     label: str | None = 'difference, 95 %'
@@ -230,7 +230,7 @@ def panel(width: float) -> tuple[Figure, Axes]:
 
 
 def legend_above(figure: Figure, width: float) -> None:
-    """Name what is drawn where it hides nothing.
+    """Name what is plotted where it hides nothing.
 
     Args:
         figure: Figure of one panel, or of several that show the same.

@@ -228,9 +228,9 @@ def _charts(content: ReportContent) -> dict[str, Any]:
     return found
 
 
-def _chart(draw: Callable[[float], Figure]) -> dict[str, str]:
+def _chart(plot: Callable[[float], Figure]) -> dict[str, str]:
     """A chart in both widths, as data URIs."""
-    return {'wide': as_data_uri(draw(WIDTH)), 'narrow': as_data_uri(draw(NARROW))}
+    return {'wide': as_data_uri(plot(WIDTH)), 'narrow': as_data_uri(plot(NARROW))}
 
 
 def _pictures(content: ReportContent) -> dict[str, Any]:

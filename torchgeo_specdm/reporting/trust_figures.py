@@ -32,7 +32,7 @@ def class_spectra_figure(
     Args:
         spectra: ``names`` of the classes (with several dates, of each at each date),
             and ``curves``: for ``train`` and ``synthetic`` ``mean`` and ``std`` of
-            reflectance, a list over the bands for each name; None is not drawn.
+            reflectance, a list over the bands for each name; None is not plotted.
             ``synthetic`` may hold ``per_class``, angles in radians by name.
         spec: Description of the samples.
         width: Width of the figure in inches.

@@ -75,7 +75,7 @@ class _Site:
         return np.asarray(_KIND[self.cover] == 1)
 
     def pick(self, weight: Field) -> tuple[int, int]:
-        """Row and column of a pixel drawn by weight; any if all weigh nothing."""
+        """Row and column of a pixel chosen by weight; any if all weigh nothing."""
         total = weight.cumsum()
         spot = np.searchsorted(total, self.rng.random() * total[-1], 'right')
         row, col = divmod(min(int(spot), weight.size - 1), len(weight))

@@ -3,9 +3,9 @@
 
 """Procedural labelled scenes in the manner of Sentinel-2: a demo and a test bed.
 
-Nothing here was measured: land is drawn from noise, spectra are smooth curves with the
+Nothing here was measured: land is laid out from noise, spectra are smooth curves with the
 known features of their materials. Use the scenes to try and to test the software, never
-as evidence about real land. :func:`lay_out` draws a place (what covers each pixel, of
+as evidence about real land. :func:`lay_out` makes a place (what covers each pixel, of
 which parcel it is); :func:`render` looks at it on a day of the year, under a sun and an
 atmosphere. One pixel is 10 m.
 """
@@ -136,7 +136,7 @@ def make_scene(
 
 
 def lay_out(rng: Generator, size: int, hard: bool) -> Land:
-    """Draw a place: fields first, then what people and water put over them.
+    """Make a place: fields first, then what people and water put over them.
 
     Args:
         rng: Source of all randomness of the place.

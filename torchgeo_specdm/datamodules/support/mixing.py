@@ -99,9 +99,9 @@ class MixSampler(DistributedSampler[Any]):
     """Orders a mixed training set: real samples first in it, then synthetic ones.
 
     Each pool of samples is an endless stream of shuffled passes, so every sample is
-    drawn once before any is drawn again, and an epoch is a window of the stream.
-    Batches are dealt to the processes in turn, so that together they draw what one
-    process would draw. It is a DistributedSampler because Lightning leaves such a
+    taken once before any is taken again, and an epoch is a window of the stream.
+    Batches are dealt to the processes in turn, so that together they take what one
+    process would take. It is a DistributedSampler because Lightning leaves such a
     one in place and calls its ``set_epoch``.
 
     Args:
@@ -139,7 +139,7 @@ class MixSampler(DistributedSampler[Any]):
             self.pools = [(0, real), (real, synthetic)]
 
     def __len__(self) -> int:
-        """Number of samples that this process draws in an epoch."""
+        """Number of samples that this process takes in an epoch."""
         return self.batches * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
@@ -150,16 +150,16 @@ class MixSampler(DistributedSampler[Any]):
 
     def _batch(self, number: int) -> Iterator[int]:
         """Positions of the batch with this number, counted over all epochs."""
-        begins = self._drawn(number * self.batch_size)
-        ends = self._drawn((number + 1) * self.batch_size)
+        begins = self._taken(number * self.batch_size)
+        ends = self._taken((number + 1) * self.batch_size)
         for pool, (first, size) in enumerate(self.pools):
-            for draw in range(begins[pool], ends[pool]):
-                turn, position = divmod(draw, size)
+            for taken in range(begins[pool], ends[pool]):
+                turn, position = divmod(taken, size)
                 stream = _ORDER + pool
                 yield first + int(_shuffled(self.seed, stream, turn, size)[position])
 
-    def _drawn(self, total: int) -> list[int]:
-        """Number of the first draws that fall to each pool.
+    def _taken(self, total: int) -> list[int]:
+        """Number of the first samples that are taken from each pool.
 
         The running total is rounded, so that rounding errors do not add up.
         """

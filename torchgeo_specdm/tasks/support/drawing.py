@@ -71,7 +71,8 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
     assert isinstance(batches, BatchDataset)
     hidden = not trainer.is_global_zero
     for position in tqdm(range(len(batches)), 'generating', disable=hidden):
-        writer.write(draw_batch(task.generator, batches[position]), trainer)
+        drawn = draw_batch(task.generator, batches[position])
+        writer.write_on_batch_end(trainer, task, drawn)
     writer.finish(trainer)
     trainer.strategy.barrier()
 
@@ -139,29 +140,20 @@ class PairPredictionWriter(BasePredictionWriter):
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any
     ) -> None:
-        """Write a batch.
+        """Write the samples of a batch that are not there yet.
 
         Args:
             trainer: Tells whether to stop.
             pl_module: Not needed.
             prediction: From :func:`draw_batch`.
             *args: Not needed: the prediction tells the numbers of its samples.
-        """
-        self.write(prediction, trainer)
-
-    def write(self, batch: dict[str, Tensor], trainer: Trainer) -> None:
-        """Write the samples of a batch that are not there yet.
-
-        Args:
-            batch: From :func:`draw_batch`.
-            trainer: Tells whether to stop.
 
         Raises:
             SIGTERMException: After SIGTERM, when a sample is written.
         """
-        images, masks = (batch[key].cpu().numpy() for key in ('image', 'mask'))
+        images, masks = (prediction[key].cpu().numpy() for key in ('image', 'mask'))
         source = self.data.source
-        for i, index in enumerate(batch['index'].tolist()):
+        for i, index in enumerate(prediction['index'].tolist()):
             if index in self.written:
                 continue
             record: dict[str, Any] = {'index': index, 'seed': self.data.seed}
