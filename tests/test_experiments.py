@@ -24,6 +24,7 @@ from torchgeo_specdm.cli import main as specdm
 from torchgeo_specdm.datasets.oscd import oscd_spec
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.scenes.writing import write_scenes
+from torchgeo_specdm.study.controls import CONTROLS
 from torchgeo_specdm.study.design import Study
 
 from .data.oscd import IMAGES, make_oscd
@@ -31,6 +32,8 @@ from .data.segmunich import make_segmunich
 
 EXPERIMENTS = Path(__file__).parents[1] / 'experiments'
 STUDIES = sorted(EXPERIMENTS.glob('*/study.yaml'))
+#: Its arms are run in tests/study/test_synthetic.py.
+HARM = EXPERIMENTS / 'hls' / 'harm.yaml'
 HLS_BANDS = ('Coastal', 'Blue', 'Green', 'Red', 'NIR', 'SWIR1', 'SWIR2')
 
 
@@ -199,7 +202,7 @@ def test_four_steps(
     [
         p
         for p in sorted(EXPERIMENTS.glob('*/*.yaml'))
-        if p not in STUDIES and p.parent.name != 'paper'
+        if p not in (*STUDIES, HARM) and p.parent.name != 'paper'
     ],
     ids=lambda p: f'{p.parent.name}-{p.stem}',
 )
@@ -210,6 +213,11 @@ def test_says_how_to_run(path: Path) -> None:
         f'torchgeo {command} --config experiments/{path.parent.name}/{path.name}'
         in head
     )
+
+
+def test_the_study_of_harm_takes_it_apart() -> None:
+    sources = {arm.source for arm in Study.read(HARM).arms.values()}
+    assert sources == {'joint', 'vary', *CONTROLS}
 
 
 SHRUNK_DATA = {
