@@ -213,13 +213,20 @@ def _add_generate(verbs: Any) -> None:
         '--batch-size', type=int, default=16, help='samples that are drawn at a time'
     )
     given = generate.add_mutually_exclusive_group()
-    given.add_argument('--masks', help='folder of pairs: draw images for its masks')
+    given.add_argument(
+        '--masks', help='folder of masks, or of pairs: draw images for the masks'
+    )
     given.add_argument('--vary', help='folder of pairs: vary its images, keep masks')
     generate.add_argument(
         '--strength',
         type=float,
         default=0.6,
         help='how far --vary goes: 0 keeps the image, 1 forgets it',
+    )
+    generate.add_argument(
+        '--augment',
+        action='store_true',
+        help='crop, flip and turn what --masks or --vary give, for more samples',
     )
     generate.add_argument(
         '--devices',
@@ -490,6 +497,7 @@ def _generate(options: argparse.Namespace) -> None:
         options.masks,
         options.vary,
         options.strength,
+        options.augment,
     )
     trainer = Trainer(
         devices=options.devices, logger=False, callbacks=[StepProgressBar('generating')]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.transform import from_origin
 from torch import Tensor
 
 from torchgeo_specdm import GenerationDataModule, Generator, PairFolder
@@ -42,7 +43,9 @@ class TestGivenMasks:
         tmp_path_factory: pytest.TempPathFactory,
     ) -> Path:
         root = tmp_path_factory.mktemp('masks')
-        data = GenerationDataModule(str(root / 'set'), 40, masks=str(pair_folder))
+        data = GenerationDataModule(
+            str(root / 'set'), 40, masks=str(pair_folder), augment=True
+        )
         draw(diffusion_run, data, root)
         return root / 'set'
 
@@ -56,6 +59,11 @@ class TestGivenMasks:
             mask = source[source.ids.index(row['source'])]['mask']
             equal = [torch.equal(found[i]['mask'], x) for x in versions(mask)]
             assert any(equal), row
+            # as the manifest tells
+            turned = torch.rot90(mask, row['turns'], (-2, -1))
+            assert torch.equal(
+                found[i]['mask'], turned.flip(-1) if row['flip'] else turned
+            )
             turns.add(equal.index(True))
         # by lot: not always the same
         assert len(turns) > 4
@@ -116,6 +124,61 @@ class TestGivenMasks:
         (folder / 'dataset.json').write_text(text)
         data = GenerationDataModule(str(tmp_path / 'set'), 3, masks=str(folder))
         with pytest.raises(ValueError, match=r"'town'.*'snow'"):
+            draw(diffusion_run, data, tmp_path)
+
+
+class TestMasksAlone:
+    @pytest.fixture
+    def codes(self) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 2, (48, 64)).astype(np.uint8)
+
+    @pytest.mark.parametrize('ending', ['tif', 'png'])
+    def test_are_kept_where_they_lie(
+        self, diffusion_run: Run, tmp_path: Path, codes: np.ndarray, ending: str
+    ) -> None:
+        place = {'crs': 'EPSG:32632', 'transform': from_origin(500_000, 10, 10, 10)}
+        georeferenced = ending == 'tif'
+        path = tmp_path / 'drawn' / f'plan.{ending}'
+        path.parent.mkdir()
+        with rasterio.open(
+            path,
+            'w',
+            height=48,
+            width=64,
+            count=1,
+            dtype='uint8',
+            **(place if georeferenced else {}),
+        ) as target:
+            target.write(codes, 1)
+        out = tmp_path / 'set'
+        data = GenerationDataModule(str(out), 2, masks=str(path.parent))
+        draw(diffusion_run, data, tmp_path)
+        found = PairFolder(out)
+        assert len(found) == 2 and found[0]['image'].shape == (6, 48, 64)
+        assert not found[0]['image'].equal(found[1]['image'])
+        for name in ('images/000001.tif', 'masks/000001.tif'):
+            with rasterio.open(out / name) as source:
+                if georeferenced:
+                    assert (source.crs, source.transform) == tuple(place.values())
+                else:
+                    assert source.crs is None
+        assert np.array_equal(found[1]['mask'], codes)
+
+    def test_of_values_that_are_no_class(
+        self, diffusion_run: Run, tmp_path: Path, codes: np.ndarray
+    ) -> None:
+        (tmp_path / 'masks').mkdir()
+        with rasterio.open(
+            tmp_path / 'masks' / 'a.tif',
+            'w',
+            height=48,
+            width=64,
+            count=1,
+            dtype='uint8',
+        ) as target:
+            target.write(codes + 77, 1)
+        data = GenerationDataModule(str(tmp_path / 'set'), 1, masks=str(tmp_path))
+        with pytest.raises(ValueError, match=r'values \[77, 78\].*classes\.csv'):
             draw(diffusion_run, data, tmp_path)
 
 

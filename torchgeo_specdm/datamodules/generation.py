@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 
+from ..datasets.masks import MaskFolder
 from ..datasets.pairs import PairFolder
 from ..diffusion.noise import SEED_LIMIT, stream_random
+from ..pairs.description import CLASSES
+from ..pairs.layout import DESCRIPTION
 from ..pairs.spec import SampleSpec
 
 _log = logging.getLogger(__name__)
@@ -32,7 +35,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
         source: Folder of given samples, or None.
         seed: Seed of the run, which also chooses crops, flips and turns of given
             samples.
-        size: Height and width that given samples are cropped to.
+        size: Height and width that given samples are cropped to; None keeps them whole
+            and as they lie.
         keys: Keys that given samples need: ``mask``, and maybe ``image``.
         strength: Distance that given images are varied, in 0..1; 1 forgets them.
     """
@@ -40,9 +44,9 @@ class BatchDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         batches: Sequence[Sequence[int]],
-        source: PairFolder | None,
+        source: PairFolder | MaskFolder | None,
         seed: int,
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         keys: tuple[str, ...] = ('image', 'mask'),
         strength: float = 1.0,
     ) -> None:
@@ -68,13 +72,41 @@ class BatchDataset(Dataset[dict[str, Any]]):
         }
         if self.source is not None:
             given = [self._given(index, self.source) for index in indices]
+            sizes = {tuple(sample['mask'].shape) for sample in given}
+            if len(sizes) > 1:
+                raise ValueError(
+                    f'{self.source.root} has samples of the sizes {sorted(sizes)}, but '
+                    'those of one batch must be of one. Use batch_size=1.'
+                )
             for key in self.keys:
                 batch[key] = torch.stack([sample[key] for sample in given])
         return batch
 
-    def _given(self, index: int, source: PairFolder) -> dict[str, Tensor]:
-        """A given sample, cropped, flipped and turned by lot of its number."""
+    def lot(self, index: int) -> dict[str, int]:
+        """Crop, flip and turn of a given sample, by lot of its number.
+
+        Args:
+            index: Number of the drawn sample.
+
+        Returns:
+            ``top`` and ``left`` of the crop in pixels, ``flip`` (0 or 1, after the
+            turn) and ``turns`` by 90 degrees; empty where samples are kept whole.
+        """
+        if self.size is None or self.source is None:
+            return {}
+        shape = self.source[index % len(self.source)]['mask'].shape[-2:]
+        random = stream_random(self.seed, index, 'choice')
+        free = (full - part for full, part in zip(shape, self.size, strict=True))
+        top, left = (int(random.integers(rest + 1)) for rest in free)
+        flip, turns = int(random.integers(2)), int(random.integers(4))
+        turns = turns if self.size[0] == self.size[1] else turns // 2 * 2
+        return {'top': top, 'left': left, 'flip': flip, 'turns': turns}
+
+    def _given(self, index: int, source: PairFolder | MaskFolder) -> dict[str, Tensor]:
+        """A given sample, whole, or cropped, flipped and turned."""
         sample = source[index % len(source)]
+        if self.size is None:
+            return sample
         height, width = self.size
         free = [
             full - part
@@ -86,16 +118,12 @@ class BatchDataset(Dataset[dict[str, Any]]):
                 f'{tuple(sample["mask"].shape[-2:])} pixels, but the generator draws '
                 f'patches of {self.size}. Give masks of at least that size.'
             )
-        random = stream_random(self.seed, index, 'choice')
-        top, left = (int(random.integers(rest + 1)) for rest in free)
-        flip, turns = int(random.integers(2)), int(random.integers(4))
-        if height != width:
-            turns = turns // 2 * 2
-        moved = {}
+        lot, moved = self.lot(index), {}
+        rows = slice(lot['top'], lot['top'] + height)
+        columns = slice(lot['left'], lot['left'] + width)
         for key in self.keys:
-            value = sample[key][..., top : top + height, left : left + width]
-            value = torch.rot90(value, turns, (-2, -1))
-            moved[key] = (value.flip(-1) if flip else value).contiguous()
+            value = torch.rot90(sample[key][..., rows, columns], lot['turns'], (-2, -1))
+            moved[key] = (value.flip(-1) if lot['flip'] else value).contiguous()
         return moved
 
 
@@ -118,6 +146,7 @@ class GenerationDataModule(BaseDataModule):
         masks: str | None = None,
         vary: str | None = None,
         strength: float = 0.6,
+        augment: bool = False,
     ) -> None:
         """Initialize a new GenerationDataModule instance.
 
@@ -126,10 +155,14 @@ class GenerationDataModule(BaseDataModule):
             count: Number of samples.
             seed: Seed of the run, from 0 to 2**63 - 1.
             batch_size: Samples drawn at once.
-            masks: A folder of pairs: images are drawn for its masks.
+            masks: A folder of pairs, or of masks alone in the codes of the classes:
+                images are drawn for its masks, of their size and where they lie.
             vary: A folder of pairs: its images are noised part of the way and
                 denoised, its masks kept.
             strength: Distance that *vary* goes from the image, in 0..1; 1 forgets it.
+            augment: Whether given samples are cropped to the generator's patch, flipped
+                and turned by lot, as the manifest tells, for more of them than there
+                are masks. The drawn samples then lie nowhere.
 
         Raises:
             ValueError: If a number is out of range, or both folders are given.
@@ -159,6 +192,7 @@ class GenerationDataModule(BaseDataModule):
         self.mode = 'joint' if masks is vary is None else 'masks' if masks else 'vary'
         self.strength = strength if vary is not None else 1.0
         self.source_folder = masks or vary
+        self.augment = augment
 
     def setup(self, stage: str) -> None:
         """Check the given samples, and put all samples into batches.
@@ -187,9 +221,10 @@ class GenerationDataModule(BaseDataModule):
             for start in range(0, self.count, size)
         ]
         height, width = generator.config['patch_size']
+        patch = (height, width) if self.augment else None
         keys = ('mask',) if self.mode == 'masks' else ('image', 'mask')
         self.predict_dataset = BatchDataset(
-            batches, self.source, self.seed, (height, width), keys, self.strength
+            batches, self.source, self.seed, patch, keys, self.strength
         )
 
     def keep_own(self, written: set[int], rank: int, processes: int) -> None:
@@ -222,13 +257,21 @@ class GenerationDataModule(BaseDataModule):
         return batch
 
     @cached_property
-    def source(self) -> PairFolder | None:
+    def source(self) -> PairFolder | MaskFolder | None:
         """The folder of given samples, if there is one."""
         if self.source_folder is None:
             return None
+        root = Path(self.source_folder)
+        described = (root / DESCRIPTION).exists() or (root / CLASSES).exists()
+        if self.mode == 'masks' and not (described and (root / 'images').is_dir()):
+            return MaskFolder(root, self.spec)
         # test masks must not end up in training data
-        listed = (Path(self.source_folder) / 'train.txt').exists()
-        return PairFolder(self.source_folder, 'train' if listed else None)
+        split: Any = 'train' if (root / 'train.txt').exists() else None
+        folder = PairFolder(root, split)
+        known = {*self.spec.bands} <= {*folder.spec.bands}
+        if self.mode == 'vary' and known:
+            return PairFolder(root, split, self.spec.bands)
+        return folder
 
     @cached_property
     def source_digest(self) -> str | None:

@@ -21,7 +21,14 @@ from ..pairs.facts import SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import read_manifest, require_unchanged
 from ..pairs.plotting import PlottedDataset
-from ..pairs.rasters import Raster, measured_values, read_codes, read_raster
+from ..pairs.rasters import (
+    Place,
+    Raster,
+    measured_values,
+    place_of,
+    read_codes,
+    read_raster,
+)
 
 #: How many faulty samples verify() looks for before it gives up.
 _MOST_FAULTS = 5
@@ -267,6 +274,10 @@ class PairFolder(PlottedDataset):
         if faults:
             raise ValueError('\n'.join(faults))
         require_unchanged(self.root)
+
+    def place(self, index: int) -> Place:
+        """Coordinate reference system and transform of a sample, if it has them."""
+        return place_of(self.mask_path(self.ids[index]))
 
     def count_splits(self) -> dict[str, int]:
         """Number of samples in each list of the folder, by its name."""

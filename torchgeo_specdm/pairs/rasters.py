@@ -30,6 +30,10 @@ _OPACITY = 0.95
 _MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
 
 
+#: ``crs`` and ``transform``, or nothing.
+Place = dict[str, Any]
+
+
 class Raster(NamedTuple):
     """The content of a georaster, as far as it matters here."""
 
@@ -168,6 +172,25 @@ def _stated_wavelength(source: Any, band: int) -> float | None:
             micrometres = tags.get('wavelength_units', '').lower().startswith('micro')
             return value * (1000.0 if key == 'wavelength' and micrometres else factor)
     return stated_wavelength(source.descriptions[band - 1] or '')
+
+
+def place_of(path: Path) -> Place:
+    """Where a georaster lies.
+
+    Args:
+        path: A file that GDAL opens, or one of arrays.
+
+    Returns:
+        ``crs`` and ``transform`` as rasterio takes them; empty if it lies nowhere.
+    """
+    if path.suffix.lower() in ARRAYS:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(path) as source:
+            if source.crs is None:
+                return {}
+            return {'crs': source.crs, 'transform': source.transform}
 
 
 def measured_values(

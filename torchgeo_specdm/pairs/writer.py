@@ -90,6 +90,7 @@ class PairWriter:
         image: NDArray[np.floating[Any]] | NDArray[np.integer[Any]],
         mask: NDArray[np.integer[Any]],
         record: Mapping[str, Any],
+        place: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one sample and its manifest line.
 
@@ -101,11 +102,13 @@ class PairWriter:
             image: Digital numbers (C, H, W), or (T, C, H, W) with T dates.
             mask: Class positions (H, W).
             record: Further entries of the line, ``index`` among them.
+            place: ``crs`` and ``transform`` of the sample, if it lies somewhere.
 
         Raises:
             OSError: If a file cannot be written as it should be.
             ValueError: If the sample is not what the spec says.
         """
+        place = place or {}
         row: dict[str, Any] = {'id': name, **record}
         dates = image if image.ndim == 4 else image[None]
         self._check(name, dates, mask)
@@ -120,9 +123,13 @@ class PairWriter:
         tags = {'SYNTHETIC': 'YES' if self.synthetic else 'NO', 'SAMPLE': name}
         for stem, date in zip(image_stems(name, self.spec.dates), stored, strict=True):
             file = f'images/{stem}.tif'
-            files[file] = write_image_raster(self.root / file, date, self.spec, tags)
+            files[file] = write_image_raster(
+                self.root / file, date, self.spec, tags, **place
+            )
         file = f'masks/{name}.tif'
-        files[file] = write_class_raster(self.root / file, mask, self.spec, tags)
+        files[file] = write_class_raster(
+            self.root / file, mask, self.spec, tags, **place
+        )
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
         self._append(row)
 

@@ -150,6 +150,8 @@ def generation_config(
             count=count,
             seed=seed,
             batch_size=50,
+            # a study draws more samples than there are masks
+            augment=bool(source),
             **source,
         ),
     }

@@ -157,10 +157,14 @@ class PairPredictionWriter(BasePredictionWriter):
             if index in self.written:
                 continue
             record: dict[str, Any] = {'index': index, 'seed': self.data.seed}
+            place = {}
             if source is not None:
                 record['source'] = source.ids[index % len(source)]
+                record |= self.data.predict_dataset.lot(index)
+                if not self.data.augment:
+                    place = source.place(index % len(source))
             mask = masks[i].reshape(masks.shape[-2:])
-            self.folder.write(f'{index:06d}', images[i], mask, record)
+            self.folder.write(f'{index:06d}', images[i], mask, record, place)
             if trainer.received_sigterm:
                 raise SIGTERMException(128 + signal.SIGTERM)
 
@@ -219,6 +223,7 @@ def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
         # whose content counts, not the name
         'source_files': data.source_digest,
         'strength': data.strength,
+        'augment': data.augment,
         'sampling': generator.config['sampling'],
         # batches of another size differ by float noise
         'batch_size': data.batch_size,

@@ -1,0 +1,103 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""A folder of masks without images, drawn by hand perhaps."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchgeo.datasets import NonGeoDataset
+
+from ..files import sha256
+from ..pairs.layout import list_rasters
+from ..pairs.rasters import Place, place_of, read_codes
+from ..pairs.spec import SampleSpec
+
+
+class MaskFolder(NonGeoDataset):
+    """Masks in the codes of the labelled samples that a generator has learned from.
+
+    Dataset format:
+
+    * ``<name>.tif``, or ``masks/<name>.tif``: one band of class codes, of any size;
+      ``.png`` will do, too
+
+    Samples are ``mask``, int64 class positions (H, W), or (1, H, W) with several dates.
+    """
+
+    def __init__(self, root: str | Path, spec: SampleSpec) -> None:
+        """Initialize a new MaskFolder instance.
+
+        Args:
+            root: The folder.
+            spec: Description of the labelled samples.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ValueError: If it holds no mask.
+        """
+        root = Path(root)
+        folder = root / 'masks' if (root / 'masks').is_dir() else root
+        self.root = root
+        self._paths = list_rasters(folder)
+        if not self._paths:
+            raise ValueError(f'{folder} has 0 masks. Put in .tif or .png files.')
+        self.spec = spec
+        #: Sorted names of the masks.
+        self.ids = sorted(self._paths)
+
+    def __len__(self) -> int:
+        """Number of masks."""
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Load a mask.
+
+        Args:
+            index: Position in :attr:`ids`.
+
+        Returns:
+            ``mask`` (see the class).
+
+        Raises:
+            ValueError: If the file is broken, or has a value that is no class.
+        """
+        path = self.mask_path(self.ids[index])
+        codes = read_codes(path)
+        labels = self.spec.labels
+        unknown = sorted({*np.unique(codes).tolist()} - labels.keys())
+        if unknown:
+            raise ValueError(
+                f'{path} has the values {unknown[:5]}, which are no classes of the '
+                f'generator; allowed are {sorted(labels)}. Draw the mask with these, or '
+                'name the classes of other values in classes.csv.'
+            )
+        mask = np.zeros_like(codes)
+        for value, label in labels.items():
+            mask[codes == value] = label
+        return {'mask': torch.from_numpy(mask[None] if self.spec.dates > 1 else mask)}
+
+    def mask_path(self, name: str) -> Path:
+        """The file of a mask."""
+        return self._paths[name]
+
+    def place(self, index: int) -> Place:
+        """Coordinate reference system and transform of a mask, if it has them."""
+        return place_of(self.mask_path(self.ids[index]))
+
+    def digest(self, images: bool = False) -> str:
+        """Hash the names and files of the masks.
+
+        Args:
+            images: Not looked at: there are none.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        content = hashlib.sha256()
+        for name in self.ids:
+            content.update(f'{name} {sha256(self.mask_path(name))}\n'.encode())
+        return content.hexdigest()[:16]
