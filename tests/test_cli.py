@@ -224,7 +224,7 @@ class TestOverlap:
             )
             assert 'has 1 pairs' in error and 'Write places.csv' in error
         config.write_text('data')
-        assert 'class_path' in refused(capsys, 'overlap', str(config))
+        assert 'must hold keys and values' in refused(capsys, 'overlap', str(config))
 
 
 class TestGenerate:
@@ -320,8 +320,6 @@ class TestGenerate:
         'change, said',
         [
             (['--count', '0'], 'count=0'),
-            (['--seed', '-1'], 'seed=-1'),
-            (['--seed', str(2**64)], 'must be 0 or more and below'),
             (['--devices', '0'], 'devices'),
             (['--devices', '99'], '99'),
             (['--generator', 'nothing'], 'nothing/config.json does not exist'),
@@ -332,6 +330,15 @@ class TestGenerate:
         self, arguments: list[str], capsys: Output, change: list[str], said: str
     ) -> None:
         assert said in refused(capsys, *arguments, *change)
+
+    @pytest.mark.parametrize('seed', ['-1', str(2**64)])
+    def test_refuses_what_is_no_seed(
+        self, arguments: list[str], capsys: Output, seed: str
+    ) -> None:
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, f'--seed={seed}'])
+        assert stop.value.code == 2
+        assert f'argument --seed: {seed}' in capsys.readouterr().err
 
     def test_refuses_a_folder_of_another_seed(
         self, arguments: list[str], capsys: Output
