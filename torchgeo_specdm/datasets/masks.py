@@ -99,5 +99,6 @@ class MaskFolder(NonGeoDataset):
         """
         content = hashlib.sha256()
         for name in self.ids:
-            content.update(f'{name} {sha256(self.mask_path(name))}\n'.encode())
+            # as that of a folder of pairs, whichever way the masks are read
+            content.update(f'{name}\n{sha256(self.mask_path(name))}\n'.encode())
         return content.hexdigest()[:16]
