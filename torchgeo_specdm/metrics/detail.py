@@ -81,7 +81,8 @@ class FineDetail(Metric):
     * Contrast within images, and spread of their means.
 
     No number has a meaning of its own: compare those of two sides with
-    :func:`compare_detail`. Images with missing pixels are not counted.
+    :func:`compare_detail`. Images with missing pixels are not counted. The choices
+    are explained in docs/notes/trust.md.
     """
 
     higher_is_better = None

@@ -33,7 +33,7 @@ class TextureFeatures(Extractor):
       before: edges are strong at all scales in the same place;
 
     and the mean correlation of the differences of two bands, which grain lowers.
-    Brightness is not seen, which random features see best.
+    Brightness is not seen, which random features see best (docs/notes/trust.md).
 
     Args:
         channels: Number of bands.

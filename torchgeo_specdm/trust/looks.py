@@ -1,7 +1,10 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""The name of what is wrong with the detail of images and masks, by rule."""
+"""The name of what is wrong with the detail of images and masks, by rule.
+
+Source of the bounds: docs/notes/trust.md.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
