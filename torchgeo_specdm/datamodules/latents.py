@@ -88,12 +88,16 @@ class LatentDataModule(NonGeoDataModule):
             )
         device = self.trainer.strategy.root_device
         codec = task.prepare_codec(self.real, device).to(device)
+        count = self.passes * len(self.real.train_dataset)
+        cache, filled = torch.empty(0), 0
         with torch.no_grad(), same_randomness():
-            latents = [
-                codec.encode(batch).half().cpu()
-                for batch in training_batches(self.real, device, self.passes)
-            ]
-        self.train_dataset = LatentDataset(torch.cat(latents))
+            for batch in training_batches(self.real, device, self.passes):
+                part = codec.encode(batch).half().cpu()
+                # all at once: joining parts at the end would need twice the memory
+                cache = cache if filled else part.new_empty((count, *part.shape[1:]))
+                cache[filled : filled + len(part)] = part
+                filled += len(part)
+        self.train_dataset = LatentDataset(cache[:filled])
         refuse_empty_training(
             'The latent cache', len(self.train_dataset), self.batch_size
         )
