@@ -143,9 +143,10 @@ def test_the_whole_path(
     for line, step in zip(said.splitlines(), steps, strict=True):
         assert line.startswith(step) and ' (about ' in line
 
-    # it goes on: pilots of 1, 2 and 4 updates, two judges and the grid
+    # it goes on: pilots of 1, 2 and 4 updates, a first judge of as many, the second
+    # one and the grid
     assert main(command) == 0
-    assert tiny.take() == [1, 2, 4, *[4] * 6]
+    assert tiny.take() == [1, 2, 4, 1, 2, 4, *[4] * 5]
     said = capsys.readouterr().out
     steps = ('Checking 23', 'Generating 16', 'Finding', 'Measuring', 'Training 4')
     for line, step in zip(said.splitlines()[:5], steps, strict=True):
@@ -191,7 +192,7 @@ def test_change_detection(
     out = tmp_path / 'results'
     command = ['quickstart', '--task', 'change', '--out', str(out), '--codec', 'pixels']
     assert main(command) == 0
-    assert tiny.take() == [4, 1, 2, 4, *[4] * 6]
+    assert tiny.take() == [4, 1, 2, 4, 1, 2, 4, *[4] * 5]
     # four steps find no change at all
     assert 'Real only reaches 0.0 points of F1 of change' in capsys.readouterr().out
     pairs = PairFolder(out / 'synthetic')
@@ -202,7 +203,11 @@ def test_change_detection(
     } | {'mask'}
     assert measures['change'].keys() >= {'train', 'held_out', 'synthetic'}
     page = (out / 'report.html').read_text(encoding='utf-8')
-    for text in ('Fréchet distance, date 2', 'Change between dates', 'date 1'):
+    for text in (
+        'Fréchet distance, textures, date 2',
+        'Change between dates',
+        'date 1',
+    ):
         assert text in page
     torchgeo(['fit', '--config', str(out / 'configs' / 'train.yaml')])
     assert tiny.take() == [4]

@@ -33,7 +33,8 @@ _PASSES = 16
 _LATENTS = 20_000
 #: Shares of the time: stage 1, stage 2, and all trainings of the comparison.
 _SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'network': 0.45}
-#: Trainings of the comparison's updates beside its grid: three pilots, two judges.
+#: Trainings of the comparison's updates beside its grid: 1.75 for the pilot, 1.9 for
+#: the first judge and 1 for the second.
 _OTHER_RUNS = 5
 #: Fewest and most steps of each training, whatever the time.
 _LIMITS = {
