@@ -40,8 +40,10 @@ def measure(
     process: JointProcess, denoiser: nn.Module, count: int = 200
 ) -> DenoisingErrors:
     errors = DenoisingErrors(STREAMS)
-    for first in range(0, count, 50):
-        errors.update(process, denoiser, latents(50, first), first)
+    # as in a validation in half precision
+    with torch.autocast('cpu', torch.bfloat16):
+        for first in range(0, count, 50):
+            errors.update(process, denoiser, latents(50, first), first)
     return errors
 
 

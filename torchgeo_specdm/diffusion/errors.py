@@ -78,8 +78,8 @@ class DenoisingErrors(Metric):
             'places': (),
         }
         for name, shape in shapes.items():
-            zeros = torch.zeros(shape, dtype=torch.float64)
-            self.add_state(name, zeros, dist_reduce_fx='sum')
+            # in single precision: it goes along to devices that know no other
+            self.add_state(name, torch.zeros(shape), dist_reduce_fx='sum')
 
     @torch.no_grad()
     def update(
@@ -98,39 +98,46 @@ class DenoisingErrors(Metric):
         times = process.spread_times(first, len(latent))
         noisy = process.add_noise(latent, noise.to(latent), times)
         output = denoiser(process.network_input(noisy, times), times).float()
-        error = (process.clean_estimate(output, noisy, times) - latent).double()
+        error = process.clean_estimate(output, noisy, times) - latent
         ratio = _log_snr(process, latent, times)
         level = torch.bucketize(ratio, torch.tensor(_EDGES).to(ratio))
         self.squares.index_add_(1, level, error.square().mean((2, 3)).T)
         step = ((ratio - _LOWEST) / _STEP).long().clamp(0, self.counts.shape[1] - 1)
-        ones = torch.ones_like(ratio, dtype=torch.float64)
+        ones = torch.ones_like(ratio)
         self.counts.index_put_((level, step), ones, accumulate=True)
-        flat = latent.double().movedim(1, 0).flatten(1)
-        self.moments += flat @ flat.T
+        flat = latent.float().movedim(1, 0).flatten(1)
+        # half precision would lose the small components
+        with torch.autocast(flat.device.type, enabled=False):
+            self.moments += flat @ flat.T
         self.sums += flat.sum(1)
         self.places += flat.shape[1]
 
     def compute(self) -> dict[str, StreamErrors]:
         """Compute the errors of each stream."""
-        counts = self.counts.sum(1)
-        network = self.squares / counts
-        mean = self.sums / self.places
-        covariance = self.moments / self.places - torch.outer(mean, mean)
-        values, vectors = torch.linalg.eigh(covariance.cpu())
-        middles = _LOWEST + _STEP * (torch.arange(self.counts.shape[1]) + 0.5)
+        squares, counts, moments, sums, places = (
+            state.cpu().double()
+            for state in (
+                self.squares,
+                self.counts,
+                self.moments,
+                self.sums,
+                self.places,
+            )
+        )
+        network = squares / counts.sum(1)
+        covariance = moments / places - torch.outer(sums, sums) / places.square()
+        values, vectors = torch.linalg.eigh(covariance)
+        middles = _LOWEST + _STEP * (torch.arange(counts.shape[1]) + 0.5)
         snr = middles.double().exp()
         values = values.clamp(min=0)
         # of each channel at each step: what is left of each component
         linear = vectors.square() @ (values[:, None] / (1 + snr * values[:, None]))
-        shares = self.counts.cpu() / counts.cpu()[:, None]
+        shares = counts / counts.sum(1, keepdim=True)
         noisy = shares @ (1 / snr)
         found = {}
         for name, channels in self.streams.items():
-            found[name] = StreamErrors(
-                network[channels].mean(0).cpu(),
-                noisy,
-                shares @ linear[channels].mean(0),
-            )
+            estimate = shares @ linear[channels].mean(0)
+            found[name] = StreamErrors(network[channels].mean(0), noisy, estimate)
         return found
 
 
@@ -142,7 +149,7 @@ def _log_snr(process: JointProcess, latent: Tensor, times: Tensor) -> Tensor:
     )
     signal = process.add_noise(one, none, times)[:, 0, 0, 0]
     sigma = process.add_noise(none, one, times)[:, 0, 0, 0]
-    return 2 * (signal.double().log() - sigma.double().log())
+    return 2 * (signal.log() - sigma.log())
 
 
 def plain_errors(errors: dict[str, StreamErrors]) -> dict[str, Any]:

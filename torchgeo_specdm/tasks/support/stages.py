@@ -246,7 +246,7 @@ class DiffusionStage(Stage):
         self.last_errors = plain_errors(self.errors.compute())
         for stream, found in self.last_errors.items():
             for level, error in zip(found['log_snr'], found['network'], strict=True):
-                scores[f'error/{stream}/{level:+d}'] = torch.tensor(error)
+                scores[f'error/{stream}/{level:+d}'] = scores['loss'].new_tensor(error)
         for metric in (*self.means.values(), self.errors):
             metric.reset()
         return scores
