@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""How well a network takes noise away, beside what needs no network."""
+"""Errors of a denoiser by level of noise, beside what needs no network."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +29,10 @@ class StreamErrors(NamedTuple):
     """Mean squared errors of the clean latents of a stream, of variance about one.
 
     Attributes:
-        network: Of the network's estimate at each of :data:`LEVELS`, float64 (7,).
-        noisy: Of the noisy latents over their signal level, which nothing was done to.
-        linear: Of the best linear estimate from the channels of one place.
+        network: Error of the network's estimate at each of :data:`LEVELS`, float64
+            (7,).
+        noisy: Error of the noisy latents over their signal level.
+        linear: Error of the best linear estimate from the channels of one place.
     """
 
     network: Tensor

@@ -167,7 +167,7 @@ def denoising_errors(
     """Errors of the denoiser by stream and level of noise, and of simpler estimates.
 
     Args:
-        errors: Of each stream ``log_snr``, and mean squared errors ``network``,
+        errors: By stream, ``log_snr`` and the mean squared errors ``network``,
             ``noisy`` and ``linear`` of the clean latents.
         width: Width of the figure in inches.
 

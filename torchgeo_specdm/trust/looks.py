@@ -38,8 +38,7 @@ def denoiser_sentences(
     """Say where the denoiser is worse than what needs no network.
 
     Args:
-        errors: Of each stream, as :func:`~torchgeo_specdm.diffusion.read_errors` gives
-            them.
+        errors: Errors by stream, as of :func:`~torchgeo_specdm.diffusion.read_errors`.
 
     Returns:
         A sentence for each stream and each simpler estimate that beats the network.
