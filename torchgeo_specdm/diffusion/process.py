@@ -32,8 +32,8 @@ class JointProcess(nn.Module):
             Half of those see a clean mask, so that the network learns to paint an
             image for a given mask.
         signal_scale: Latents are multiplied by this before noise is added. Below 1
-            for folded pixels, whose neighbours repeat each other and so need more
-            noise (docs/notes/diffusion.md).
+            there is more noise at every time, the first ones included, which then show
+            less detail (docs/notes/diffusion.md).
         num_steps: Number of times T.
         beta_start: First beta of the schedule.
         beta_end: Last beta of the schedule.

@@ -48,5 +48,6 @@ def fast_bfloat16() -> bool:
         return bool(torch.cuda.is_bf16_supported())
     flags = Path('/proc/cpuinfo')
     text = flags.read_text(encoding='utf-8') if flags.exists() else ''
-    # emulation elsewhere is several times slower
-    return 'avx512_bf16' in text or 'amx_bf16' in text
+    # without AMX steps take 1.1 to 1.6 times as long (docs/notes/diffusion.md), and
+    # emulation elsewhere several times
+    return 'amx_bf16' in text
