@@ -141,8 +141,8 @@ class _Labels:
     def read(self, window: Window) -> NDArray[Any]:
         """Codes in a window of the scene (H, W)."""
         if self.codes is not None:
-            rows, columns = window.toslices()
-            return self.codes[rows, columns]
+            part: NDArray[Any] = self.codes[window.toslices()]
+            return part
         (west, east), (south, north) = _spans(window, self.scene)
         near = self.shapes.cx[west:east, south:north]
         shape = (int(window.height), int(window.width))

@@ -152,7 +152,8 @@ class PairPredictionWriter(BasePredictionWriter):
             SIGTERMException: After SIGTERM, when a sample is written.
         """
         images, masks = (prediction[key].cpu().numpy() for key in ('image', 'mask'))
-        source = self.data.source
+        source, batches = self.data.source, self.data.predict_dataset
+        assert isinstance(batches, BatchDataset)
         for i, index in enumerate(prediction['index'].tolist()):
             if index in self.written:
                 continue
@@ -160,7 +161,7 @@ class PairPredictionWriter(BasePredictionWriter):
             place = {}
             if source is not None:
                 record['source'] = source.ids[index % len(source)]
-                record |= self.data.predict_dataset.lot(index)
+                record |= batches.lot(index)
                 if not self.data.augment:
                     place = source.place(index % len(source))
             mask = masks[i].reshape(masks.shape[-2:])

@@ -1,0 +1,273 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The verbs of ``torchgeo-specdm``, from options to what they print.
+
+Each imports what it needs when it runs, so that help needs no network.
+"""
+
+import json
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+
+def quickstart(options: Namespace) -> None:
+    """Run the whole path and write its report."""
+    from .quickstart import Quickstart
+
+    Quickstart(
+        out=Path(options.out),
+        data=None if options.data is None else Path(options.data),
+        task=options.task,
+        minutes=options.minutes,
+        seed=options.seed,
+        codec=options.codec,
+    ).run()
+
+
+def scenes(options: Namespace) -> None:
+    """Write procedural demo scenes."""
+    from .scenes.writing import write_scenes
+
+    held_out = round(0.2 * options.count)
+    counts = (options.count - 2 * held_out, held_out, held_out)
+    write_scenes(
+        options.out, counts, options.size, options.seed, options.hard, options.change
+    )
+    print(f'{options.count} scenes are in {options.out}.')
+
+
+def describe(options: Namespace) -> None:
+    """Check a folder of pairs and print what it holds."""
+    from .datamodules.support.preparation import measure_statistics
+    from .datasets.pairs import PairFolder
+
+    folder = PairFolder(options.folder, no_label=options.no_label)
+    folder.verify()
+    mean, std = measure_statistics(folder)
+    found = {
+        **folder.spec.to_dict(),
+        'samples': len(folder),
+        'splits': folder.count_splits(),
+        'shape': list(folder[0]['image'].shape),
+        'mean': [float(f'{value:.6g}') for value in mean.tolist()],
+        'std': [float(f'{value:.6g}') for value in std.tolist()],
+        'class_percent': folder.measure_classes(),
+    }
+    # a line for each entry: hundreds of bands still fit on a screen
+    entries = (f'  {json.dumps(key)}: {json.dumps(found[key])}' for key in found)
+    print('{\n' + ',\n'.join(entries) + '\n}')
+    if options.write:
+        print(f'Written to {folder.write_description()}.', file=sys.stderr)
+
+
+def export(options: Namespace) -> None:
+    """Write a datamodule, or a scene and its labels, as a folder of pairs."""
+    if (options.data is None) == (options.images is None):
+        raise ValueError(
+            f'data={options.data} and --images {options.images}: give one, the YAML of '
+            'a datamodule or a scene.'
+        )
+    out = Path(options.out)
+    export = _export_scene if options.data is None else _export_samples
+    count = export(options, out)
+    print(f'{count} pairs are in {out}. Look at them: torchgeo-specdm describe {out}')
+
+
+def _export_scene(options: Namespace, out: Path) -> int:
+    from .pairs.cutting import export_scene
+
+    if options.labels is None or options.tile is None:
+        raise ValueError('--images needs --labels and --tile. Give all three.')
+    return export_scene(
+        Path(options.images),
+        Path(options.labels),
+        out,
+        options.tile,
+        options.stride,
+        options.attribute,
+        options.background,
+    )
+
+
+def _export_samples(options: Namespace, out: Path) -> int:
+    from torchgeo.datamodules import BaseDataModule
+
+    from .datamodules.support.adapter import describe_datamodule
+    from .objects import make_object
+    from .pairs.export import write_real_pairs
+    from .pairs.tiles import TileDataset
+    from .trust.measuring import real_config
+    from .trust.overlap import split_datasets
+
+    datamodule = make_object(real_config(options.data, batch_size=1), BaseDataModule)
+    sets = split_datasets(datamodule)
+    spec = describe_datamodule(datamodule)
+    if options.tile is not None:
+        size = (options.tile, options.tile)
+        sets = {name: TileDataset(dataset, size) for name, dataset in sets.items()}
+    settings = {'exported': Path(options.data).name, 'tile': options.tile}
+    card = f'# Pairs exported from {type(datamodule).__name__}\n'
+    write_real_pairs(out, spec, sets, settings, card)
+    return sum(map(len, sets.values()))
+
+
+def overlap(options: Namespace) -> None:
+    """Refuse splits that show one place."""
+    from torchgeo.datamodules import BaseDataModule
+
+    from .objects import make_object
+    from .trust.measuring import real_config
+    from .trust.overlap import describe_overlaps, overlaps_between_splits
+
+    # a loader is not needed, and a batch of one fits any split
+    config = real_config(options.data, batch_size=1)
+    datamodule = make_object(config, BaseDataModule)
+    found = overlaps_between_splits(datamodule)
+    print(describe_overlaps(datamodule, found))
+    count = sum(map(len, found.values()))
+    if count:
+        raise ValueError(
+            f'{options.data} has {count} pairs of samples in two splits that show one '
+            'place, but scores are fair only without. Write places.csv so that '
+            'overlapping patches share a place, and remove the lists of the splits.'
+        )
+
+
+def study(options: Namespace) -> None:
+    """Run a grid of trainings and write its tables."""
+    from .reporting.study import write_study
+    from .study.design import Study
+    from .study.engine import Engine
+    from .study.estimate import describe_grid
+    from .tasks.support.progress import StepProgressBar
+
+    study = Study.read(options.config)
+    try:
+        number, count = map(int, options.shard.split('/'))
+    except ValueError as error:
+        raise ValueError(
+            f'--shard {options.shard} must be i/n, such as 1/2 for the first of two.'
+        ) from error
+    engine = Engine(study, lambda title: [StepProgressBar(title)])
+    cells = engine.shard(number, count)
+    if options.dry_run:
+        print(describe_grid(engine, cells))
+        return
+    if options.prepare:
+        engine.prepare(cells)
+        print(f'Prepared: machines can share {study.out}, each with its --shard i/n.')
+        return
+    runs = engine.run(cells, options.retry)
+    # what other machines have done is in the table too
+    path = write_study(study, engine.finished(study.cells()))
+    print(path.read_text(encoding='utf-8'))
+    failed = [run for run in runs if run.reason]
+    if failed:
+        raise RuntimeError(
+            f'{len(failed)} of {len(runs)} runs failed, the first: '
+            f'{failed[0].cell.title}: {failed[0].reason} All are in '
+            f'{study.out / "runs.csv"}; --retry does them again.'
+        )
+
+
+def generate(options: Namespace) -> None:
+    """Draw labelled samples."""
+    from lightning.pytorch import Trainer
+
+    from .datamodules.generation import GenerationDataModule
+    from .tasks.specdm import SpecDMTask
+    from .tasks.support.drawing import describe_samples
+    from .tasks.support.progress import StepProgressBar
+
+    task = SpecDMTask('diffusion', generator=options.generator)
+    datamodule = GenerationDataModule(
+        options.out,
+        options.count,
+        options.seed,
+        options.batch_size,
+        options.masks,
+        options.vary,
+        options.strength,
+        options.augment,
+    )
+    trainer = Trainer(
+        devices=options.devices, logger=False, callbacks=[StepProgressBar('generating')]
+    )
+    processes, cores = trainer.num_devices, os.cpu_count() or 1
+    if trainer.strategy.root_device.type == 'cpu' and processes > cores:
+        raise ValueError(
+            f'--devices {options.devices} asks for {processes} processes on {cores} '
+            f'cores. Give a number from 1 to {cores}.'
+        )
+    trainer.predict(task, datamodule=datamodule, return_predictions=False)
+    if trainer.is_global_zero:
+        print(describe_samples(datamodule.out))
+
+
+def filter_pairs(options: Namespace) -> None:
+    """Write the generated samples that can be trusted."""
+    from .trust.filter_summary import summary_text
+    from .trust.measuring import filter_folder
+
+    folder = Path(options.folder)
+    found = filter_folder(
+        folder,
+        _real(options.real, folder),
+        Path(options.out),
+        Path(options.trust or f'{folder}-trust'),
+        options.updates,
+        options.pixels,
+        quantile=options.quantile,
+        balance=options.balance,
+        by=options.by,
+    )
+    print(summary_text(found))
+
+
+def report(options: Namespace) -> None:
+    """Write the report of a run or a generated folder."""
+    from .reporting.folder import report_folder
+
+    path = Path(options.path)
+    given = {
+        name: None if value is None else Path(value)
+        for name, value in vars(options).items()
+        if name in ('trust', 'generator', 'study')
+    }
+    real = None if options.real is None else _real(options.real, path)
+    print(f'Report: {report_folder(path, real, updates=options.updates, **given)}')
+
+
+def convert(options: Namespace) -> None:
+    """Convert published weights of a network."""
+    from .models.convert import convert_file
+
+    convert_file(options.network, Path(options.checkpoint), Path(options.out))
+    print(f'The weights are in {options.out}.')
+
+
+def reproduce(options: Namespace) -> None:
+    """Make a table or figure of the paper."""
+    from .reproduce import reproduce
+    from .tasks.support.progress import StepProgressBar
+
+    path = reproduce(
+        Path(options.table),
+        options.on,
+        options.features,
+        lambda title: [StepProgressBar(title)],
+    )
+    print(path.read_text(encoding='utf-8'))
+
+
+def _real(source: str, folder: Path) -> Any:
+    """The real datamodule, with training crops as large as the generated patches."""
+    from .datasets.pairs import PairFolder
+    from .trust.measuring import real_config
+
+    pairs = folder / 'synthetic' if (folder / 'synthetic').is_dir() else folder
+    return real_config(source, min(PairFolder(pairs)[0]['mask'].shape[-2:]))
