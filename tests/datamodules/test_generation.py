@@ -204,7 +204,7 @@ class TestInterruption:
         said = done.stderr.strip().splitlines()[-1]
         assert said.startswith('FileExistsError')
         assert 'was begun with other settings' in said and 'seed' in said
-        assert 'choose another folder' in said
+        assert 'Choose another folder' in said
         assert digests(whole) == before
 
     def test_foreign_folder_is_refused(

@@ -20,6 +20,7 @@ from tests.study.worlds import (
     watched,
     write_yaml,
 )
+from torchgeo_specdm import PairFolderDataModule
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.study.design import REAL, Cell, Study
 from torchgeo_specdm.study.engine import Engine
@@ -269,6 +270,13 @@ class TestFailures:
         assert scores == {'miou': 0.5} and iou == {'forest loss': 0.5}
 
 
+class NoFolds(PairFolderDataModule):
+    """A datamodule that cannot be divided anew."""
+
+    def __init__(self, root: str, batch_size: int) -> None:
+        super().__init__(root, batch_size)
+
+
 class TestPilot:
     @staticmethod
     def pilot(
@@ -383,11 +391,12 @@ class TestPilot:
     def test_folds_need_a_datamodule_that_has_them(
         self, world: Path, tmp_path: Path
     ) -> None:
-        data = {'class_path': 'torchgeo_specdm.OSCDDataModule', 'init_args': {}}
+        given = {'root': str(world / 'rich'), 'batch_size': 4}
+        data = {'class_path': f'{__name__}.NoFolds', 'init_args': given}
         study = read_study(
             tmp_path, world / 'rich', data=data, most_updates=2, folds=2, seeds=1
         )
-        with pytest.raises(ValueError, match=r'folds=2 needs .* fold, but .*OSCD'):
+        with pytest.raises(ValueError, match=r'folds=2 needs .* fold, but .*NoFolds'):
             Engine(study).pilot('net', 0)
 
     def test_one_that_fails_is_a_row(self, world: Path, tmp_path: Path) -> None:
@@ -409,7 +418,7 @@ def test_a_run_that_is_no_file_of_ours(world: Path, tmp_path: Path) -> None:
     Engine(study).run(study.cells())
     (path,) = (study.out / 'runs').iterdir()
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match=r'is no run.*Delete it'):
+    with pytest.raises(ValueError, match=r'is not valid JSON.*delete it'):
         Engine(study).run(study.cells())
 
 

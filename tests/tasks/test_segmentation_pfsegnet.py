@@ -38,8 +38,8 @@ class TestTraining:
 
     def test_odd_sizes_mapped_bands_and_dice(self) -> None:
         task = pf_task(stem='map', loss='ce+dice', class_weights=[1.0, 2.0, 3.0])
-        _, losses = fit(task, BlocksDataModule(size=40, train=16), max_epochs=2)
-        assert losses[-1] < losses[0]
+        _, losses = fit(task, BlocksDataModule(size=40, train=16), max_epochs=6)
+        assert sum(losses[-2:]) < sum(losses[:2])
 
     def test_batches_without_labels(self) -> None:
         data = BlocksDataModule(ignored=True, train=16)

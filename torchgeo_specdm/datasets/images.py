@@ -77,7 +77,7 @@ class ImageFolder(NonGeoDataset):
                 'it with these bands, and their names as descriptions.'
             )
         channels = [names.index(n) for n in wanted] if by_name else slice(None)
-        values = measured_values(path, raster, self.spec.nodata)[channels]
+        values = measured_values(path, raster, self.spec.nodata, channels)
         return {'image': torch.from_numpy(values)}
 
     def read(self, index: int) -> tuple[Path, Raster]:

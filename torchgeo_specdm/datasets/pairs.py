@@ -350,7 +350,7 @@ class PairFolder(PlottedDataset):
 
     def _choose_bands(self, path: Path, raster: Raster) -> NDArray[np.float32]:
         """The chosen bands of one date, (C, H, W), NaN where they are missing."""
-        return measured_values(path, raster, self.spec.nodata)[self._channels]
+        return measured_values(path, raster, self.spec.nodata, self._channels)
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
         """The mask as class positions, int64 (H, W)."""

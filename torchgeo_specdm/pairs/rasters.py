@@ -194,7 +194,10 @@ def place_of(path: Path) -> Place:
 
 
 def measured_values(
-    path: Path, raster: Raster, nodata: float | None
+    path: Path,
+    raster: Raster,
+    nodata: float | None,
+    channels: Sequence[int] | slice = slice(None),
 ) -> NDArray[np.float32]:
     """The digital numbers of an image, NaN where they are missing.
 
@@ -202,6 +205,7 @@ def measured_values(
         path: The file, for the message.
         raster: Content of the file.
         nodata: Value of missing pixels beside what the file says itself, or None.
+        channels: Positions of the bands to take, in their new order.
 
     Returns:
         (C, H, W).
@@ -209,7 +213,7 @@ def measured_values(
     Raises:
         ValueError: If pixels that are not missing are no numbers.
     """
-    values, valid = raster.values, raster.valid
+    values, valid = raster.values[channels], raster.valid[channels]
     if nodata is not None:
         # in the type of the file: -3.4e38 is another number in double precision
         valid = valid & (values != values.dtype.type(nodata))
