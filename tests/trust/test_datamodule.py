@@ -141,14 +141,19 @@ def test_patches_larger_than_real_ones_are_refused(
 
 def test_real_samples_of_both_sets_are_needed(tmp_path: Path) -> None:
     synthetic = write_random_pairs(tmp_path / 'set', CODED)
-    # sets no test_dataset
-    data = TrustDataModule(OtherDataModule(batch_size=4), synthetic)
-    with pytest.raises(ValueError, match=r'test_dataset=None after setup'):
+
+    class NothingHeldOut(OtherDataModule):
+        def setup(self, stage: str) -> None:
+            super().setup(stage)
+            self.val_dataset = self.test_dataset = None
+
+    data = TrustDataModule(NothingHeldOut(batch_size=4), synthetic)
+    with pytest.raises(ValueError, match=r'val_dataset=None after setup'):
         quiet_trainer(tmp_path).test(Recorder(), data, verbose=False)
 
 
 def test_another_number_of_bands_is_refused(tmp_path: Path) -> None:
-    three = replace(CODED, bands=('B02', 'B03', 'B04'))
+    three = replace(CODED, bands=('B02', 'B03', 'B04'), wavelengths=())
     synthetic = write_random_pairs(tmp_path / 'set', three)
     # its data set does not name its two bands
     real = OtherDataModule(batch_size=4)
