@@ -88,7 +88,8 @@ class LatentDataModule(NonGeoDataModule):
             )
         device = self.trainer.strategy.root_device
         codec = task.prepare_codec(self.real, device).to(device)
-        count = self.passes * len(self.real.train_dataset)
+        training: Any = self.real.train_dataset
+        count = self.passes * len(training)
         cache, filled = torch.empty(0), 0
         with torch.no_grad(), same_randomness():
             for batch in training_batches(self.real, device, self.passes):
