@@ -130,7 +130,7 @@ def test_two_processes(tmp_path: Path, real_root: Path, synthetic_root: Path) ->
     command += [str(real_root), str(synthetic_root), str(tmp_path)]
     result = subprocess.run(
         command,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         env=os.environ | {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'},
         capture_output=True,
         text=True,
