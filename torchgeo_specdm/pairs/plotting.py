@@ -81,7 +81,7 @@ def show_mask(mask: Tensor, spec: SampleSpec) -> NDArray[np.float32]:
     Returns:
         Colours (H, W, 3) in 0..1.
     """
-    values = mask.detach().cpu().numpy()
+    values = mask.detach().cpu().long().numpy()
     known = (values >= 0) & (values < spec.num_classes)
     palette: NDArray[np.float32] = np.array([*spec.colors, (255,) * 3], np.float32)
     return palette[np.where(known, values, -1)] / np.float32(255)

@@ -336,7 +336,8 @@ def write_class_raster(
         empty = next(code for code in count(255) if code not in spec.codes)
     values = np.array([*spec.codes, 0 if empty is None else empty])
     dtype = next(t for t in _MASK_TYPES if _fit(values, t))
-    stored = values[np.where(known, mask, -1)].astype(dtype)
+    # a mask of bytes has no -1
+    stored = values[np.where(known, mask.astype(np.int64), -1)].astype(dtype)
     names = {
         f'CLASS_{code}': name
         for code, name in zip(spec.codes, spec.classes, strict=True)
