@@ -146,6 +146,38 @@ class TestIgnoredPixels:
         half = codec.mask_loss(logits[:, :, :2], mask[:, :2])
         torch.testing.assert_close(codec.mask_loss(logits, mask), half)
 
+    def test_coverage_is_the_known_share_of_a_cell(self, kind: str, dates: int) -> None:
+        codec, batch = make(kind, dates), batch_of(dates)
+        assert torch.equal(
+            codec.coverage(batch), torch.ones(4, len(codec.streams), 4, 4)
+        )
+        batch['mask'][0, ..., :6] = 255
+        images = batch['image'].view(4, dates, 4, 16, 16)
+        images[1, -1, :, :4], images[1, -1, 0, 4:6] = torch.nan, torch.nan
+        found = codec.coverage(batch)
+        if len(codec.streams) > 1:
+            assert found[0, -1, 0].tolist() == [0, 0.5, 1, 1]
+            assert found[1, dates - 1, :, 0].tolist() == [0, 1 - 1 / 8, 1, 1]
+            assert bool((found[1, -1] == 1).all() and (found[0, :-1] == 1).all())
+        else:
+            assert found[0, 0, 0].tolist() == [0, 0.5, 1, 1]
+            assert found[1, 0, 0, 0] == 1 - 1 / dates
+
+    def test_holes_do_not_enter_statistics(self, kind: str, dates: int) -> None:
+        codec = make(kind, dates)
+        whole = codec.latent_mean.clone(), codec.latent_std.clone()
+        batches = [batch_of(dates, seed=seed) for seed in range(3)]
+        lost = batch_of(dates, seed=4)
+        lost['image'].fill_(torch.nan)
+        lost['mask'].fill_(255)
+        codec.fit_statistics([*batches, lost])
+        torch.testing.assert_close((codec.latent_mean, codec.latent_std), whole)
+        # and are filled before anything is measured
+        codec.fit_scaling(
+            torch.cat([b['image'].flatten(0, -4) for b in (*batches, lost)])
+        )
+        assert all(bool(v.isfinite().all()) for v in codec.state_dict().values())
+
     def test_all_ignored_is_finite_with_gradient(self, kind: str, dates: int) -> None:
         codec, batch = make(kind, dates), batch_of(dates)
         batch['mask'].fill_(255)

@@ -20,7 +20,9 @@ def pairs(folder: Path, batch_size: int = 8) -> PairFolderDataModule:
 class TestLatentDataset:
     def test_half_precision_in_memory(self) -> None:
         latents = torch.randn(5, 3, 4, 4)
-        data = LatentDataset(latents)
+        coverage = torch.tensor([0, 51, 255], dtype=torch.uint8)[:, None, None]
+        data = LatentDataset(latents, coverage.expand(5, 3, 4, 4))
+        assert data[4]['coverage'][:, 0, 0].tolist() == pytest.approx([0, 0.2, 1])
         assert len(data) == 5
         assert data.latents.dtype == torch.float16
         assert data[2]['latent'].dtype == torch.float32
@@ -56,6 +58,15 @@ class TestCache:
         latents = diffusion_run.trainer.datamodule.train_dataset.latents
         assert len(latents) == 32
         assert len({x.numpy().tobytes() for x in latents}) > 24
+
+    def test_pixels_without_label_are_known(self, diffusion_run: Run) -> None:
+        data = diffusion_run.trainer.datamodule.train_dataset
+        shares = torch.stack([data[i]['coverage'] for i in range(len(data))])
+        assert bool((shares[:, 0] == 1).all())
+        # three pixels of each, wherever a turn has put them
+        labelled = shares[:, 1].mean((1, 2))
+        wanted = torch.full((32,), 1 - 3 / 32**2)
+        torch.testing.assert_close(labelled, wanted, atol=1e-4, rtol=0)
 
     def test_smaller_than_a_batch(
         self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path

@@ -88,6 +88,29 @@ def test_a_smaller_signal_scale_is_more_noise() -> None:
     assert middle[1] < middle[0] - 0.5
 
 
+def test_cells_that_are_not_known_do_not_count() -> None:
+    process = JointProcess(STREAMS, 'v')
+    denoiser = OracleDenoiser(process)
+    coverage = torch.ones(50, 3, 8, 8)
+    coverage[:, 1, :4] = 0
+    found = []
+    for filling in (0.0, 5.0):
+        errors = DenoisingErrors(STREAMS)
+        for first in range(0, 200, 50):
+            latent = latents(50, first)
+            latent[:, 1, :4] = filling
+            errors.update(process, denoiser, latent, first, coverage)
+        found.append(errors.compute())
+    for (name, one), other in zip(found[0].items(), found[1].values(), strict=True):
+        torch.testing.assert_close(one.linear, other.linear, equal_nan=True)
+        if name == 'image_2':
+            known = one.network.isfinite()
+            torch.testing.assert_close(one.network[known], other.network[known])
+            torch.testing.assert_close(
+                one.network[known], one.linear[known], rtol=0.2, atol=2e-3
+            )
+
+
 def test_processes_add_up_and_go_to_json() -> None:
     process = JointProcess(STREAMS, 'v')
     whole, parts = (

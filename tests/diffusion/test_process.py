@@ -210,6 +210,35 @@ class TestLoss:
         # an error of 2 everywhere is a loss of 4, whatever is left out
         assert all(float(value) == pytest.approx(4) for value in losses.values())
 
+    @pytest.mark.parametrize('prediction', PREDICTIONS)
+    def test_what_is_not_known_is_not_learned(self, prediction: str) -> None:
+        process = make(prediction=prediction)
+        latent, noise, times, _ = noised(process)
+        coverage = torch.ones(64, 3, 4, 4)
+        coverage[:32, 1, :2], coverage[:, 2] = 0, 0
+        output = truth(process, latent, noise, times)
+        output[:32, 2:4, :2] += 100
+        output[:, 4] = 100
+        output.requires_grad_()
+        losses = process.loss(output, latent, noise, times, coverage)
+        assert all(float(value) < 1e-9 for value in losses.values())
+        losses['loss'].backward()
+        assert output.grad is not None and not bool(output.grad[:, 4].any())
+        assert not bool(output.grad[:32, 2:4, :2].any())
+
+    def test_the_mean_is_over_known_shares(self) -> None:
+        process = make(prediction='epsilon')
+        latent, noise, times, _ = noised(process)
+        coverage = torch.ones(64, 3, 4, 4)
+        coverage[:, 0] = 0.5
+        output = noise.clone()
+        output[:, :2] += 2
+        output[:, 2:] += 1
+        losses = process.loss(output, latent, noise, times, coverage)
+        assert float(losses['loss_image_1']) == pytest.approx(4)
+        # two channels of weight one half, three of weight 1
+        assert float(losses['loss']) == pytest.approx((4 + 3) / (1 + 3))
+
     def test_validation_repeats_itself(self) -> None:
         process = make(prediction='v')
         latent = torch.randn(6, 5, 4, 4)

@@ -4,7 +4,7 @@
 """Codecs: a labelled sample to a latent tensor and back."""
 
 from .abundances import AbundanceCodec
-from .base import Codec, Sample
+from .base import Codec, Sample, by_channel
 from .pixels import PixelCodec
 from .scores import ReconstructionScores, mask_fidelity
 from .single_stream import SingleStreamCodec
@@ -30,6 +30,7 @@ __all__ = (
     'Sample',
     'SingleStreamCodec',
     'TwoStreamCodec',
+    'by_channel',
     'codec_from_config',
     'codec_to_config',
     'load_codec',

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import valid_pixels
 from .pixels import FoldedCodec
 
 #: Pixels that endmembers are learned from.
@@ -69,6 +70,7 @@ class AbundanceCodec(FoldedCodec):
         """
         super().fit_scaling(images)
         pixels = rearrange(images, 'n c h w -> (n h w) c')
+        pixels = pixels[valid_pixels(images).flatten()]
         pixels = pixels[:: len(pixels) // _MOST_PIXELS + 1].to(self.center)
         # a few outliers must not become endmembers
         scaled = ((pixels - self.center) / self.half_range).clamp(-1.5, 1.5)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import avg_pool2d, cross_entropy, one_hot
 
 from ..metrics.spectral import mean_spectral_angle
 from ..pairs.spec import SampleSpec
@@ -198,7 +198,7 @@ class Codec(nn.Module, ABC):
 
     def mask_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Mean cross-entropy over labelled pixels; 0 if none has a label."""
-        target = mask.where((mask >= 0) & (mask < self.spec.num_classes), -100)
+        target = mask.where(self.labelled(mask), -100)
         total = cross_entropy(
             logits.float(), target, ignore_index=-100, reduction='sum'
         )
@@ -268,9 +268,37 @@ class Codec(nn.Module, ABC):
         """Turn scaled images (B, T, C, H, W) into reflectance, in float32."""
         return self.spec.reflectance(self._digital_numbers(images))
 
+    def labelled(self, mask: Tensor) -> Tensor:
+        """Where a mask has a class, of the same shape."""
+        return (mask >= 0) & (mask < self.spec.num_classes)
+
+    def coverage(self, sample: Sample) -> Tensor:
+        """Share of each latent cell, in each stream, that is known.
+
+        Missing values and pixels without a label are filled before they are encoded,
+        so a latent is true to this share only.
+
+        Args:
+            sample: As :meth:`encode` takes it.
+
+        Returns:
+            Shares in 0..1 (B, S, H / factor, W / factor) for S streams: valid values
+            of an image's pixels and bands, labelled pixels of a mask, and both in turn
+            where image and mask share a stream.
+        """
+        mask = sample['mask'].flatten(0, -3)
+        images = sample['image'].reshape(len(mask), -1, *sample['image'].shape[-3:])
+        valid = images.isfinite().float().mean(2)
+        label = self.labelled(mask).float()[:, None]
+        if len(self.streams) == 1:
+            known = valid.mean(1, keepdim=True) * label
+        else:
+            known = torch.cat([valid, label], 1)
+        return avg_pool2d(known, self.factor)
+
     def one_hot(self, mask: Tensor) -> Tensor:
         """Masks (B, H, W) as -1 or +1 for each class (B, K, H, W); -1 if no label."""
-        known = (mask >= 0) & (mask < self.spec.num_classes)
+        known = self.labelled(mask)
         hot = one_hot(mask.where(known, 0), self.spec.num_classes)
         hot = rearrange(hot * known[..., None], 'b h w k -> b k h w')
         return hot.to(self.center.dtype) * 2 - 1
@@ -300,6 +328,8 @@ class Codec(nn.Module, ABC):
     def fit_statistics(self, batches: Iterable[Sample]) -> None:
         """Measure mean and std of each latent channel over the training set.
 
+        A cell counts by its coverage.
+
         Args:
             batches: Batches of the training set, each a sample that :meth:`encode`
                 takes.
@@ -307,19 +337,21 @@ class Codec(nn.Module, ABC):
         Raises:
             ValueError: If there is no batch, or a latent is not finite.
         """
-        count = 0
-        total = torch.zeros(self.latent_channels, dtype=torch.float64)
-        squares = torch.zeros_like(total)
+        count = torch.zeros(self.latent_channels, dtype=torch.float64)
+        total, squares = torch.zeros_like(count), torch.zeros_like(count)
         for sample in batches:
             latent = self.to_latent(*self.prepare(sample)).double().cpu()
-            count += latent[:, 0].numel()
-            total += latent.sum((0, 2, 3))
-            squares += latent.square().sum((0, 2, 3))
-        if not count or not bool(torch.isfinite(total + squares).all()):
+            known = by_channel(self.streams, self.coverage(sample).double().cpu())
+            count += known.sum((0, 2, 3))
+            total += (known * latent).sum((0, 2, 3))
+            squares += (known * latent.square()).sum((0, 2, 3))
+        if not bool(count.any()) or not bool((total + squares).isfinite().all()):
             raise ValueError(
-                f'The latents of {count} cells have the sums {total.tolist()}; their '
-                'statistics need numbers. Look for NaN pixels or an empty training set.'
+                f'The latents of {float(count.max()):g} cells have the sums '
+                f'{total.tolist()}; their statistics need numbers. Look for infinite '
+                'pixels or an empty training set.'
             )
+        count = count.where(count > 0, 1)
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.latent_mean.copy_(mean)
@@ -357,6 +389,21 @@ def _channels(values: Tensor) -> Tensor:
 
 def _bands(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1)
+
+
+def by_channel(streams: Mapping[str, slice], values: Tensor) -> Tensor:
+    """Repeat values of streams for each of their channels.
+
+    Args:
+        streams: Channels of each of S streams.
+        values: (B, S, ...).
+
+    Returns:
+        (B, D, ...).
+    """
+    widths = [channels.stop - channels.start for channels in streams.values()]
+    repeats = torch.tensor(widths, device=values.device)
+    return values.repeat_interleave(repeats, dim=1)
 
 
 def image_streams(spec: SampleSpec, channels: int) -> dict[str, int]:

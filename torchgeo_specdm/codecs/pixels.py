@@ -52,7 +52,7 @@ class FoldedCodec(Codec):
 
     def to_latent(self, images: Tensor, mask: Tensor) -> Tensor:
         """See :meth:`Codec.to_latent`; a pixel without a label gets code 0."""
-        known = (mask >= 0) & (mask < self.spec.num_classes)
+        known = self.labelled(mask)
         bits = self.codes[mask.where(known, 0)] * known[..., None]
         pixels = self.to_pixels(images.flatten(0, 1))
         pixels = rearrange(pixels, '(b t) c h w -> b (t c) h w', t=self.spec.dates)

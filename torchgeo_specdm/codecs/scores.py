@@ -22,7 +22,8 @@ class ReconstructionScores(nn.Module):
     """Errors after encoding and decoding, over all pixels seen by all processes.
 
     They are means over pixels, not over batches, so they do not depend on how samples
-    were put into batches. Pixels that miss a band do not count.
+    were put into batches. Missing values do not count, nor angles where a band is
+    missing.
 
     Args:
         num_classes: Number of classes.
@@ -45,20 +46,18 @@ class ReconstructionScores(nn.Module):
         """
         decoded, logits = codec.roundtrip(sample)
         mask = sample['mask'].reshape(len(logits), *logits.shape[-2:])
-        mask = mask.where((mask >= 0) & (mask < codec.spec.num_classes), -1)
+        mask = mask.where(codec.labelled(mask), -1)
         self.classes.update(decoded['mask'].reshape(mask.shape), mask)
-        seen = valid_pixels(sample['image'])
-        real, fake = (
-            codec.spec.reflectance(s['image']).movedim(-3, -1)[seen]
-            for s in (sample, decoded)
-        )
-        # dates in both, (B, T, C, H, W), and their pixels
-        where = seen.reshape(len(seen), -1, *seen.shape[-2:])
-        scaled = [codec.prepare(s)[0].movedim(-3, -1)[where] for s in (sample, decoded)]
-        sad = mean_spectral_angle(fake, real)
-        self._add('l1', (scaled[1] - scaled[0]).abs().mean(), real.numel())
-        self._add('squares', (fake - real).square().mean(), real.numel())
-        self._add('sad', sad, int(lit_pixels(real).sum()))
+        valid = sample['image'].isfinite()
+        real, fake = (codec.spec.reflectance(s['image']) for s in (sample, decoded))
+        scaled = [codec.prepare(s)[0].reshape(real.shape) for s in (sample, decoded)]
+        whole = valid_pixels(real)
+        drawn, wanted = (image.movedim(-3, -1)[whole] for image in (fake, real))
+        count = int(valid.sum())
+        self._add('l1', (scaled[1] - scaled[0])[valid].abs().mean(), count)
+        self._add('squares', (fake - real)[valid].square().mean(), count)
+        sad = mean_spectral_angle(drawn, wanted)
+        self._add('sad', sad, int(lit_pixels(wanted).sum()))
         self._add('mask', codec.mask_loss(logits, mask), int((mask >= 0).sum()))
 
     def compute(self) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ class SingleStreamCodec(Codec):
         """Cross-entropy, or the L1 distance to the true class number."""
         if self.settings['mask_input'] == 'one_hot':
             return super().mask_loss(logits, mask)
-        known = (mask >= 0) & (mask < self.spec.num_classes)
+        known = self.labelled(mask)
         # a half-precision sum over a batch of masks overflows
         distance = -logits.float().gather(1, mask.where(known, 0)[:, None])[:, 0]
         return (distance * known).sum() / known.sum().clamp(min=1)
@@ -107,7 +107,7 @@ class SingleStreamCodec(Codec):
     def _join(self, images: Tensor, mask: Tensor) -> Tensor:
         labels = self.one_hot(mask)
         if self.settings['mask_input'] == 'index':
-            known = (mask >= 0) & (mask < self.spec.num_classes)
+            known = self.labelled(mask)
             top = max(self.spec.num_classes - 1, 1)
             labels = (mask.where(known, 0) / top * 2 - 1)[:, None].to(images.dtype)
         return torch.cat([images.flatten(1, 2), labels], 1)

@@ -18,26 +18,36 @@ _log = logging.getLogger(__name__)
 
 
 class LatentDataset(NonGeoDataset):
-    """Latents in memory, in half precision (their standard deviation is one)."""
+    """Latents in memory, in half precision (their standard deviation is one).
 
-    def __init__(self, latents: Tensor) -> None:
-        """Keep the latents (N, D, h, w)."""
+    Args:
+        latents: (N, D, h, w).
+        coverage: Known share of each cell and stream (N, S, h, w), in steps of 1/255
+            from 0 to 255 (uint8).
+    """
+
+    def __init__(self, latents: Tensor, coverage: Tensor) -> None:
+        """Keep both."""
         self.latents = latents.half()
+        self.coverage = coverage
 
     def __len__(self) -> int:
         """Number of latents."""
         return len(self.latents)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """The latent (D, h, w) under the key ``latent``."""
-        return {'latent': self.latents[index].float()}
+        """``latent`` (D, h, w) and ``coverage`` (S, h, w)."""
+        return {
+            'latent': self.latents[index].float(),
+            'coverage': self.coverage[index] / 255,
+        }
 
 
 class LatentDataModule(NonGeoDataModule):
     """Encodes the training set of another datamodule once, and serves latents.
 
     For stage 2 of :class:`SpecDMTask`. Each process keeps all latents in memory, in
-    half precision.
+    half precision, and how much of each of their cells is known.
 
     Each pass through the real training set applies its own augmentation (crops,
     flips, turns), so the cache holds that many variants of each sample. Training on
@@ -91,6 +101,7 @@ class LatentDataModule(NonGeoDataModule):
         training: Any = self.real.train_dataset
         count = self.passes * len(training)
         cache, filled = torch.empty(0), 0
+        shares: list[Tensor] = []
         with torch.no_grad(), same_randomness():
             for batch in training_batches(self.real, device, self.passes):
                 part = codec.encode(batch).half().cpu()
@@ -98,7 +109,8 @@ class LatentDataModule(NonGeoDataModule):
                 cache = cache if filled else part.new_empty((count, *part.shape[1:]))
                 cache[filled : filled + len(part)] = part
                 filled += len(part)
-        self.train_dataset = LatentDataset(cache[:filled])
+                shares.append((255 * codec.coverage(batch)).round().byte().cpu())
+        self.train_dataset = LatentDataset(cache[:filled], torch.cat(shares))
         refuse_empty_training(
             'The latent cache', len(self.train_dataset), self.batch_size
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ..codecs import by_channel
 from ..files import read_json
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
@@ -48,7 +49,9 @@ class DenoisingErrors(Metric):
     follows in closed form from the covariance of the channels (the Wiener filter), so
     it is what a network of one 1x1 convolution for each level would reach.
 
-    All streams have the same level of noise here. Levels without a sample are NaN.
+    All streams have the same level of noise here. Levels without a sample are NaN. Cells
+    count by the share of them that is known, in the covariance by that of the stream
+    of which least is known.
     """
 
     higher_is_better = False
@@ -56,6 +59,7 @@ class DenoisingErrors(Metric):
     full_state_update = False
 
     squares: Tensor
+    seen: Tensor
     counts: Tensor
     moments: Tensor
     sums: Tensor
@@ -73,6 +77,7 @@ class DenoisingErrors(Metric):
         steps = round((_HIGHEST - _LOWEST) / _STEP)
         shapes: dict[str, tuple[int, ...]] = {
             'squares': (depth, len(LEVELS)),
+            'seen': (depth, len(LEVELS)),
             'counts': (len(LEVELS), steps),
             'moments': (depth, depth),
             'sums': (depth,),
@@ -84,7 +89,12 @@ class DenoisingErrors(Metric):
 
     @torch.no_grad()
     def update(
-        self, process: JointProcess, denoiser: nn.Module, latent: Tensor, first: int
+        self,
+        process: JointProcess,
+        denoiser: nn.Module,
+        latent: Tensor,
+        first: int,
+        coverage: Tensor | None = None,
     ) -> None:
         """Noise a batch at fixed levels, and let the network estimate it.
 
@@ -93,6 +103,8 @@ class DenoisingErrors(Metric):
             denoiser: Network that takes noisy latents of variance one and times.
             latent: Standardised latents (B, D, h, w).
             first: Number of the first sample of the batch, which fixes noise and times.
+            coverage: Known share of each cell and stream (B, S, h, w); None if all is
+                known.
         """
         numbers, (height, width) = range(first, first + len(latent)), latent.shape[-2:]
         noise = sample_noise(_SEED, numbers, self.streams, (height, width))
@@ -102,30 +114,37 @@ class DenoisingErrors(Metric):
         error = process.clean_estimate(output, noisy, times) - latent
         ratio = _log_snr(process, latent, times)
         level = torch.bucketize(ratio, torch.tensor(_EDGES).to(ratio))
-        self.squares.index_add_(1, level, error.square().mean((2, 3)).T)
+        if coverage is None:
+            coverage = latent.new_ones(len(latent), len(self.streams), height, width)
+        weights = by_channel(self.streams, coverage)
+        self.squares.index_add_(1, level, (weights * error.square()).sum((2, 3)).T)
+        self.seen.index_add_(1, level, weights.sum((2, 3)).T)
         step = ((ratio - _LOWEST) / _STEP).long().clamp(0, self.counts.shape[1] - 1)
         ones = torch.ones_like(ratio)
         self.counts.index_put_((level, step), ones, accumulate=True)
         flat = latent.float().movedim(1, 0).flatten(1)
+        known = coverage.amin(1).flatten().float()
         # half precision would lose the small components
         with torch.autocast(flat.device.type, enabled=False):
-            self.moments += flat @ flat.T
-        self.sums += flat.sum(1)
-        self.places += flat.shape[1]
+            self.moments += (known * flat) @ flat.T
+        self.sums += (known * flat).sum(1)
+        self.places += known.sum()
 
     def compute(self) -> dict[str, StreamErrors]:
         """Compute the errors of each stream."""
-        squares, counts, moments, sums, places = (
+        squares, seen, counts, moments, sums, places = (
             state.cpu().double()
             for state in (
                 self.squares,
+                self.seen,
                 self.counts,
                 self.moments,
                 self.sums,
                 self.places,
             )
         )
-        network = squares / counts.sum(1)
+        network = squares / seen
+        places = places.where(places > 0, 1)
         covariance = moments / places - torch.outer(sums, sums) / places.square()
         values, vectors = torch.linalg.eigh(covariance)
         middles = _LOWEST + _STEP * (torch.arange(counts.shape[1]) + 0.5)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..codecs import by_channel
 from .noise import SEED_LIMIT, sample_noise
 
 Prediction = Literal['epsilon', 'v', 'sample']
@@ -141,7 +142,12 @@ class JointProcess(nn.Module):
         return noisy / ((alpha * self.signal_scale).square() + sigma.square()).sqrt()
 
     def denoising_losses(
-        self, denoiser: nn.Module, latent: Tensor, noise: Tensor, times: Tensor
+        self,
+        denoiser: nn.Module,
+        latent: Tensor,
+        noise: Tensor,
+        times: Tensor,
+        coverage: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Noise latents, let a network predict, and score it.
 
@@ -150,29 +156,40 @@ class JointProcess(nn.Module):
             latent: Standardised latents (B, D, h, w).
             noise: Standard normal, of the same shape.
             times: (B, S).
+            coverage: Known share of each cell and stream (see :meth:`Codec.coverage`);
+                None if all is known.
 
         Returns:
             As :meth:`loss`.
         """
         noisy = self.add_noise(latent, noise, times)
         output = denoiser(self.network_input(noisy, times), times).float()
-        return self.loss(output, latent, noise, times)
+        return self.loss(output, latent, noise, times, coverage)
 
-    def training_losses(self, denoiser: nn.Module, latent: Tensor) -> dict[str, Tensor]:
+    def training_losses(
+        self, denoiser: nn.Module, latent: Tensor, coverage: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Losses at random times and with random noise.
 
         Args:
             denoiser: Network that takes noisy latents of variance one and times.
             latent: Standardised latents (B, D, h, w).
+            coverage: Known share of each cell and stream (see :meth:`Codec.coverage`);
+                None if all is known.
 
         Returns:
             As :meth:`loss`.
         """
         times = self.draw_times(len(latent))
-        return self.denoising_losses(denoiser, latent, torch.randn_like(latent), times)
+        noise = torch.randn_like(latent)
+        return self.denoising_losses(denoiser, latent, noise, times, coverage)
 
     def validation_losses(
-        self, denoiser: nn.Module, latent: Tensor, first: int
+        self,
+        denoiser: nn.Module,
+        latent: Tensor,
+        first: int,
+        coverage: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses at fixed times and with fixed noise: they differ by weights alone.
 
@@ -180,6 +197,8 @@ class JointProcess(nn.Module):
             denoiser: Network that takes noisy latents of variance one and times.
             latent: Standardised latents (B, D, h, w).
             first: Number of the first sample of the batch.
+            coverage: Known share of each cell and stream (see :meth:`Codec.coverage`);
+                None if all is known.
 
         Returns:
             As :meth:`loss`.
@@ -188,12 +207,19 @@ class JointProcess(nn.Module):
         numbers = range(first, first + count)
         noise = sample_noise(_VALIDATION_SEED, numbers, self.streams, (height, width))
         times = self.spread_times(first, count)
-        return self.denoising_losses(denoiser, latent, noise.to(latent), times)
+        return self.denoising_losses(
+            denoiser, latent, noise.to(latent), times, coverage
+        )
 
     def loss(
-        self, output: Tensor, latent: Tensor, noise: Tensor, times: Tensor
+        self,
+        output: Tensor,
+        latent: Tensor,
+        noise: Tensor,
+        times: Tensor,
+        coverage: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Mean squared error of the prediction, over noised streams only.
+        """Mean squared error of the prediction, over what is noised and known.
 
         The clean sample is weighted as ``v`` would be, with (SNR + 1).
 
@@ -202,9 +228,12 @@ class JointProcess(nn.Module):
             latent: The clean latents.
             noise: The noise that was added.
             times: (B, S).
+            coverage: Weight of each cell and stream in 0..1 (B, S, h, w), its known
+                share (see :meth:`Codec.coverage`); None for 1 everywhere.
 
         Returns:
-            ``loss`` and ``loss_<stream>`` for each stream, scalars.
+            ``loss`` and ``loss_<stream>`` for each stream, scalars; 0 where nothing is
+            known.
         """
         alpha, sigma = self._levels(times)
         clean = latent * self.signal_scale
@@ -216,12 +245,13 @@ class JointProcess(nn.Module):
             error = output - (alpha * noise - sigma * clean)
         else:
             error = (output - latent) * self.signal_scale / safe
-        learned = (sigma > 0).expand_as(error)
-        squares = error.square() * learned
-        losses = {'loss': squares.sum() / learned.sum().clamp(min=1)}
+        weights = (sigma > 0).to(error).expand_as(error)
+        if coverage is not None:
+            weights = weights * by_channel(self.streams, coverage)
+        squares = error.square() * weights
+        losses = {'loss': _mean(squares, weights)}
         for stream, channels in self.streams.items():
-            count = learned[:, channels].sum().clamp(min=1)
-            losses[f'loss_{stream}'] = squares[:, channels].sum() / count
+            losses[f'loss_{stream}'] = _mean(squares[:, channels], weights[:, channels])
         return losses
 
     def clean_estimate(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
@@ -246,7 +276,11 @@ class JointProcess(nn.Module):
 
     def _levels(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise level of each channel, both (B, D, 1, 1)."""
-        widths = [s.stop - s.start for s in self.streams.values()]
-        repeats = torch.tensor(widths, device=times.device)
-        alpha = self.signal[times].repeat_interleave(repeats, dim=1)[..., None, None]
+        alpha = by_channel(self.streams, self.signal[times])[..., None, None]
         return alpha, (1 - alpha.square()).clamp(min=0).sqrt()
+
+
+def _mean(squares: Tensor, weights: Tensor) -> Tensor:
+    """Sum of weighted squares over the sum of weights; 0 without any weight."""
+    total = weights.sum()
+    return squares.sum() / total.where(total > 0, 1)

@@ -18,6 +18,7 @@ from torchmetrics import MeanMetric
 from ...codecs import (
     Codec,
     ReconstructionScores,
+    by_channel,
     codec_to_config,
     require_learnable,
     require_learned,
@@ -217,7 +218,7 @@ class DiffusionStage(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Let the denoiser find the noise of each stream (see :class:`JointProcess`)."""
         return self.generator.process.training_losses(
-            self.denoiser, self._latent(batch)
+            self.denoiser, *self._latent(batch)
         )
 
     def after_step(self, step: int) -> None:
@@ -226,15 +227,18 @@ class DiffusionStage(Stage):
 
     def evaluate(self, batch: Batch, first: int) -> None:
         """Score the averaged weights at times and noise that *first* fixes."""
-        latent = self._latent(batch)
-        losses = self.generator.process.validation_losses(
-            self.generator.denoiser, latent, first
-        )
+        latent, coverage = self._latent(batch)
+        process, denoiser = self.generator.process, self.generator.denoiser
+        losses = process.validation_losses(denoiser, latent, first, coverage)
+        known = by_channel(process.streams, coverage)
+        # a mean over all that is known, however samples are put into batches
+        weights = {'loss': known.sum()} | {
+            f'loss_{stream}': known[:, channels].sum()
+            for stream, channels in process.streams.items()
+        }
         for name, value in losses.items():
-            self.means[name].update(value, len(latent))
-        self.errors.update(
-            self.generator.process, self.generator.denoiser, latent, first
-        )
+            self.means[name].update(value, weights[name])
+        self.errors.update(process, denoiser, latent, first, coverage)
 
     def scores(self) -> dict[str, Tensor]:
         """Return the mean losses over samples, overall and of each stream.
@@ -264,12 +268,12 @@ class DiffusionStage(Stage):
             text = json.dumps(self.last_errors, indent=2)
             write_text(folder / ERRORS, text + '\n')
 
-    def _latent(self, batch: Batch) -> Tensor:
-        """Latents (B, D, h, w) of a batch, or those that it holds already."""
+    def _latent(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents (B, D, h, w) of a batch, or those that it holds, and their coverage."""
         if 'latent' in batch:
-            return batch['latent']
+            return batch['latent'], batch['coverage']
         with torch.no_grad():
-            return self.codec.encode(batch).float()
+            return self.codec.encode(batch).float(), self.codec.coverage(batch)
 
 
 #: The stages by their name in configurations.
