@@ -33,8 +33,7 @@ LAND = {'class_path': 'LandCoverAIDataModule', 'init_args': {'batch_size': 4}}
 LOVEDA = {'class_path': 'LoveDADataModule', 'init_args': {'batch_size': 4}}
 LEVIR = {
     'class_path': 'torchgeo.datamodules.LEVIRCDDataModule',
-    # kornia moves the masks of larger batches elsewhere than their images
-    'init_args': {'batch_size': 1, 'patch_size': 32},
+    'init_args': {'batch_size': 4, 'patch_size': 32},
 }
 FOREIGN = {
     'class_path': 'tests.test_any_datamodule.ForeignDataModule',

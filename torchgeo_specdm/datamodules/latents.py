@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+from torch.utils.data import DataLoader, default_collate
+from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from .support.adapter import same_randomness, training_batches
 from .support.preparation import refuse_empty_training
+from .support.wrapping import WrappingDataModule
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class LatentDataset(NonGeoDataset):
         }
 
 
-class LatentDataModule(NonGeoDataModule):
+class LatentDataModule(WrappingDataModule):
     """Encodes the training set of another datamodule once, and serves latents.
 
     For stage 2 of :class:`SpecDMTask`. Each process keeps all latents in memory, in
@@ -52,10 +54,10 @@ class LatentDataModule(NonGeoDataModule):
     Each pass through the real training set applies its own augmentation (crops,
     flips, turns), so the cache holds that many variants of each sample. Training on
     it is about 1.3 times as fast as encoding at each step (docs/notes/autoencoder.md).
-    Validation stays the real datamodule's.
+    All other sets stay the real datamodule's.
 
     Args:
-        real: Any datamodule with image and mask.
+        real: The datamodule, with image and mask.
         passes: Variants of each training sample to keep.
         batch_size: Latents in a batch; the real datamodule's batch size if None.
     """
@@ -64,20 +66,14 @@ class LatentDataModule(NonGeoDataModule):
         self, real: BaseDataModule, passes: int = 8, batch_size: int | None = None
     ) -> None:
         """Initialize a new LatentDataModule instance."""
-        super().__init__(
-            LatentDataset, batch_size or real.batch_size or 1, real.num_workers
-        )
+        super().__init__(real)
         if passes < 1:
             raise ValueError(
                 f'passes={passes} must be 1 or more: the cache holds that many '
                 'variants of each training sample.'
             )
-        self.real = real
+        self.batch_size = batch_size or real.batch_size or 1
         self.passes = passes
-
-    def prepare_data(self) -> None:
-        """Let the real datamodule prepare its data."""
-        self.real.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Set up the real datamodule and encode its training set.
@@ -85,9 +81,7 @@ class LatentDataModule(NonGeoDataModule):
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
-        self.real.trainer = self.trainer
-        self.real.setup(stage)
-        self.mean, self.std = self.real.mean, self.real.std
+        super().setup(stage)
         if stage != 'fit' or self.trainer is None:
             return
         task: Any = self.trainer.lightning_module
@@ -116,16 +110,11 @@ class LatentDataModule(NonGeoDataModule):
         )
         _log.info('Cached %d latents.', len(self.train_dataset))
 
-    def val_dataloader(self) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
-        """The real datamodule's validation samples."""
-        loader: torch.utils.data.DataLoader[dict[str, Tensor]]
-        loader = self.real.val_dataloader()
-        return loader
-
-    def test_dataloader(self) -> torch.utils.data.DataLoader[dict[str, Tensor]]:
-        """The real datamodule's test samples."""
-        loader: torch.utils.data.DataLoader[dict[str, Tensor]]
-        loader = self.real.test_dataloader()
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The loader of the latents."""
+        # the real one's is for real samples
+        self.collate_fn = default_collate
+        loader: DataLoader[dict[str, Tensor]] = self._dataloader_factory('train')
         return loader
 
     def on_after_batch_transfer(
@@ -134,4 +123,4 @@ class LatentDataModule(NonGeoDataModule):
         """Latents pass as they are; real samples get the real augmentation."""
         if 'latent' in batch:
             return batch
-        return self.real.on_after_batch_transfer(batch, dataloader_idx)
+        return super().on_after_batch_transfer(batch, dataloader_idx)

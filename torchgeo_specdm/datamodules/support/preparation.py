@@ -3,12 +3,13 @@
 
 """The common parts of all datamodules here: statistics, augmentation and refusals."""
 
+from collections.abc import Callable
 from typing import Any
 
 import kornia.augmentation as K
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchgeo.datamodules import NonGeoDataModule
 
@@ -95,6 +96,56 @@ class BatchAugmentation:
             key: moved[key].reshape(*plane.shape[:-2], *moved[key].shape[-2:])
             for key, plane in planes.items()
         }
+
+
+class DatedMasks:
+    """Augment a batch with as many masks as dates, and take the first one.
+
+    kornia's ``VideoSequential``, with which TorchGeo crops images of several dates,
+    goes through masks frame by frame: one mask for a sample is cropped where another
+    sample's image is, or refused (docs/notes/torchgeo.md).
+
+    Args:
+        augmentation: Takes and returns a batch with ``image``, (B, T, C, H, W).
+    """
+
+    def __init__(self, augmentation: Callable[[dict[str, Tensor]], Any]) -> None:
+        """Initialize a new DatedMasks instance."""
+        self.augmentation = augmentation
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Augment a batch.
+
+        Args:
+            batch: ``image`` and maybe ``mask``, (B, H, W) or (B, 1, H, W); other keys
+                are left to the augmentation.
+
+        Returns:
+            What the augmentation gives, with masks of as many axes as before.
+        """
+        image, mask = batch['image'], batch.get('mask')
+        if image.ndim != 5 or mask is None or mask.ndim > 4:
+            return dict(self.augmentation(batch))
+        frames = mask.reshape(len(mask), 1, 1, *mask.shape[-2:])
+        frames = frames.expand(-1, image.shape[1], -1, -1, -1).contiguous()
+        moved: dict[str, Tensor] = self.augmentation(batch | {'mask': frames})
+        first = moved['mask'][:, 0]
+        return moved | {'mask': first if mask.ndim == 4 else first[:, 0]}
+
+
+def align_dates(datamodule: Any) -> None:
+    """Let a datamodule move images of several dates and their masks alike.
+
+    Args:
+        datamodule: Any datamodule, after ``setup``; its augmentations that use kornia's
+            ``VideoSequential`` become :class:`DatedMasks`.
+    """
+    for name in ('aug', 'train_aug', 'val_aug', 'test_aug', 'predict_aug'):
+        found = getattr(datamodule, name, None)
+        if isinstance(found, nn.Module) and any(
+            isinstance(part, K.VideoSequential) for part in found.modules()
+        ):
+            setattr(datamodule, name, DatedMasks(found))
 
 
 def normalise(

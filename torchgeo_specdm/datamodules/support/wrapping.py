@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ...pairs.spec import SampleSpec
+from .preparation import align_dates
 
 #: Attributes of the real datamodule that tasks and callbacks look at.
 _SHOWN = (
@@ -72,6 +73,7 @@ class WrappingDataModule(NonGeoDataModule):
         # without one
         self.real.trainer = self.trainer
         self.real.setup(stage)
+        align_dates(self.real)
         self._show()
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:

@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from ...datamodules.support.preparation import align_dates
+
 
 class StepGuard(LightningModule):
     """A training that cannot end well stops with an error instead of exit code 0.
@@ -27,6 +29,7 @@ class StepGuard(LightningModule):
     * folders that cannot be written: it drops some of the checkpoint's errors;
     * a loss that is NaN or infinite: it trains on, and saves what comes out;
     * a loader without a batch: it skips the training and reports success;
+    * masks of several dates that are cropped apart from their images;
     * numpy's numbers and paths among the hyperparameters: it saves them into a
       checkpoint that cannot be loaded, so they are saved as plain types here.
     """
@@ -44,6 +47,15 @@ class StepGuard(LightningModule):
         if self.trainer.state.fn == TrainerFn.FITTING:
             for folder in sorted(_folders_to_write(self.trainer)):
                 require_writable(folder)
+
+    def setup(self, stage: str) -> None:
+        """Let images of several dates and their masks be augmented alike.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+        """
+        super().setup(stage)
+        align_dates(getattr(self.trainer, 'datamodule', None))
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Refuse a loss that is not a number.
