@@ -111,6 +111,7 @@ FORMS = [
             ('sampling.steps', 0),
             ('sampling.steps', 2**64),
             ('sampling.clip', float('inf')),
+            ('sampling.guidance', 'much'),
             ('patch_size', 32),
             ('patch_size', [32]),
             ('patch_size', [32, 10**9]),

@@ -30,7 +30,7 @@ def test_every_preset_builds_every_codec(name: str, codec: str) -> None:
         made = make_codec(codec, SPEC, preset[codec]['codec'])
         config = generator_settings(preset, codec) | {'patch_size': [128, 128]}
         generator = Generator.build(made, config)
-    times = len(made.streams) if generator.process.independent else 1
+    times = len(made.streams) if generator.process.cases.separate else 1
     assert len(generator.denoiser.embeddings) == times - 1
     assert generator.process.num_steps == 1000
     assert made.settings == preset[codec]['codec']
@@ -66,7 +66,7 @@ def test_paper_is_as_published() -> None:
     }
     assert preset['two_stream']['process'] == {
         'prediction': 'epsilon',
-        'independent': 0.0,
+        'cases': {'joint': 1.0},
         'signal_scale': 1.0,
     }
     assert preset['schedule'] == {
@@ -74,7 +74,12 @@ def test_paper_is_as_published() -> None:
         'beta_start': 0.0015,
         'beta_end': 0.0155,
     }
-    assert preset['sampling'] == {'sampler': 'ddpm', 'steps': 1000, 'clip': None}
+    assert preset['sampling'] == {
+        'sampler': 'ddpm',
+        'steps': 1000,
+        'clip': None,
+        'guidance': 0.0,
+    }
     assert preset['two_stream']['codec'] == {
         'image_widths': [128, 256, 512],
         'mask_widths': [128, 256, 512],
@@ -147,6 +152,12 @@ class TestOverrides:
         written = json.loads(json.dumps(load_preset('tiny', given)))
         assert written['diffusion']['lr'] == 2e-4
         assert written['denoiser']['groups'] == 8
+
+    def test_cases_are_replaced_as_a_whole(self) -> None:
+        own = {'image_1|mask': 1.0}
+        preset = load_preset('tiny', {'pixels': {'process': {'cases': own}}})
+        assert preset['pixels']['process']['cases'] == own
+        assert preset['pixels']['process']['prediction'] == 'sample'
 
     def test_are_not_kept(self) -> None:
         load_preset('tiny', {'two_stream': {'codec': {'stem': 1}}})

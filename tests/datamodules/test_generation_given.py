@@ -215,12 +215,13 @@ class TestVary:
 class TestBatches:
     def test_crops_of_larger_samples(self, pair_folder: Path) -> None:
         source = PairFolder(pair_folder)
-        data = BatchDataset([[0, 1], [2]], source, seed=0, size=(16, 8))
+        data = BatchDataset([[0, 1], [2]], source, 0, (16, 8), ('mask',), ('image',))
         assert len(data) == 2
         batch = data[0]
         assert batch['index'].tolist() == [0, 1]
-        assert batch['image'].shape == (2, 6, 16, 8)
-        assert batch['mask'].shape == (2, 16, 8)
+        assert batch['start']['image'].shape == (2, 6, 16, 8)
+        mask = batch['given']['mask']
+        assert mask.shape == (2, 16, 8)
         for i in range(2):
             windows = (
                 source[i]['mask'].unfold(0, 16, 1).unfold(1, 8, 1).reshape(-1, 16, 8)
@@ -228,7 +229,7 @@ class TestBatches:
             # a patch that is not square is not turned on its side
             moved = torch.cat([windows, windows.flip(-1), windows.flip(-2)])
             moved = torch.cat([moved, windows.flip(-1).flip(-2)])
-            assert bool((moved == batch['mask'][i]).flatten(1).all(1).any())
+            assert bool((moved == mask[i]).flatten(1).all(1).any())
 
     def test_image_and_mask_move_together(self, pair_folder: Path) -> None:
         class Coded(PairFolder):
@@ -236,12 +237,11 @@ class TestBatches:
                 grid = torch.arange(32 * 32).view(32, 32)
                 return {'image': grid[None].float(), 'mask': grid}
 
-        data = BatchDataset([list(range(16))], Coded(pair_folder), 0, (16, 16))
-        batch = data[0]
-        assert torch.equal(batch['image'][:, 0].long(), batch['mask'])
-        corners = {
-            tuple(x[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()) for x in batch['mask']
-        }
+        size, use = (16, 16), (('mask',), ('image',))
+        batch = BatchDataset([range(16)], Coded(pair_folder), 0, size, *use)[0]
+        mask = batch['given']['mask']
+        assert torch.equal(batch['start']['image'][:, 0].long(), mask)
+        corners = {tuple(x[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()) for x in mask}
         assert len(corners) > 12
 
     def test_too_small(self, pair_folder: Path) -> None:
@@ -251,6 +251,7 @@ class TestBatches:
 
     def test_only_what_is_needed(self, pair_folder: Path) -> None:
         data = BatchDataset([[3]], PairFolder(pair_folder), 0, (32, 32), ('mask',))
-        assert set(data[0]) == {'index', 'mask', 'seed', 'strength'}
+        assert {*data[0]['given']} == {'mask'} and not data[0]['start']
         bare = BatchDataset([[3]], None, 7, (32, 32))[0]
-        assert bare == {'index': torch.tensor([3]), 'seed': 7, 'strength': 1.0}
+        assert (bare['index'].tolist(), bare['seed'], bare['strength']) == ([3], 7, 1)
+        assert not bare['given'] and not bare['start']

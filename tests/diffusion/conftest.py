@@ -12,6 +12,12 @@ from torchgeo_specdm.diffusion import JointProcess
 
 from .oracle import SPEC, batch_of, flat_denoiser
 
+PROCESS = {
+    'prediction': 'sample',
+    'cases': {'joint': 0.5, 'image|mask': 0.5},
+    'signal_scale': 0.35,
+}
+
 
 @pytest.fixture(scope='module')
 def generator() -> Generator:
@@ -20,11 +26,11 @@ def generator() -> Generator:
     codec = make_codec('pixels', SPEC, {'fold': 2})
     codec.fit_scaling(torch.rand(8, 2, 16, 16) * 1000)
     codec.fit_statistics([batch_of(8)])
-    process = JointProcess(codec.streams, 'sample', 0.5, 0.35)
+    process = JointProcess(codec.streams, **PROCESS)
     denoiser = flat_denoiser(codec.latent_channels, len(codec.streams))
     config = {
         'stage': 'diffusion',
-        'process': {'prediction': 'sample', 'independent': 0.5, 'signal_scale': 0.35},
+        'process': PROCESS,
         'denoiser': {
             'widths': [8, 16],
             'attention': [False, True],

@@ -19,6 +19,21 @@ SPEC = SampleSpec(('B02', 'B03'), ('a', 'b', 'c'), ignore_index=255)
 MEAN = torch.tensor([0.5, -1.0, 0.2])
 COVARIANCE = torch.tensor([[1.0, 0.3, 0.5], [0.3, 0.5, -0.2], [0.5, -0.2, 0.8]])
 
+#: Every case that can be asked for.
+CASES = dict.fromkeys(
+    (
+        'joint',
+        'image|mask',
+        'mask|image',
+        'image_2|image_1,mask',
+        'image_2,mask|image_1',
+        'image_2|image_1',
+        'image',
+        'mask',
+    ),
+    1.0,
+)
+
 
 class PlainCodec(Codec):
     """Latents are the pixels of one band: two dates, and a mask of two classes."""
@@ -97,9 +112,7 @@ def oracle_generator(
 ) -> Generator:
     """A generator whose network makes no mistake."""
     codec = PlainCodec()
-    process = JointProcess(
-        codec.streams, prediction, independent=0.5, signal_scale=signal_scale
-    )
+    process = JointProcess(codec.streams, prediction, CASES, signal_scale)
     denoiser = OracleDenoiser(process, covariance=covariance)
     return Generator(codec, process, denoiser, config_of(size))
 

@@ -11,6 +11,8 @@ import torch
 
 from torchgeo_specdm import Generator
 
+from .oracle import batch_of
+
 
 class TestIdentity:
     def test_frozen_loop(self, generator: Generator) -> None:
@@ -69,8 +71,9 @@ class TestArguments:
             ({'sampler': 'euler'}, "sampler='euler' must be one of"),
             ({'steps': 0}, 'steps=0 lie in 1..1000'),
             ({'steps': 1001}, 'steps=1001'),
-            ({'strength': 0.5}, 'below 1 it needs samples to vary'),
+            ({'strength': 0.5}, 'below 1 with samples to start from and only then'),
             ({'strength': 0.0}, 'strength=0.0'),
+            ({'guidance': -1.0}, 'guidance=-1.0 must be 0 or more'),
             ({'indices': []}, 'must name one sample or more'),
             ({'indices': [-1]}, r'indices=\[-1\]'),
             ({'seed': -2}, 'seed=-2 be 0 or more'),
@@ -83,12 +86,28 @@ class TestArguments:
         with pytest.raises(ValueError, match=said):
             generator.sample(**{'indices': [0], 'seed': 0} | arguments)
 
-    def test_given_must_suit(self, generator: Generator) -> None:
-        mask = torch.zeros(2, 16, 16, dtype=torch.long)
-        with pytest.raises(ValueError, match='2 samples are given for 1 indices'):
-            generator.sample([0], 0, given={'mask': mask})
-        with pytest.raises(ValueError, match='below 1 it needs samples to vary'):
-            generator.sample([0, 1], 0, given={'mask': mask}, strength=0.5)
+    @pytest.mark.parametrize(
+        ('arguments', 'said'),
+        [
+            ({'given': ('mask',)}, '2 of mask are given for 1 indices'),
+            ({'start': ('image',)}, 'below 1 with samples to start from'),
+            ({'start': ('mask',), 'strength': 0.5}, r"start has \['mask'\], but"),
+            ({'given': ('image', 'mask')}, 'so nothing is left to draw'),
+            ({'given': ('image_2',)}, r"\['image_2'\] cannot be given"),
+            ({'given': ('bands',)}, r'must have 1 date\(s\) of 2 bands'),
+        ],
+    )
+    def test_parts_must_suit(
+        self, generator: Generator, arguments: dict[str, Any], said: str
+    ) -> None:
+        sample = batch_of(2) | {'image_2': torch.zeros(2, 2, 16, 16)}
+        wrong = {'image': torch.zeros(2, 3, 16, 16)}
+        for use in ('given', 'start'):
+            names = arguments.get(use, ())
+            parts = wrong if 'bands' in names else {n: sample[n] for n in names}
+            arguments = arguments | {use: parts}
+        with pytest.raises(ValueError, match=said):
+            generator.sample([0], 0, **arguments)
 
     def test_given_size_must_fit_the_codec(self, generator: Generator) -> None:
         mask = torch.zeros(1, 15, 16, dtype=torch.long)

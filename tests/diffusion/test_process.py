@@ -67,7 +67,6 @@ class TestArguments:
         ('settings', 'said'),
         [
             ({'prediction': 'x'}, "prediction='x' must be one of"),
-            ({'independent': 1.5}, 'independent=1.5 must lie in 0..1'),
             ({'signal_scale': 0.0}, 'signal_scale=0.0'),
         ],
     )
@@ -79,31 +78,30 @@ class TestArguments:
 class TestTimes:
     def test_shared_by_all_streams_as_published(self) -> None:
         torch.manual_seed(0)
-        times = make(independent=0.0).draw_times(4000)
+        times = make().draw_times(4000)[0]
         assert bool((times == times[:, :1]).all())
         assert int(times.min()) >= 1 and int(times.max()) <= 1000
         # uniform: every tenth of the range gets its share
         counts = torch.histc(times[:, 0].float(), 10, 0.5, 1000.5)
         assert bool((counts > 300).all()) and bool((counts < 500).all())
 
-    @pytest.mark.parametrize('share', [0.5, 1.0])
-    def test_independent_share(self, share: float) -> None:
+    def test_given_is_clean_and_absent_is_noise(self) -> None:
         torch.manual_seed(0)
-        times = make(independent=share).draw_times(8000)
-        apart = times[:, 0] != times[:, 1]
-        assert float(apart.float().mean()) == pytest.approx(share, abs=0.02)
-        # a clean mask only where times are independent, and in half of those; two
-        # independent times are equal by chance once in a thousand
-        given = times[:, 2] == 0
-        assert float((given & ~apart).float().mean()) < 0.005
-        assert float(given.float().mean()) == pytest.approx(share / 2, abs=0.02)
-        assert int(times[:, :2].min()) >= 1
-        equal = (times == times[:, :1]).all(1)
-        assert float((~apart & ~equal).float().mean()) < 0.005
-
-    def test_without_mask_stream_none_is_given(self) -> None:
-        process = JointProcess({'image_and_mask': slice(0, 5)}, independent=1.0)
-        assert int(process.draw_times(1000).min()) >= 1
+        process = make(cases={'joint': 1.0, 'image_2|image_1,mask': 1.0, 'image': 2.0})
+        times, drawn = process.draw_times(8000)
+        kinds = {
+            'joint': drawn.all(1),
+            'change': (drawn == torch.tensor([False, True, False])).all(1),
+            'images': (drawn == torch.tensor([True, True, False])).all(1),
+        }
+        shares = {kind: float(rows.float().mean()) for kind, rows in kinds.items()}
+        wanted = {'joint': 0.25, 'change': 0.25, 'images': 0.5}
+        assert shares == pytest.approx(wanted, abs=0.02)
+        assert not bool(times[kinds['change']][:, [0, 2]].any())
+        assert bool((times[kinds['images']][:, 2] == 1000).all())
+        # what is drawn together has one time
+        assert torch.equal(times[kinds['images']][:, 0], times[kinds['images']][:, 1])
+        assert int(times[drawn].min()) == 1 and int(times[drawn].max()) == 1000
 
     @pytest.mark.parametrize('batch', [1, 3, 100])
     def test_validation_times_cover_the_range_in_any_batching(self, batch: int) -> None:
@@ -201,6 +199,24 @@ class TestLoss:
         losses['loss'].backward()
         assert output.grad is not None
         assert not bool(output.grad[:, 4].any())
+
+    def test_the_network_sees_nothing_of_an_absent_stream(self) -> None:
+        process = make(prediction='v', cases={'image': 1.0}, signal_scale=1.0)
+        latent, *_ = noised(process)
+        seen = []
+
+        def spy(visible: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+            seen.append(visible)
+            return torch.zeros_like(visible)
+
+        # a latent so large that a thousandth of it would show
+        for value in (0.0, 1e6):
+            latent[:, 4] = value
+            torch.manual_seed(0)
+            losses = process.training_losses(spy, latent)
+            assert float(losses['loss_mask']) == 0
+        assert torch.equal(*seen)
+        assert 0 < float(losses['loss']) < 100
 
     def test_the_mean_is_over_noised_elements(self) -> None:
         process = make(prediction='epsilon')

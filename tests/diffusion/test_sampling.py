@@ -124,80 +124,150 @@ class TestGivenMasks:
             torch.testing.assert_close(torch.cov(here), rest, atol=0.06, rtol=0)
 
     def test_ignored_pixels_stay(self, generator: Generator) -> None:
-        given = batch_of(2)
+        given = {'mask': batch_of(2)['mask']}
         sample = generator.sample([0, 1], 0, given=given)
         assert torch.equal(sample['mask'], given['mask'])
         assert bool((sample['mask'] == 255).any())
 
-    def test_images_are_not_looked_at(self, generator: Generator) -> None:
-        given = batch_of(2)
-        with_image = generator.sample([0, 1], 0, given=given)
-        without = generator.sample([0, 1], 0, given={'mask': given['mask']})
-        assert torch.equal(with_image['image'], without['image'])
-
     def test_other_masks_give_other_images(self, generator: Generator) -> None:
-        a, b = (generator.sample([0, 1], 0, given=batch_of(2, s)) for s in (0, 1))
+        a, b = (
+            generator.sample([0, 1], 0, given={'mask': batch_of(2, s)['mask']})
+            for s in (0, 1)
+        )
         assert float((a['image'] - b['image']).abs().mean()) > 1
 
-    def test_need_a_stream_of_their_own(self) -> None:
+
+#: Mean and covariance of drawn streams, when the others have a value.
+def conditional(drawn: list[int], given: list[int], value: Tensor) -> tuple[Any, Any]:
+    """Mean (D, N) and covariance (D, D) of a Gaussian, given values (G, N)."""
+    slope = COVARIANCE[drawn][:, given] @ COVARIANCE[given][:, given].inverse()
+    mean = MEAN[drawn, None] + slope @ (value - MEAN[given, None])
+    return mean, COVARIANCE[drawn][:, drawn] - slope @ COVARIANCE[given][:, drawn]
+
+
+class TestAnyStream:
+    @pytest.fixture
+    def real(self) -> dict[str, Tensor]:
+        """Samples of the distribution that the oracle knows."""
+        return oracle_generator().sample(INDICES, seed=99, steps=50)
+
+    def test_second_dates_for_first_ones_and_masks(
+        self, real: dict[str, Tensor]
+    ) -> None:
+        given = {'image_1': real['image'][:, 0], 'mask': real['mask']}
+        sample = oracle_generator().sample(INDICES, 0, steps=30, given=given)
+        assert torch.equal(sample['image'][:, 0], given['image_1'])
+        assert torch.equal(sample['mask'], given['mask'])
+        labels = given['mask'].flatten() * 2.0 - 1
+        value = torch.stack([given['image_1'].flatten(), labels])
+        mean, rest = conditional([1], [0, 2], value)
+        off = sample['image'][:, 1].flatten() - mean[0]
+        assert float(off.mean()) == pytest.approx(0, abs=0.03)
+        assert float(off.var()) == pytest.approx(float(rest[0, 0]), abs=0.04)
+        # what is left does not go with what is given
+        assert abs(float(torch.corrcoef(torch.stack([off, value[0]]))[0, 1])) < 0.03
+
+    def test_masks_for_images(self, real: dict[str, Tensor]) -> None:
+        given = {'image': real['image']}
+        sample = oracle_generator().sample(INDICES, 0, steps=30, given=given)
+        assert torch.equal(sample['image'], real['image'])
+        value = real['image'][:, :, 0].movedim(1, 0).flatten(1)
+        mean, rest = conditional([2], [0, 1], value)
+        chance = torch.distributions.Normal(0, 1).cdf(mean[0] / rest[0, 0].sqrt())
+        mask = sample['mask'].flatten().float()
+        # calibrated: of pixels with a chance of a class so many have it
+        for low in (0.0, 0.2, 0.4, 0.6, 0.8):
+            here = (chance >= low) & (chance < low + 0.2)
+            wanted = float(chance[here].mean())
+            assert float(mask[here].mean()) == pytest.approx(wanted, abs=0.05)
+
+    def test_second_dates_and_masks_for_first_ones(
+        self, real: dict[str, Tensor]
+    ) -> None:
+        given = {'image_1': real['image'][:, 0]}
+        sample = oracle_generator().sample(INDICES, 0, steps=30, given=given)
+        mean, rest = conditional([1], [0], given['image_1'].flatten()[None])
+        off = sample['image'][:, 1].flatten() - mean[0]
+        assert float(off.var()) == pytest.approx(float(rest[0, 0]), abs=0.04)
+
+    @pytest.mark.parametrize('guidance', [0.5, 1.0])
+    def test_guidance_follows_the_mask_further(self, guidance: float) -> None:
+        mask = torch.ones(8, 1, 32, 32, dtype=torch.long)
+        plain, guided = (
+            oracle_generator().sample(INDICES, 0, 'dpm', 30, None, w, {'mask': mask})
+            for w in (0.0, guidance)
+        )
+        first = [float(s['image'][:, 0].mean()) for s in (plain, guided)]
+        # towards where the mask pulls it, away from the mean of all
+        pull = first[0] - float(MEAN[0])
+        assert pull > 0.3
+        assert 1.1 < (first[1] - float(MEAN[0])) / pull < 1 + 1.5 * guidance
+        assert torch.equal(plain['mask'], guided['mask'])
+
+    def test_the_codec_of_one_stream_refuses(self) -> None:
         settings = {'widths': [8, 8], 'groups': 4, 'latents': 2, 'layers': 1}
         codec = make_codec('single_stream', SPEC, settings)
         process = JointProcess(codec.streams)
         bare = Generator(codec, process, torch.nn.Identity(), config_of(8))
-        with pytest.raises(ValueError, match='no stream of its own for the mask'):
-            bare.sample([0], 0, given=batch_of(1))
+        for name in ('image', 'mask'):
+            with pytest.raises(ValueError, match='has one stream for image and mask'):
+                bare.sample([0], 0, given={name: batch_of(1)[name]})
 
-    def test_need_training_for_it(self) -> None:
+    def test_only_what_was_trained(self) -> None:
         generator = oracle_generator()
-        generator.process.independent = 0.0
-        with pytest.raises(ValueError, match=r'trained with process\.independent=0'):
-            generator.sample([0], 0, given={'mask': self.masks(1)})
+        generator.process = JointProcess(generator.codec.streams, 'v')
+        sample = generator.sample(INDICES, 0, steps=2)
+        with pytest.raises(ValueError, match=r'never trained on mask\|image_1,image_2'):
+            generator.sample(INDICES, 0, given={'image': sample['image']})
+        generator.process = JointProcess(
+            generator.codec.streams, 'v', {'image|mask': 1.0}
+        )
+        mask = {'mask': sample['mask']}
+        generator.sample(INDICES, 0, steps=2, given=mask)
+        with pytest.raises(ValueError, match='never trained on image_1,image_2, only'):
+            generator.sample(INDICES, 0, given=mask, guidance=1.0)
 
 
 class TestStrength:
-    def given(self) -> dict[str, Tensor]:
-        """Real samples: drawn from the distribution that the oracle knows."""
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Real masks and images: drawn from the distribution that the oracle knows."""
         sample = oracle_generator(size=16).sample(INDICES, seed=99, steps=50)
-        return {key: sample[key] for key in ('image', 'mask')}
+        return {'mask': sample['mask']}, {'image': sample['image']}
 
     def test_the_weaker_the_nearer(self) -> None:
-        given, generator = self.given(), oracle_generator(size=16)
-        far = [
-            float(
-                (
-                    generator.sample(INDICES, 0, steps=50, given=given, strength=s)[
-                        'image'
-                    ]
-                    - given['image']
-                )
-                .square()
-                .mean()
-                .sqrt()
+        (given, start), generator = self.parts(), oracle_generator(size=16)
+        far = []
+        for strength in (0.01, 0.1, 0.3, 0.6, 0.99):
+            sample = generator.sample(
+                INDICES, 0, steps=50, given=given, start=start, strength=strength
             )
-            for s in (0.01, 0.1, 0.3, 0.6, 1.0)
-        ]
+            error = sample['image'] - start['image']
+            far.append(float(error.square().mean().sqrt()))
         assert far[0] < 0.15
         assert far == sorted(far)
-        # at full strength nothing but the mask is left of the given sample
+        # nearly at full strength nothing but the mask is left of the given sample
         assert far[-1] > 0.8
 
     def test_the_start_is_noised_as_far_as_the_sampler_thinks(self) -> None:
-        given, generator = self.given(), oracle_generator('v', 1.0, DIAGONAL, size=16)
+        given, start = self.parts()
+        generator = oracle_generator('v', 1.0, DIAGONAL, size=16)
         sample = generator.sample(
-            INDICES, 0, steps=1000, given=given, strength=0.4, sampler='ddim'
+            INDICES, 0, 'ddim', 1000, given=given, start=start, strength=0.4
         )
         signal = generator.process.signal[400]
         noise = sample_noise(0, INDICES, generator.process.streams, (16, 16))
-        start = signal * given['image'][:, :, 0] + (1 - signal**2).sqrt() * noise[:, :2]
-        full = torch.cat([start, noise[:, 2:]], 1)
+        begun = signal * start['image'][:, :, 0] + (1 - signal**2).sqrt() * noise[:, :2]
+        full = torch.cat([begun, noise[:, 2:]], 1)
         wanted = exact(full, 1.0, 400)[:, :2]
         assert float((sample['image'][:, :, 0] - wanted).abs().max()) < 0.02
 
     def test_varied_samples_keep_the_distribution(self) -> None:
-        given, generator = self.given(), oracle_generator(size=16)
-        sample = generator.sample(INDICES, 0, steps=60, given=given, strength=0.6)
+        (given, start), generator = self.parts(), oracle_generator(size=16)
+        sample = generator.sample(
+            INDICES, 0, steps=60, given=given, start=start, strength=0.6
+        )
         assert torch.equal(sample['mask'], given['mask'])
         for a, b in ((0, 0), (1, 1)):
-            real, fake = given['image'][:, a], sample['image'][:, b]
+            real, fake = start['image'][:, a], sample['image'][:, b]
             assert float(fake.mean()) == pytest.approx(float(real.mean()), abs=0.06)
             assert float(fake.std()) == pytest.approx(float(real.std()), abs=0.06)

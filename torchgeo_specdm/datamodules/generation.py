@@ -37,8 +37,9 @@ class BatchDataset(Dataset[dict[str, Any]]):
             samples.
         size: Height and width that given samples are cropped to; None keeps them whole
             and as they lie.
-        keys: Keys that given samples need: ``mask``, and maybe ``image``.
-        strength: Distance that given images are varied, in 0..1; 1 forgets them.
+        given: Keys of the source's samples that are kept.
+        start: Keys of the source's samples that are varied.
+        strength: Distance that they are varied, in 0..1; 1 forgets them.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
         source: PairFolder | MaskFolder | None,
         seed: int,
         size: tuple[int, int] | None,
-        keys: tuple[str, ...] = ('image', 'mask'),
+        given: tuple[str, ...] = (),
+        start: tuple[str, ...] = (),
         strength: float = 1.0,
     ) -> None:
         """Keep the arguments."""
@@ -55,7 +57,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
         self.source = source
         self.seed = seed
         self.size = size
-        self.keys = keys
+        self.given = given
+        self.start = start
         self.strength = strength
 
     def __len__(self) -> int:
@@ -63,23 +66,26 @@ class BatchDataset(Dataset[dict[str, Any]]):
         return len(self.batches)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One batch: ``index`` (B,), ``seed``, ``strength``, and what is given."""
+        """One batch: ``index`` (B,), ``seed``, ``strength``, ``given`` and ``start``."""
         indices = self.batches[position]
         batch: dict[str, Any] = {
             'index': torch.tensor([*indices]),
             'seed': self.seed,
             'strength': self.strength,
+            'given': {},
+            'start': {},
         }
         if self.source is not None:
-            given = [self._given(index, self.source) for index in indices]
-            sizes = {tuple(sample['mask'].shape) for sample in given}
+            found = [self._take(index, self.source) for index in indices]
+            sizes = {tuple(sample['mask'].shape) for sample in found}
             if len(sizes) > 1:
                 raise ValueError(
                     f'{self.source.root} has samples of the sizes {sorted(sizes)}, but '
                     'those of one batch must be of one. Use batch_size=1.'
                 )
-            for key in self.keys:
-                batch[key] = torch.stack([sample[key] for sample in given])
+            for use in ('given', 'start'):
+                for key in getattr(self, use):
+                    batch[use][key] = torch.stack([sample[key] for sample in found])
         return batch
 
     def lot(self, index: int) -> dict[str, int]:
@@ -102,8 +108,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
         turns = turns if self.size[0] == self.size[1] else turns // 2 * 2
         return {'top': top, 'left': left, 'flip': flip, 'turns': turns}
 
-    def _given(self, index: int, source: PairFolder | MaskFolder) -> dict[str, Tensor]:
-        """A given sample, whole, or cropped, flipped and turned."""
+    def _take(self, index: int, source: PairFolder | MaskFolder) -> dict[str, Tensor]:
+        """A sample of the source, whole, or cropped, flipped and turned."""
         sample = source[index % len(source)]
         if self.size is None:
             return sample
@@ -121,7 +127,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         lot, moved = self.lot(index), {}
         rows = slice(lot['top'], lot['top'] + height)
         columns = slice(lot['left'], lot['left'] + width)
-        for key in self.keys:
+        for key in (*self.given, *self.start):
             value = torch.rot90(sample[key][..., rows, columns], lot['turns'], (-2, -1))
             moved[key] = (value.flip(-1) if lot['flip'] else value).contiguous()
         return moved
@@ -222,9 +228,9 @@ class GenerationDataModule(BaseDataModule):
         ]
         height, width = generator.config['patch_size']
         patch = (height, width) if self.augment else None
-        keys = ('mask',) if self.mode == 'masks' else ('image', 'mask')
+        start = ('image',) if self.mode == 'vary' else ()
         self.predict_dataset = BatchDataset(
-            batches, self.source, self.seed, patch, keys, self.strength
+            batches, self.source, self.seed, patch, ('mask',), start, self.strength
         )
 
     def keep_own(self, written: set[int], rank: int, processes: int) -> None:

@@ -14,7 +14,9 @@ from typing_extensions import TypedDict
 
 from ..codecs import Codec, Sample, load_codec, load_state, save_codec
 from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
+from .cases import Role, case_name
 from .denoiser import JointDenoiser
+from .given import by_stream, encode_parts, put_back, without_condition
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .solver import STOCHASTIC, Sampler, make_solver
@@ -30,6 +32,7 @@ class Sampling(TypedDict):
     sampler: Sampler
     steps: Positive
     clip: NotRequired[Finite | None]
+    guidance: NotRequired[Finite]
 
 
 @with_config(OPEN)
@@ -89,7 +92,7 @@ class Generator(nn.Module):
         try:
             process = JointProcess(codec.streams, **config['process'])
             # streams that never differ in time share one, as published
-            times = len(codec.streams) if process.independent else 1
+            times = len(codec.streams) if process.cases.separate else 1
             denoiser = JointDenoiser(codec.latent_channels, times, **config['denoiser'])
         except TypeError as error:
             raise ValueError(
@@ -127,7 +130,9 @@ class Generator(nn.Module):
         sampler: Sampler | None = None,
         steps: int | None = None,
         clip: float | None = None,
+        guidance: float | None = None,
         given: Sample | None = None,
+        start: Sample | None = None,
         strength: float = 1.0,
     ) -> dict[str, Tensor]:
         """Draw samples; each is a function of (seed, index) and the settings.
@@ -144,141 +149,192 @@ class Generator(nn.Module):
             clip: Clip the estimate of the clean latent to this many standard
                 deviations; needed by ``epsilon`` after short training. Infinite
                 clips nothing.
-            given: A batch of samples whose masks are kept and for which images are
-                drawn; needs ``mask``, and ``image`` if *strength* is below 1.
-            strength: Share of the way to noise that the images of *given* are noised
-                before they are denoised, which varies them; 1 draws from noise.
+            guidance: Strength, 0 or more, with which a given mask, or another given
+                part where no mask is, is followed beyond what the network says: its
+                estimate moves that many times further away from the one without it.
+            given: Parts of samples that are kept, for which the rest is drawn:
+                ``mask``, ``image`` of all dates, or ``image_1`` to ``image_T``, in
+                digital numbers. Training must have had a case for it.
+            start: Parts of samples that are noised and then denoised, which varies
+                them; needs all that is drawn, and *strength* below 1.
+            strength: Share of the way to noise that *start* is noised; 1 draws from
+                noise.
 
         Returns:
             A batch of ``image``, digital numbers not yet rounded, and ``mask`` (see
-            :meth:`Codec.decode`).
+            :meth:`Codec.decode`); what is given, equal to the bit.
 
         Raises:
-            ValueError: If a setting is out of range or the codec has no mask stream.
+            ValueError: If a setting is out of range, or the generator was not trained
+                for what is given.
         """
-        asked = {'sampler': sampler, 'steps': steps, 'clip': clip}
-        settings = {'clip': None, **self.config['sampling']}
+        asked = {'sampler': sampler, 'steps': steps, 'clip': clip, 'guidance': guidance}
+        settings = {'clip': None, 'guidance': 0.0, **self.config['sampling']}
         settings |= {name: value for name, value in asked.items() if value is not None}
-        self._check_numbers(indices, seed, settings['sampler'], settings['steps'])
-        self._check_given(given, len(indices), strength)
-        device = self.process.signal.device
+        self._check_numbers(indices, seed, settings)
+        device, spec = self.process.signal.device, self.codec.spec
+        kept = by_stream(given or {}, spec, device)
+        varied = by_stream(start or {}, spec, device)
+        roles = {s: Role.GIVEN if s in kept else Role.DRAWN for s in self.codec.streams}
+        self._check_parts(kept, varied, len(indices), strength)
+        self._check_roles(roles, settings['guidance'])
         clean, (height, width) = None, self.config['patch_size']
-        if given is not None:
-            given = {key: value.to(device) for key, value in given.items()}
-            height, width = given['mask'].shape[-2:]
-            image = given['image'] if strength < 1 else None
-            if image is None:
-                image = self.codec.blank_image(given['mask'])
-            clean = self.codec.encode({'image': image, 'mask': given['mask']}).float()
+        if kept or varied:
+            parts = {**kept, **varied}
+            height, width = next(iter(parts.values())).shape[-2:]
+            clean = encode_parts(parts, self.codec)
         size = self.codec.latent_size(height, width)
 
         def noise(step: int) -> Tensor:
             streams = self.process.streams
             return sample_noise(seed, indices, streams, size, step).to(device)
 
-        latent = self._denoise(noise, clean, settings, strength)
-        sample = self.codec.decode(latent)
-        if given is not None:
-            sample['mask'] = given['mask'].reshape(sample['mask'].shape).clone()
-        return sample
+        latent = self._denoise(noise, clean, roles, settings, strength)
+        return put_back(kept, self.codec.decode(latent))
 
     def _denoise(
         self,
         noise: Callable[[int], Tensor],
         clean: Tensor | None,
+        roles: Mapping[str, Role],
         settings: Mapping[str, Any],
         strength: float,
     ) -> Tensor:
-        """Run the sampler on all streams that are not given.
+        """Run the sampler on all streams that are drawn.
 
         Args:
             noise: Fresh noise (B, D, h, w) for each step; 0 is the one to begin with.
-            clean: Latents of given samples, or None.
-            settings: ``sampler``, ``steps`` and ``clip``.
-            strength: Share of the way from clean to noise that given images are noised.
+            clean: Latents with those of given parts, and of those to start from.
+            roles: Role of each stream, given or drawn.
+            settings: ``sampler``, ``steps``, ``clip`` and ``guidance``.
+            strength: Share of the way from clean to noise to start at.
 
         Returns:
             Latents (B, D, h, w).
         """
-        sampler, clip = settings['sampler'], settings['clip']
+        sampler, clip, guidance = (
+            settings[name] for name in ('sampler', 'clip', 'guidance')
+        )
         scale = self.process.signal_scale
         solver = make_solver(
             sampler, settings['steps'], strength, self.process.schedule
         )
-        state = noise(0)
-        if clean is not None and strength < 1:
-            start = self._times(state, int(solver.timesteps[0]) + 1, None)
-            state = self.process.add_noise(clean, state, start)
+        first = state = noise(0)
+        if clean is not None:
+            clean = clean * scale
+            if strength < 1:
+                begun = self._times(roles, len(state), int(solver.timesteps[0]) + 1)
+                state = self.process.add_noise(clean / scale, state, begun)
+        free = without_condition(roles)
         for step, moment in enumerate(solver.timesteps, start=1):
             # diffusers counts from the least noise; here 0 is a clean latent
-            times = self._times(state, int(moment) + 1, clean)
-            state = self._keep_mask(state, clean)
-            visible = self.process.network_input(state, times)
-            output = self.denoiser(visible, times).float()
-            estimate = self.process.clean_estimate(output, state, times)
+            time = int(moment) + 1
+            state = self._fill(state, clean, roles, Role.GIVEN)
+            estimate = self._estimate(state, roles, time)
+            if guidance and free != roles:
+                blind = self._fill(state, first, free, Role.ABSENT)
+                away = estimate - self._estimate(blind, free, time)
+                estimate = estimate + guidance * away
             if clip is not None:
                 estimate = estimate.clamp(-clip, clip)
             fresh = noise(step) if sampler in STOCHASTIC else None
             (state,) = solver.step(
                 estimate * scale, moment, state, variance_noise=fresh, return_dict=False
             )
-        return self._keep_mask(state, clean) / scale
+        return self._fill(state, clean, roles, Role.GIVEN) / scale
 
-    def _keep_mask(self, state: Tensor, clean: Tensor | None) -> Tensor:
-        """Put the latents of given masks back, in units of the signal scale."""
-        if clean is None:
+    def _estimate(self, state: Tensor, roles: Mapping[str, Role], time: int) -> Tensor:
+        """The clean latents (B, D, h, w) that the network sees in noisy ones."""
+        times = self._times(roles, len(state), time)
+        visible = self.process.network_input(state, times)
+        output = self.denoiser(visible, times).float()
+        return self.process.clean_estimate(output, state, times)
+
+    def _fill(
+        self,
+        state: Tensor,
+        values: Tensor | None,
+        roles: Mapping[str, Role],
+        role: Role,
+    ) -> Tensor:
+        """Put values into the streams of a role."""
+        wanted = [s for s, own in roles.items() if own == role]
+        if values is None or not wanted:
             return state
         state = state.clone()
-        mask = self.process.streams['mask']
-        state[:, mask] = clean[:, mask] * self.process.signal_scale
+        for stream in wanted:
+            channels = self.process.streams[stream]
+            state[:, channels] = values[:, channels]
         return state
 
-    def _times(self, state: Tensor, time: int, clean: Tensor | None) -> Tensor:
-        """Times (B, S): all equal, but 0 for a given mask."""
-        streams = list(self.process.streams)
-        times = torch.full((len(state), len(streams)), time, device=state.device)
-        if clean is not None:
-            times[:, streams.index('mask')] = 0
-        return times
+    def _times(self, roles: Mapping[str, Role], count: int, time: int) -> Tensor:
+        """Times (B, S): 0 for a given stream, T for an absent one."""
+        by_role = {Role.GIVEN: 0, Role.DRAWN: time, Role.ABSENT: self.process.num_steps}
+        row = [by_role[role] for role in roles.values()]
+        return torch.tensor([row], device=self.process.signal.device).repeat(count, 1)
 
     def _check_numbers(
-        self, indices: Sequence[int], seed: int, sampler: Sampler, steps: int
+        self, indices: Sequence[int], seed: int, settings: Mapping[str, Any]
     ) -> None:
         if not indices or min(indices) < 0 or not 0 <= seed < SEED_LIMIT:
             raise ValueError(
                 f'indices={list(indices)[:5]} must name one sample or more, from 0 on, '
                 f'and seed={seed} be 0 or more and below {SEED_LIMIT}.'
             )
+        sampler, steps = settings['sampler'], settings['steps']
         if sampler not in get_args(Sampler) or not 1 <= steps <= self.process.num_steps:
             raise ValueError(
                 f'sampler={sampler!r} must be one of {get_args(Sampler)} and '
                 f'steps={steps} lie in 1..{self.process.num_steps}. 20 steps of sde '
                 'are nearly as good as 1000 of ddpm.'
             )
+        if not 0 <= settings['guidance'] < float('inf'):
+            raise ValueError(
+                f'guidance={settings["guidance"]} must be 0 or more, where 0 follows '
+                'what is given as the network says. Use 1 for a stronger pull.'
+            )
 
-    def _check_given(self, given: Sample | None, count: int, strength: float) -> None:
-        """Refuse given samples that this generator can do nothing with."""
-        varies = given is not None and 'image' in given
-        if not 0 < strength <= 1 or (strength < 1 and not varies):
+    def _check_parts(
+        self, kept: Sample, varied: Sample, count: int, strength: float
+    ) -> None:
+        """Refuse parts of samples that this generator can do nothing with."""
+        streams = {*self.codec.streams}
+        if {*kept, *varied} - streams:
             raise ValueError(
-                f'strength={strength} must lie in 0..1 without 0, and below 1 it needs '
-                'samples to vary. Use 0.6 with vary.'
+                f'The {self.codec.name} codec has one stream for image and mask, so '
+                'none of them can be given or varied. Train a two_stream or pixels '
+                'generator.'
             )
-        if given is None:
-            return
-        if len(given['mask']) != count:
+        if {*kept} == streams:
             raise ValueError(
-                f'{len(given["mask"])} samples are given for {count} indices. Give one '
-                'for each.'
+                f'{sorted(kept)} are given, so nothing is left to draw. Leave one out.'
             )
-        if 'mask' not in self.process.streams:
+        if not 0 < strength <= 1 or (strength < 1) != bool(varied):
             raise ValueError(
-                f'The {self.codec.name} codec has no stream of its own for the mask, '
-                'so it cannot be kept. Train a two_stream or pixels generator.'
+                f'strength={strength} must lie in 0..1 without 0, and be below 1 with '
+                'samples to start from and only then. Use 0.6 with start.'
             )
-        if not self.process.independent:
+        if varied and {*varied} != streams - {*kept}:
             raise ValueError(
-                'This generator was trained with process.independent=0, so it has '
-                'never seen a given mask and would paint noise around it. Train with '
-                'settings: {two_stream: {process: {independent: 0.5}}}.'
+                f'start has {sorted(varied)}, but {sorted(streams - {*kept})} are '
+                'drawn, and all of them need a start. Give the others.'
             )
+        for name, value in {**kept, **varied}.items():
+            if len(value) != count:
+                raise ValueError(
+                    f'{len(value)} of {name} are given for {count} indices. Give one '
+                    'for each.'
+                )
+
+    def _check_roles(self, roles: Mapping[str, Role], guidance: float) -> None:
+        """Refuse what the network has not seen in training."""
+        cases = self.process.cases
+        needed = [roles, *([without_condition(roles)] if guidance else [])]
+        for wanted in needed:
+            if not cases.knows([*wanted.values()]):
+                case = case_name(wanted)
+                raise ValueError(
+                    f'This generator was never trained on {case}, only on '
+                    f'{", ".join(cases.known)}. Train with settings: {{'
+                    f'{self.codec.name}: {{process: {{cases: {{{case}: 0.2, ...}}}}}}}}.'
+                )

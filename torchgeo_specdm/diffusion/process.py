@@ -3,12 +3,14 @@
 
 """The noising process with a time for each stream, and what the network predicts."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..codecs import by_channel
+from .cases import JOINT, Cases, Role
 from .noise import SEED_LIMIT, sample_noise
 
 Prediction = Literal['epsilon', 'v', 'sample']
@@ -29,9 +31,8 @@ class JointProcess(nn.Module):
         streams: Channels of each stream.
         prediction: Output of the network: ``epsilon`` (as published), ``v``, or the
             clean ``sample``.
-        independent: Share of training samples whose streams get independent times.
-            Half of those see a clean mask, so that the network learns to paint an
-            image for a given mask.
+        cases: Share of training samples of each of :class:`Cases`, in which streams
+            are given, drawn or absent; all streams are drawn together if None.
         signal_scale: Latents are multiplied by this before noise is added. Below 1
             there is more noise at every time, the first ones included, which then show
             less detail (docs/notes/diffusion.md).
@@ -49,7 +50,7 @@ class JointProcess(nn.Module):
         self,
         streams: dict[str, slice],
         prediction: Prediction = 'epsilon',
-        independent: float = 0.0,
+        cases: Mapping[str, float] | None = None,
         signal_scale: float = 1.0,
         num_steps: int = 1000,
         beta_start: float = 0.0015,
@@ -62,14 +63,14 @@ class JointProcess(nn.Module):
                 f'prediction={prediction!r} must be one of {get_args(Prediction)}. '
                 'Use v for learned codecs and sample for pixels.'
             )
-        if not 0 <= independent <= 1 or not 0 < signal_scale <= 1:
+        if not 0 < signal_scale <= 1:
             raise ValueError(
-                f'independent={independent} must lie in 0..1 and '
-                f'signal_scale={signal_scale} in 0..1 without 0.'
+                f'signal_scale={signal_scale} must lie in 0..1 without 0. Use 1 for '
+                'the noise as published.'
             )
         self.streams = streams
         self.prediction = prediction
-        self.independent = independent
+        self.cases = Cases(cases or {JOINT: 1.0}, streams)
         self.signal_scale = signal_scale
         self.num_steps = num_steps
         #: Arguments that a diffusers scheduler needs for the same schedule.
@@ -85,25 +86,26 @@ class JointProcess(nn.Module):
         products = torch.cat([products.new_ones(1), products])
         self.register_buffer('signal', products.sqrt(), persistent=False)
 
-    def draw_times(self, count: int) -> Tensor:
+    def draw_times(
+        self, count: int, labelled: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Random times for training.
 
         Args:
             count: Number of samples B.
+            labelled: Whether each sample has labels, bool (B,); all have if None.
 
         Returns:
-            Times in 0..T, int64 (B, S) for S streams; 0 only for a given mask.
+            Times, int64 (B, S) for S streams: 0 of a given stream, T of an absent one,
+            and one time from 1 to T for all that are drawn; and whether each stream is
+            drawn, bool (B, S).
         """
         device = self.signal.device
-        shape = (count, len(self.streams))
-        times = torch.randint(1, self.num_steps + 1, shape, device=device)
-        apart = torch.rand(count, 1, device=device) < self.independent
-        times = times.where(apart, times[:, :1])
-        if 'mask' in self.streams:
-            given = apart[:, 0] & (torch.rand(count, device=device) < 0.5)
-            mask = list(self.streams).index('mask')
-            times[:, mask] = times[:, mask].where(~given, 0)
-        return times
+        roles = self.cases.draw(count, labelled)
+        times = torch.randint(1, self.num_steps + 1, (count, 1), device=device)
+        times = times.where(roles != Role.GIVEN, 0)
+        drawn = roles == Role.DRAWN
+        return times.where(roles != Role.ABSENT, self.num_steps), drawn
 
     def spread_times(self, first: int, count: int) -> Tensor:
         """Evenly spread times for validation, equal for all streams.
@@ -169,7 +171,10 @@ class JointProcess(nn.Module):
     def training_losses(
         self, denoiser: nn.Module, latent: Tensor, coverage: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Losses at random times and with random noise.
+        """Losses of random cases, at random times and with random noise.
+
+        A sample whose mask has no known cell takes part with its mask absent. The
+        network sees noise alone in place of an absent stream.
 
         Args:
             denoiser: Network that takes noisy latents of variance one and times.
@@ -180,9 +185,15 @@ class JointProcess(nn.Module):
         Returns:
             As :meth:`loss`.
         """
-        times = self.draw_times(len(latent))
+        labelled = None
+        if coverage is not None and 'mask' in self.streams:
+            mask = list(self.streams).index('mask')
+            labelled = coverage[:, mask].flatten(1).any(1)
+        times, drawn = self.draw_times(len(latent), labelled)
+        learned = drawn[..., None, None] * (1.0 if coverage is None else coverage)
+        seen = by_channel(self.streams, drawn | (times == 0))[..., None, None]
         noise = torch.randn_like(latent)
-        return self.denoising_losses(denoiser, latent, noise, times, coverage)
+        return self.denoising_losses(denoiser, latent * seen, noise, times, learned)
 
     def validation_losses(
         self,

@@ -12,6 +12,9 @@ import yaml
 
 PRESETS = ('paper', 'small', 'tiny')
 
+#: Settings whose entries have names of the user's own, so they are replaced as a whole.
+_WHOLE = 'cases'
+
 #: Generators by name: their codec, and what replaces the settings of any preset.
 #: SatSynth is published without code: pixels that are not folded and label bits are
 #: its own; network, schedule and sampler are those of the preset. UnmixDiff has no
@@ -109,6 +112,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any], path: str) -> dict[str
             )
         # numpy's numbers cannot be written as JSON when the training has ended
         value = value.item() if isinstance(value, np.generic) else value
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        merged[key] = _merge(old, value, f'{path}{key}.') if both else value
+        nested = isinstance(old, dict) and isinstance(value, Mapping)
+        deeper = nested and key != _WHOLE
+        merged[key] = _merge(old, value, f'{path}{key}.') if deeper else value
     return merged

@@ -31,7 +31,7 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     Args:
         generator: Generator, which draws with its own sampler settings.
         batch: Batch of :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``,
-            and ``mask`` and ``image`` where they are given.
+            ``given`` and ``start``.
 
     Returns:
         ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`).
@@ -39,13 +39,14 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     Raises:
         RuntimeError: If the device has too little memory.
     """
-    given: dict[str, Tensor] = {
-        key: batch[key] for key in ('image', 'mask') if key in batch
-    }
     indices = batch['index'].tolist()
     try:
         sample = generator.sample(
-            indices, seed=batch['seed'], given=given or None, strength=batch['strength']
+            indices,
+            seed=batch['seed'],
+            given=batch['given'],
+            start=batch['start'],
+            strength=batch['strength'],
         )
     except torch.OutOfMemoryError as error:
         raise RuntimeError(

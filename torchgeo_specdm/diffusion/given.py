@@ -1,0 +1,119 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Parts of samples that are given, by the streams they belong to."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..codecs import Codec, Sample
+from ..pairs.spec import SampleSpec
+from .cases import Role
+
+#: Value of pixels without a label in masks that only fill a place.
+_NO_LABEL = -1
+
+
+def by_stream(parts: Sample, spec: SampleSpec, device: torch.device) -> Sample:
+    """Sort parts of samples by stream.
+
+    Args:
+        parts: ``image`` (B, C, H, W) or (B, T, C, H, W), or ``image_1`` to ``image_T``
+            (B, C, H, W), in digital numbers; ``mask`` (B, H, W) or (B, 1, H, W).
+        spec: Description of a sample.
+        device: Device to put them on.
+
+    Returns:
+        ``image_1`` to ``image_T`` (B, C, H, W) and ``mask`` (B, H, W), as far as they
+        are there.
+
+    Raises:
+        ValueError: If a name is unknown, or the images have other dates or bands.
+    """
+    known = [f'image_{date + 1}' for date in range(spec.dates)]
+    unknown = sorted({*parts} - {'image', 'mask', *known})
+    if unknown:
+        raise ValueError(
+            f'{unknown} cannot be given: a sample has image, {", ".join(known)} and '
+            'mask. Use one of these names.'
+        )
+    found = {}
+    for name, value in parts.items():
+        value = value.to(device)
+        if name == 'mask':
+            found['mask'] = value.reshape(len(value), *value.shape[-2:])
+            continue
+        names = known if name == 'image' else [name]
+        shape = (len(value), -1, spec.num_bands, *value.shape[-2:])
+        dates = value.reshape(shape) if value.shape[-3] == spec.num_bands else value
+        if dates.ndim != 5 or dates.shape[1] != len(names):
+            raise ValueError(
+                f'{name} of the shape {tuple(value.shape)} is given, but it must have '
+                f'{len(names)} date(s) of {spec.num_bands} bands: {list(spec.bands)}.'
+            )
+        found |= dict(zip(names, dates.unbind(1), strict=True))
+    return found
+
+
+def encode_parts(parts: Sample, codec: Codec) -> Tensor:
+    """Encode parts of samples; other streams hold what a blank sample gives.
+
+    Args:
+        parts: ``image_1`` to ``image_T`` (B, C, H, W) or ``mask`` (B, H, W), at least
+            one of them.
+        codec: Codec with a stream for each part.
+
+    Returns:
+        Latents (B, D, h, w), float32.
+    """
+    first = next(iter(parts.values()))
+    mask = parts.get('mask')
+    if mask is None:
+        shape = (len(first), *first.shape[-2:])
+        mask = torch.full(shape, _NO_LABEL, device=first.device)
+    images = codec.blank_image(mask).clone()
+    for name in parts.keys() - {'mask'}:
+        images[:, _date(name)] = parts[name]
+    return codec.encode({'image': images, 'mask': mask}).float()
+
+
+def put_back(parts: Sample, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put given parts into drawn samples, equal to the bit.
+
+    Args:
+        parts: ``image_1`` to ``image_T`` (B, C, H, W) and ``mask`` (B, H, W), as far as
+            they are given.
+        sample: Drawn ``image`` and ``mask``.
+
+    Returns:
+        ``image`` and ``mask`` of the same shapes.
+    """
+    image, mask = sample['image'].clone(), sample['mask']
+    for name in parts.keys() - {'mask'}:
+        dates = image if image.ndim == 5 else image[:, None]
+        dates[:, _date(name)] = parts[name]
+    if 'mask' in parts:
+        mask = parts['mask'].reshape(mask.shape).clone()
+    return {'image': image, 'mask': mask}
+
+
+def without_condition(roles: Mapping[str, Role]) -> dict[str, Role]:
+    """Roles in which what guides is absent: a given mask, or else all that is given.
+
+    Args:
+        roles: Role of each stream.
+    """
+    masked = roles.get('mask') == Role.GIVEN
+    return {
+        stream: Role.ABSENT
+        if role == Role.GIVEN and (stream == 'mask' or not masked)
+        else role
+        for stream, role in roles.items()
+    }
+
+
+def _date(stream: str) -> int:
+    """Position of the date of an image stream."""
+    return int(stream.removeprefix('image_')) - 1
