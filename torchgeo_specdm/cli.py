@@ -207,7 +207,9 @@ def _add_generate(verbs: Any) -> None:
     generate = verbs.add_parser('generate', help='draw labelled samples')
     generate.add_argument('--generator', required=True, help='folder of stage 2')
     generate.add_argument('--out', required=True, help='folder to write')
-    generate.add_argument('--count', type=int, required=True, help='number of samples')
+    generate.add_argument(
+        '--count', type=int, help='number of samples; one of each given one if left out'
+    )
     generate.add_argument('--seed', type=seed, default=0, help='seed of the samples')
     generate.add_argument(
         '--batch-size', type=int, default=16, help='samples that are drawn at a time'
@@ -227,6 +229,13 @@ def _add_generate(verbs: Any) -> None:
         '--augment',
         action='store_true',
         help='crop, flip and turn what --masks or --vary give, for more samples',
+    )
+    generate.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='pixels of samples larger than the patches of training',
     )
     generate.add_argument(
         '--devices',

@@ -193,6 +193,7 @@ def generate(options: Namespace) -> None:
         options.vary,
         options.strength,
         options.augment,
+        options.size,
     )
     trainer = Trainer(
         devices=options.devices, logger=False, callbacks=[StepProgressBar('generating')]

@@ -5,6 +5,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,15 @@ def versions(mask: Tensor) -> list[Tensor]:
     """The eight flipped and turned versions of a mask."""
     turned = [torch.rot90(mask, turns, (-2, -1)) for turns in range(4)]
     return turned + [x.flip(-1) for x in turned]
+
+
+def write_mask(path: Path, mask: np.ndarray, **place: Any) -> None:
+    """Write a mask alone."""
+    path.parent.mkdir(exist_ok=True)
+    height, width = mask.shape
+    size = {'height': height, 'width': width, 'count': 1, 'dtype': mask.dtype}
+    with rasterio.open(path, 'w', **size, **place) as target:
+        target.write(mask, 1)
 
 
 def write_pixel(path: Path) -> None:
@@ -139,17 +149,7 @@ class TestMasksAlone:
         place = {'crs': 'EPSG:32632', 'transform': from_origin(500_000, 10, 10, 10)}
         georeferenced = ending == 'tif'
         path = tmp_path / 'drawn' / f'plan.{ending}'
-        path.parent.mkdir()
-        with rasterio.open(
-            path,
-            'w',
-            height=48,
-            width=64,
-            count=1,
-            dtype='uint8',
-            **(place if georeferenced else {}),
-        ) as target:
-            target.write(codes, 1)
+        write_mask(path, codes, **(place if georeferenced else {}))
         out = tmp_path / 'set'
         data = GenerationDataModule(str(out), 2, masks=str(path.parent))
         draw(diffusion_run, data, tmp_path)
@@ -164,21 +164,67 @@ class TestMasksAlone:
                     assert source.crs is None
         assert np.array_equal(found[1]['mask'], codes)
 
-    def test_of_values_that_are_no_class(
+    def test_of_several_sizes(self, diffusion_run: Run, tmp_path: Path) -> None:
+        sizes = {'a': (33, 47), 'b': (33, 47), 'c': (70, 32)}
+        for name, size in sizes.items():
+            write_mask(tmp_path / 'plans' / f'{name}.tif', np.zeros(size, np.uint8))
+        folders = []
+        for batch_size in (1, 16):
+            out = tmp_path / f'by {batch_size}'
+            data = GenerationDataModule(
+                str(out), batch_size=batch_size, masks=str(tmp_path / 'plans')
+            )
+            draw(diffusion_run, data, tmp_path)
+            folders.append(PairFolder(out))
+            assert [row['source'] for row in rows(out)] == [*sizes]
+        for i, size in enumerate(sizes.values()):
+            one, many = (folder[i]['image'] for folder in folders)
+            assert one.shape[-2:] == size
+            # scenes are drawn one by one, whatever their batch
+            assert torch.equal(one, many)
+
+    def test_refused(
         self, diffusion_run: Run, tmp_path: Path, codes: np.ndarray
     ) -> None:
-        (tmp_path / 'masks').mkdir()
-        with rasterio.open(
-            tmp_path / 'masks' / 'a.tif',
-            'w',
-            height=48,
-            width=64,
-            count=1,
-            dtype='uint8',
-        ) as target:
-            target.write(codes + 77, 1)
-        data = GenerationDataModule(str(tmp_path / 'set'), 1, masks=str(tmp_path))
-        with pytest.raises(ValueError, match=r'values \[77, 78\].*classes\.csv'):
+        for mask, said in (
+            (codes + 77, r'values \[77, 78\].*classes\.csv'),
+            (codes[:31], r'a\.tif has \(31, 64\) pixels.*patches of \(32, 32\)'),
+        ):
+            write_mask(tmp_path / 'masks' / 'a.tif', mask)
+            data = GenerationDataModule(str(tmp_path / 'set'), 1, masks=str(tmp_path))
+            with pytest.raises(ValueError, match=said):
+                draw(diffusion_run, data, tmp_path)
+            assert not (tmp_path / 'set').exists()
+
+
+class TestSize:
+    def test_larger_than_the_patch(self, diffusion_run: Run, tmp_path: Path) -> None:
+        folders = []
+        for size in ((40, 51), (40, 52)):
+            out = tmp_path / f'{size}'
+            data = GenerationDataModule(str(out), 2, size=size)
+            draw(diffusion_run, data, tmp_path)
+            folders.append(PairFolder(out))
+            assert folders[-1][1]['image'].shape == (6, *size)
+            assert folders[-1][1]['mask'].shape == size
+        # another size is another set
+        with pytest.raises(FileExistsError, match=r'size: \[40, 51\] there'):
+            data = GenerationDataModule(str(tmp_path / '(40, 51)'), 2)
+            draw(diffusion_run, data, tmp_path)
+
+    @pytest.mark.parametrize(
+        ('arguments', 'said'),
+        [
+            ({'count': 2, 'size': (32, 31)}, r'size has \(32, 31\) pixels'),
+            ({'masks': 'm', 'size': (64, 64)}, 'without given ones'),
+            ({}, 'count=None says nothing'),
+        ],
+    )
+    def test_refused(
+        self, diffusion_run: Run, tmp_path: Path, arguments: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(ValueError, match=said):
+            data = GenerationDataModule(str(tmp_path / 'set'), **arguments)
             draw(diffusion_run, data, tmp_path)
 
 
@@ -244,14 +290,9 @@ class TestBatches:
         corners = {tuple(x[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()) for x in mask}
         assert len(corners) > 12
 
-    def test_too_small(self, pair_folder: Path) -> None:
-        data = BatchDataset([[3]], PairFolder(pair_folder), 0, (64, 32))
-        with pytest.raises(ValueError, match=r'003\.tif has \(32, 32\) pixels'):
-            data[0]
-
     def test_only_what_is_needed(self, pair_folder: Path) -> None:
         data = BatchDataset([[3]], PairFolder(pair_folder), 0, (32, 32), ('mask',))
         assert {*data[0]['given']} == {'mask'} and not data[0]['start']
         bare = BatchDataset([[3]], None, 7, (32, 32))[0]
         assert (bare['index'].tolist(), bare['seed'], bare['strength']) == ([3], 7, 1)
-        assert not bare['given'] and not bare['start']
+        assert not bare['given'] and not bare['start'] and bare['size'] == (32, 32)

@@ -78,6 +78,7 @@ class TestArguments:
             ({'indices': [-1]}, r'indices=\[-1\]'),
             ({'seed': -2}, 'seed=-2 be 0 or more'),
             ({'seed': 2**64}, 'and below 9223372036854775808'),
+            ({'size': (16, 15)}, 'Samples of 16 x 15 pixels'),
         ],
     )
     def test_refused(
@@ -108,11 +109,6 @@ class TestArguments:
             arguments = arguments | {use: parts}
         with pytest.raises(ValueError, match=said):
             generator.sample([0], 0, **arguments)
-
-    def test_given_size_must_fit_the_codec(self, generator: Generator) -> None:
-        mask = torch.zeros(1, 15, 16, dtype=torch.long)
-        with pytest.raises(ValueError, match='multiples of 2'):
-            generator.sample([0], 0, given={'mask': mask})
 
 
 class TestFolder:

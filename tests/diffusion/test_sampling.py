@@ -228,6 +228,58 @@ class TestAnyStream:
             generator.sample(INDICES, 0, given=mask, guidance=1.0)
 
 
+class TestScenes:
+    """Samples that are larger than what the network has learned."""
+
+    @pytest.mark.parametrize('sampler', ['dpm', 'ddpm'])
+    def test_are_those_of_a_network_for_their_size(self, sampler: Any) -> None:
+        # a network that looks at single pixels is the same for any size
+        mask = torch.randint(0, 2, (2, 1, 40, 27), generator=torch.manual_seed(0))
+        drawn = [
+            oracle_generator(size=size).sample(
+                [0, 1], 3, sampler, 20, given=given, size=(40, 27)
+            )
+            for given in (None, {'mask': mask})
+            for size in (16, 27)
+        ]
+        for small, large in (drawn[:2], drawn[2:]):
+            torch.testing.assert_close(small['image'], large['image'])
+            assert torch.equal(small['mask'], large['mask'])
+        assert torch.equal(drawn[3]['mask'], mask)
+
+    @pytest.mark.parametrize('size', [(33, 50), (32, 16)])
+    def test_do_not_depend_on_their_batch(
+        self, generator: Generator, size: tuple[int, int]
+    ) -> None:
+        many = generator.sample([4, 0, 7], 3, size=size)
+        one = generator.sample([0], 3, size=size)
+        for key in ('image', 'mask'):
+            assert many[key].shape[-2:] == size
+            assert torch.equal(many[key][1], one[key][0])
+
+    def test_varied_a_little_are_those_given(self, generator: Generator) -> None:
+        given = {
+            'image': torch.rand(1, 2, 45, 31) * 1000,
+            'mask': torch.randint(0, 3, (1, 45, 31)),
+        }
+        patch = {key: value[..., 9:25, 7:23] for key, value in given.items()}
+        scene, alone = (
+            generator.sample(
+                [0],
+                0,
+                given={'mask': sample['mask']},
+                start={'image': sample['image']},
+                strength=0.01,
+            )
+            for sample in (given, patch)
+        )
+        off = [
+            float((drawn['image'] - kept['image']).abs().mean())
+            for drawn, kept in ((scene, given), (alone, patch))
+        ]
+        assert off[0] < 1.2 * off[1]
+
+
 class TestStrength:
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Real masks and images: drawn from the distribution that the oracle knows."""

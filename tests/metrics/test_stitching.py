@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from torchgeo_specdm.metrics.stitching import UNSEEN, Stitcher
+from torchgeo_specdm.metrics.stitching import UNSEEN, Stitcher, seam_strength
 
 from ..processes import on_two_processes
 
@@ -94,3 +94,30 @@ def test_processes_put_their_tiles_together(tmp_path: Path) -> None:
         )
 
     assert on_two_processes(find, tmp_path / 'meeting') == [True, True]
+
+
+class TestSeams:
+    BORDERS = ([16, 32, 48], [20, 40])
+
+    def noise(self) -> Tensor:
+        return torch.randn(3, 64, 60, generator=torch.Generator().manual_seed(0))
+
+    def test_without_any(self) -> None:
+        assert seam_strength(self.noise(), self.BORDERS) == pytest.approx(1, abs=0.05)
+
+    @pytest.mark.parametrize('axis', [-2, -1])
+    def test_steps_at_borders(self, axis: int) -> None:
+        tiles = torch.arange(64 if axis == -2 else 60) // (16 if axis == -2 else 20)
+        shape = (64, 1) if axis == -2 else (60,)
+        stepped = self.noise() + 3 * (tiles % 2).reshape(shape)
+        assert seam_strength(stepped, self.BORDERS) > 1.5
+        # in whatever unit a band is
+        scaled = stepped * torch.tensor([1.0, 1e3, 1e-3])[:, None, None]
+        strength = seam_strength(scaled, self.BORDERS)
+        assert strength == pytest.approx(seam_strength(stepped, self.BORDERS))
+
+    def test_cells_have_seams_of_their_own(self) -> None:
+        cells = self.noise()[:, ::4, ::4].repeat_interleave(4, 1)
+        cells = cells.repeat_interleave(4, 2) + 0.1 * self.noise()
+        assert seam_strength(cells, self.BORDERS) > 3
+        assert seam_strength(cells, self.BORDERS, 4) == pytest.approx(1, abs=0.15)

@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, one_hot
 from ..metrics.spectral import mean_spectral_angle
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
+from .windows import in_windows
 
 Sample = Mapping[str, Tensor]
 
@@ -119,12 +120,14 @@ class Codec(nn.Module, ABC):
     def reconstruct(self, images: Tensor, mask: Tensor) -> Reconstruction:
         """Encode with sampled posteriors, and decode, with gradients."""
 
-    def encode(self, sample: Sample) -> Tensor:
+    def encode(self, sample: Sample, window: tuple[int, int] | None = None) -> Tensor:
         """Encode a batch; posterior modes, each channel with mean 0 and std 1.
 
         Args:
             sample: ``image`` in digital numbers (B, C, H, W) or (B, T, C, H, W) and
                 ``mask`` (B, H, W) or (B, 1, H, W).
+            window: Height and width in pixels of the windows that larger samples are
+                encoded in; None encodes them whole.
 
         Returns:
             Latents (B, D, H / factor, W / factor).
@@ -134,14 +137,19 @@ class Codec(nn.Module, ABC):
             RuntimeError: If the statistics have not been measured.
         """
         self.require_statistics()
-        latent = self.to_latent(*self.prepare(sample))
+        parts = self.prepare(sample)
+        latent = in_windows(self.to_latent, parts, window, self.factor)
         return (latent - _channels(self.latent_mean)) / _channels(self.latent_std)
 
-    def decode(self, latent: Tensor) -> dict[str, Tensor]:
+    def decode(
+        self, latent: Tensor, window: tuple[int, int] | None = None
+    ) -> dict[str, Tensor]:
         """Decode a batch.
 
         Args:
             latent: Latents from :meth:`encode` or from a denoiser.
+            window: Height and width in cells of the windows that larger latents are
+                decoded in; None decodes them whole.
 
         Returns:
             ``image``, float32 digital numbers (B, C, H, W), or (B, T, C, H, W) with T
@@ -149,7 +157,11 @@ class Codec(nn.Module, ABC):
         """
         self.require_statistics()
         raw = latent * _channels(self.latent_std) + _channels(self.latent_mean)
-        images, logits = self.from_latent(raw)
+        joined = in_windows(self._images_and_logits, [raw], window)
+        images, logits = joined.split(
+            [joined.shape[1] - self.spec.num_classes, self.spec.num_classes], 1
+        )
+        images = images.unflatten(1, (self.spec.dates, self.spec.num_bands))
         return self._finish(images, logits)
 
     def roundtrip(self, sample: Sample) -> tuple[dict[str, Tensor], Tensor]:
@@ -369,6 +381,11 @@ class Codec(nn.Module, ABC):
                 f'The {self.name} codec has no latent statistics; they are measured '
                 'when stage 1 ends. Finish stage 1 and use the folder that it wrote.'
             )
+
+    def _images_and_logits(self, latent: Tensor) -> Tensor:
+        """Raw latents to scaled images and class scores (B, T x C + K, H, W)."""
+        images, logits = self.from_latent(latent)
+        return torch.cat([images.flatten(1, 2), logits], 1)
 
     def _digital_numbers(self, images: Tensor) -> Tensor:
         """Undo the scaling, in float32."""

@@ -4,8 +4,9 @@
 """The samples to generate, batch by batch, and the folder that takes them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ class BatchDataset(Dataset[dict[str, Any]]):
         source: Folder of given samples, or None.
         seed: Seed of the run, which also chooses crops, flips and turns of given
             samples.
-        size: Height and width that given samples are cropped to; None keeps them whole
-            and as they lie.
+        size: Height and width of the samples, which given ones are cropped to; None
+            keeps these whole and as they lie, and draws patches without them.
         given: Keys of the source's samples that are kept.
         start: Keys of the source's samples that are varied.
         strength: Distance that they are varied, in 0..1; 1 forgets them.
@@ -66,23 +67,21 @@ class BatchDataset(Dataset[dict[str, Any]]):
         return len(self.batches)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One batch: ``index`` (B,), ``seed``, ``strength``, ``given`` and ``start``."""
+        """One batch: ``index`` (B,), ``seed``, ``strength``, ``size``, what is given.
+
+        What is given are ``given`` and ``start``, each with tensors (B, ...).
+        """
         indices = self.batches[position]
         batch: dict[str, Any] = {
             'index': torch.tensor([*indices]),
             'seed': self.seed,
             'strength': self.strength,
+            'size': self.size,
             'given': {},
             'start': {},
         }
         if self.source is not None:
             found = [self._take(index, self.source) for index in indices]
-            sizes = {tuple(sample['mask'].shape) for sample in found}
-            if len(sizes) > 1:
-                raise ValueError(
-                    f'{self.source.root} has samples of the sizes {sorted(sizes)}, but '
-                    'those of one batch must be of one. Use batch_size=1.'
-                )
             for use in ('given', 'start'):
                 for key in getattr(self, use):
                     batch[use][key] = torch.stack([sample[key] for sample in found])
@@ -100,7 +99,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         """
         if self.size is None or self.source is None:
             return {}
-        shape = self.source[index % len(self.source)]['mask'].shape[-2:]
+        shape = self.source.size(index % len(self.source))
         random = stream_random(self.seed, index, 'choice')
         free = (full - part for full, part in zip(shape, self.size, strict=True))
         top, left = (int(random.integers(rest + 1)) for rest in free)
@@ -114,16 +113,6 @@ class BatchDataset(Dataset[dict[str, Any]]):
         if self.size is None:
             return sample
         height, width = self.size
-        free = [
-            full - part
-            for full, part in zip(sample['mask'].shape[-2:], self.size, strict=True)
-        ]
-        if min(free) < 0:
-            raise ValueError(
-                f'{source.mask_path(source.ids[index % len(source)])} has '
-                f'{tuple(sample["mask"].shape[-2:])} pixels, but the generator draws '
-                f'patches of {self.size}. Give masks of at least that size.'
-            )
         lot, moved = self.lot(index), {}
         rows = slice(lot['top'], lot['top'] + height)
         columns = slice(lot['left'], lot['left'] + width)
@@ -143,22 +132,24 @@ class GenerationDataModule(BaseDataModule):
     since, is refused. The samples do not depend on how many processes draw them.
     """
 
+    # nine parameters: four of any run, and five that say what is drawn
     def __init__(
         self,
         out: str,
-        count: int,
+        count: int | None = None,
         seed: int = 0,
         batch_size: int = 16,
         masks: str | None = None,
         vary: str | None = None,
         strength: float = 0.6,
         augment: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> None:
         """Initialize a new GenerationDataModule instance.
 
         Args:
             out: Folder to write to.
-            count: Number of samples.
+            count: Number of samples; None for one of each given sample.
             seed: Seed of the run, from 0 to 2**63 - 1.
             batch_size: Samples drawn at once.
             masks: A folder of pairs, or of masks alone in the codes of the classes:
@@ -169,16 +160,28 @@ class GenerationDataModule(BaseDataModule):
             augment: Whether given samples are cropped to the generator's patch, flipped
                 and turned by lot, as the manifest tells, for more of them than there
                 are masks. The drawn samples then lie nowhere.
+            size: Height and width in pixels of samples without given ones, from the
+                patches of training up; None for these patches.
 
         Raises:
-            ValueError: If a number is out of range, or both folders are given.
+            ValueError: If a number is out of range, both folders are given, or neither
+                folder nor number.
         """
         super().__init__(BatchDataset, batch_size)
         # there may be fewer batches than processes
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        if count < 1 or batch_size < 1:
+        if (count is not None and count < 1) or batch_size < 1:
             raise ValueError(
                 f'count={count} and batch_size={batch_size} must be 1 or more.'
+            )
+        if masks is vary is count is None:
+            raise ValueError(
+                'count=None says nothing where no samples are given. Give a number.'
+            )
+        if size is not None and not masks is vary is None:
+            raise ValueError(
+                f'size={tuple(size)} is of samples without given ones, which have a '
+                'size of their own. Leave it out, or leave out masks and vary.'
             )
         if not 0 <= seed < SEED_LIMIT:
             raise ValueError(f'seed={seed} must be 0 or more and below {SEED_LIMIT}.')
@@ -199,6 +202,7 @@ class GenerationDataModule(BaseDataModule):
         self.strength = strength if vary is not None else 1.0
         self.source_folder = masks or vary
         self.augment = augment
+        self.size = size
 
     def setup(self, stage: str) -> None:
         """Check the given samples, and put all samples into batches.
@@ -221,16 +225,12 @@ class GenerationDataModule(BaseDataModule):
         #: What the samples will be.
         self.spec: SampleSpec = generator.codec.spec
         self._require_match()
-        size = self.batch_size or 1
-        batches = [
-            range(start, min(start + size, self.count))
-            for start in range(0, self.count, size)
-        ]
         height, width = generator.config['patch_size']
-        patch = (height, width) if self.augment else None
+        batches = self._batches((height, width))
+        size = (height, width) if self.augment else self.size
         start = ('image',) if self.mode == 'vary' else ()
         self.predict_dataset = BatchDataset(
-            batches, self.source, self.seed, patch, ('mask',), start, self.strength
+            batches, self.source, self.seed, size, ('mask',), start, self.strength
         )
 
     def keep_own(self, written: set[int], rank: int, processes: int) -> None:
@@ -245,7 +245,7 @@ class GenerationDataModule(BaseDataModule):
         assert isinstance(dataset, BatchDataset)
         left = [batch for batch in dataset.batches if not written.issuperset(batch)]
         dataset.batches = left[rank::processes]
-        _log.info('%d of %d samples are there.', len(written), self.count)
+        _log.info('%d samples are there.', len(written))
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Whole batches, so no further batching."""
@@ -286,6 +286,23 @@ class GenerationDataModule(BaseDataModule):
             return None
         return self.source.digest(images=self.mode == 'vary')
 
+    def _batches(self, patch: tuple[int, int]) -> list[list[int]]:
+        """Numbers of the samples of each batch, which are of one size."""
+        source, most = self.source, self.batch_size or 1
+        count = self.count or len(source or ())
+        sizes: dict[str, tuple[int, int]] = {'size': self.size or patch}
+        if source is not None:
+            used = range(min(count, len(source)))
+            sizes = {str(source.mask_path(source.ids[i])): source.size(i) for i in used}
+        _require_size(sizes, patch)
+        drawn = [patch] if self.augment else [*sizes.values()]
+        runs = groupby(range(count), lambda number: drawn[number % len(drawn)])
+        return [
+            numbers[start : start + most]
+            for numbers in (list(run) for _, run in runs)
+            for start in range(0, len(numbers), most)
+        ]
+
     def _require_match(self) -> None:
         """Refuse given samples that do not suit the generator."""
         if self.source is None:
@@ -295,4 +312,15 @@ class GenerationDataModule(BaseDataModule):
             names += ['bands', 'dates', 'scale']
         self.spec.require_match(
             self.source.spec, 'the generator', str(self.source_folder), names
+        )
+
+
+def _require_size(sizes: Mapping[str, tuple[int, int]], patch: tuple[int, int]) -> None:
+    """Refuse samples, by their name, that are smaller than patches of the generator."""
+    small = [n for n, s in sizes.items() if s[0] < patch[0] or s[1] < patch[1]]
+    if small:
+        raise ValueError(
+            f'{small[0]} has {sizes[small[0]]} pixels ({len(small)} such in all), but '
+            f'the generator has learned patches of {patch}. Take samples of that size '
+            'or larger ones.'
         )

@@ -80,6 +80,11 @@ class MaskFolder(NonGeoDataset):
             mask[codes == value] = label
         return {'mask': torch.from_numpy(mask[None] if self.spec.dates > 1 else mask)}
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a mask."""
+        height, width = self[index]['mask'].shape[-2:]
+        return height, width
+
     def mask_path(self, name: str) -> Path:
         """The file of a mask."""
         return self._paths[name]

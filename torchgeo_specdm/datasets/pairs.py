@@ -275,6 +275,10 @@ class PairFolder(PlottedDataset):
             raise ValueError('\n'.join(faults))
         require_unchanged(self.root)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of a sample."""
+        return self.facts(index).form.size
+
     def place(self, index: int) -> Place:
         """Coordinate reference system and transform of a sample, if it has them."""
         return place_of(self.mask_path(self.ids[index]))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from ..codecs import Codec, Sample, load_codec, load_state, save_codec
+from ..codecs.windows import in_windows
 from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
 from .cases import Role, case_name
 from .denoiser import JointDenoiser
@@ -134,10 +135,13 @@ class Generator(nn.Module):
         given: Sample | None = None,
         start: Sample | None = None,
         strength: float = 1.0,
+        size: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
-        """Draw samples; each is a function of (seed, index) and the settings.
+        """Draw samples; each is a function of (seed, index), size and the settings.
 
         Settings of the sampler that are None are those of ``config['sampling']``.
+        Samples larger than the patches of training are drawn as one seamless scene
+        (see :func:`.in_windows`), of any size from the patch up.
 
         Args:
             indices: Number of each sample, 0 or more.
@@ -159,14 +163,16 @@ class Generator(nn.Module):
                 them; needs all that is drawn, and *strength* below 1.
             strength: Share of the way to noise that *start* is noised; 1 draws from
                 noise.
+            size: Height and width in pixels where nothing is given; those of the
+                patches of training if None.
 
         Returns:
             A batch of ``image``, digital numbers not yet rounded, and ``mask`` (see
             :meth:`Codec.decode`); what is given, equal to the bit.
 
         Raises:
-            ValueError: If a setting is out of range, or the generator was not trained
-                for what is given.
+            ValueError: If a setting is out of range, the samples are smaller than the
+                patches of training, or the generator was not trained for what is given.
         """
         asked = {'sampler': sampler, 'steps': steps, 'clip': clip, 'guidance': guidance}
         settings = {'clip': None, 'guidance': 0.0, **self.config['sampling']}
@@ -178,19 +184,22 @@ class Generator(nn.Module):
         roles = {s: Role.GIVEN if s in kept else Role.DRAWN for s in self.codec.streams}
         self._check_parts(kept, varied, len(indices), strength)
         self._check_roles(roles, settings['guidance'])
-        clean, (height, width) = None, self.config['patch_size']
-        if kept or varied:
-            parts = {**kept, **varied}
-            height, width = next(iter(parts.values())).shape[-2:]
-            clean = encode_parts(parts, self.codec)
-        size = self.codec.latent_size(height, width)
+        clean, parts, patch = None, {**kept, **varied}, self.config['patch_size']
+        if parts:
+            size = next(iter(parts.values())).shape[-2:]
+        height, width = self._check_size(*(size or patch))
+        if parts:
+            clean = encode_parts(parts, self.codec, (patch[0], patch[1]))
+        # whole cells, to be cropped in the end
+        cells = -(-height // self.codec.factor), -(-width // self.codec.factor)
 
         def noise(step: int) -> Tensor:
             streams = self.process.streams
-            return sample_noise(seed, indices, streams, size, step).to(device)
+            return sample_noise(seed, indices, streams, cells, step).to(device)
 
         latent = self._denoise(noise, clean, roles, settings, strength)
-        return put_back(kept, self.codec.decode(latent))
+        sample = self.codec.decode(latent, self._window)
+        return put_back(kept, {k: v[..., :height, :width] for k, v in sample.items()})
 
     def _denoise(
         self,
@@ -247,7 +256,9 @@ class Generator(nn.Module):
         """The clean latents (B, D, h, w) that the network sees in noisy ones."""
         times = self._times(roles, len(state), time)
         visible = self.process.network_input(state, times)
-        output = self.denoiser(visible, times).float()
+        output = in_windows(
+            self.denoiser, [visible], self._window, conditions=[times]
+        ).float()
         return self.process.clean_estimate(output, state, times)
 
     def _fill(
@@ -272,6 +283,22 @@ class Generator(nn.Module):
         by_role = {Role.GIVEN: 0, Role.DRAWN: time, Role.ABSENT: self.process.num_steps}
         row = [by_role[role] for role in roles.values()]
         return torch.tensor([row], device=self.process.signal.device).repeat(count, 1)
+
+    @property
+    def _window(self) -> tuple[int, int]:
+        """Height and width in cells of the latents that the denoiser has learned."""
+        return self.codec.latent_size(*self.config['patch_size'])
+
+    def _check_size(self, height: int, width: int) -> tuple[int, int]:
+        """Refuse samples that are smaller than what the denoiser has learned."""
+        patch = self.config['patch_size']
+        if height < patch[0] or width < patch[1]:
+            raise ValueError(
+                f'Samples of {height} x {width} pixels are asked for, but this '
+                f'generator has learned patches of {patch[0]} x {patch[1]}: draw these, '
+                'or any larger size.'
+            )
+        return height, width
 
     def _check_numbers(
         self, indices: Sequence[int], seed: int, settings: Mapping[str, Any]

@@ -57,17 +57,20 @@ def by_stream(parts: Sample, spec: SampleSpec, device: torch.device) -> Sample:
     return found
 
 
-def encode_parts(parts: Sample, codec: Codec) -> Tensor:
+def encode_parts(parts: Sample, codec: Codec, window: tuple[int, int]) -> Tensor:
     """Encode parts of samples; other streams hold what a blank sample gives.
 
     Args:
         parts: ``image_1`` to ``image_T`` (B, C, H, W) or ``mask`` (B, H, W), at least
-            one of them.
+            one of them. Their last row and column are repeated up to whole cells.
         codec: Codec with a stream for each part.
+        window: Height and width in pixels of the windows that larger ones are encoded
+            in.
 
     Returns:
         Latents (B, D, h, w), float32.
     """
+    parts = {name: _extend(part, codec.factor) for name, part in parts.items()}
     first = next(iter(parts.values()))
     mask = parts.get('mask')
     if mask is None:
@@ -76,7 +79,7 @@ def encode_parts(parts: Sample, codec: Codec) -> Tensor:
     images = codec.blank_image(mask).clone()
     for name in parts.keys() - {'mask'}:
         images[:, _date(name)] = parts[name]
-    return codec.encode({'image': images, 'mask': mask}).float()
+    return codec.encode({'image': images, 'mask': mask}, window).float()
 
 
 def put_back(parts: Sample, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,6 +115,17 @@ def without_condition(roles: Mapping[str, Role]) -> dict[str, Role]:
         else role
         for stream, role in roles.items()
     }
+
+
+def _extend(part: Tensor, factor: int) -> Tensor:
+    """Repeat the last row and column of (..., H, W) up to multiples of a factor."""
+    rows, columns = (
+        torch.arange(-(-side // factor) * factor, device=part.device).clamp(
+            max=side - 1
+        )
+        for side in part.shape[-2:]
+    )
+    return part[..., rows[:, None], columns]
 
 
 def _date(stream: str) -> int:

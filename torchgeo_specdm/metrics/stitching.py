@@ -3,6 +3,7 @@
 
 """Scenes put together again from the tiles that they were cut into."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,7 +56,7 @@ class Stitcher:
             tile: Position of each tile (see the class).
             mask: True class positions (B, h, w) or (B, 1, h, w), if known.
         """
-        weighted = probabilities.float().cpu() * _weights(*probabilities.shape[-2:])
+        weighted = probabilities.float().cpu() * pyramid(*probabilities.shape[-2:])
         for i, corner in enumerate(tile.tolist()):
             scene, row, column, *size = corner
             if scene not in self._sums:
@@ -94,10 +95,48 @@ class Stitcher:
         return found
 
 
-def _weights(height: int, width: int) -> Tensor:
-    """Weight of each pixel of a tile: a pyramid, above 0 everywhere."""
+def pyramid(height: int, width: int) -> Tensor:
+    """Weight of each pixel of a tile: a pyramid, above 0 everywhere.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+
+    Returns:
+        Weights (height, width), whose sum is the same everywhere but at the rim, if
+        tiles of even sides overlap by half.
+    """
     ramps = [
         torch.minimum(up := torch.arange(1, side + 1), up.flip(0)) / side
         for side in (height, width)
     ]
     return ramps[0][:, None] * ramps[1]
+
+
+def seam_strength(
+    image: Tensor, borders: tuple[Sequence[int], Sequence[int]], cell: int = 1
+) -> float:
+    """Compare edges across the borders of tiles with those elsewhere.
+
+    Args:
+        image: A scene (C, H, W).
+        borders: Rows and columns at which tiles begin or end: a border lies before
+            each.
+        cell: Side in pixels of cells that the scene is made of: elsewhere means the
+            borders between other cells, for cells may have seams of their own.
+
+    Returns:
+        Mean size of the difference of two pixels across a border, over that elsewhere,
+        mean over bands: 1 without seams.
+    """
+    sums = torch.zeros(2, len(image), dtype=torch.float64)
+    counts = torch.zeros(2, 1, dtype=torch.float64)
+    for axis, places in zip((-2, -1), borders, strict=True):
+        steps = image.double().diff(dim=axis).abs().movedim(axis, 1)
+        before = torch.arange(1, image.shape[axis])
+        bordering = torch.isin(before, torch.tensor([*places]))
+        for side, chosen in enumerate((bordering, ~bordering & (before % cell == 0))):
+            sums[side] += steps[:, chosen].sum((1, 2))
+            counts[side] += steps[0, chosen].numel()
+    across, elsewhere = sums / counts
+    return float((across / elsewhere).mean())

@@ -31,7 +31,7 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     Args:
         generator: Generator, which draws with its own sampler settings.
         batch: Batch of :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``,
-            ``given`` and ``start``.
+            ``size``, ``given`` and ``start``.
 
     Returns:
         ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`).
@@ -47,6 +47,7 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
             given=batch['given'],
             start=batch['start'],
             strength=batch['strength'],
+            size=batch['size'],
         )
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
@@ -226,6 +227,7 @@ def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
         'source_files': data.source_digest,
         'strength': data.strength,
         'augment': data.augment,
+        'size': None if data.size is None else list(data.size),
         'sampling': generator.config['sampling'],
         # batches of another size differ by float noise
         'batch_size': data.batch_size,
