@@ -63,6 +63,16 @@ class TestRandomFeatures:
         with torch.autocast('cpu', torch.bfloat16):
             assert torch.equal(plain, extractor(planes))
 
+    def test_what_is_missing_is_left_out(self) -> None:
+        planes, extractor = torch.randn(3, 3, 24, 24), RandomFeatures(3)
+        planes[0, 1, :, 12:] = torch.nan
+        planes[1] = torch.nan
+        found = extractor(planes)
+        for row, known in ((0, planes[:1, :, :, :12]), (2, planes[2:])):
+            wanted = extractor(known)[0]
+            torch.testing.assert_close(found[row], wanted, atol=1e-5, rtol=0)
+        assert found[1].isnan().all()
+
 
 class TestPlanes:
     def test_bands_are_standardised(self) -> None:
@@ -74,12 +84,8 @@ class TestPlanes:
     def test_classes_get_a_plane_each(self) -> None:
         planes = mask_planes(torch.tensor([[[0, 2, 1, 255, -1, 3]]]), 3)
         assert planes.dtype == torch.float32
-        assert planes[0, :, 0].T.tolist() == [
-            [1, 0, 0],
-            [0, 0, 1],
-            [0, 1, 0],
-            *[[0, 0, 0]] * 3,
-        ]
+        assert planes[0, :, 0, :3].T.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0]]
+        assert planes[0, :, 0, 3:].isnan().all()
 
 
 class TestMakeExtractor:

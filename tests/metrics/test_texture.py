@@ -75,6 +75,15 @@ def test_brightness_and_sign_change_nothing() -> None:
         torch.testing.assert_close(TextureFeatures(2)(same), found, atol=1e-5, rtol=0)
 
 
+def test_what_is_missing_is_left_out() -> None:
+    planes = torch.randn(3, 2, 32, 32)
+    planes[0, :, :, 16:] = torch.nan
+    planes[1] = torch.nan
+    found = TextureFeatures(2)(planes)
+    torch.testing.assert_close(found[:1], TextureFeatures(2)(planes[:1, ..., :16]))
+    assert found[1].isnan().all() and found[2].isfinite().all()
+
+
 def test_a_wave_by_hand() -> None:
     """Columns of 1 and -1: straight steps across of 2, none along."""
     planes = torch.ones(1, 1, 8, 8)

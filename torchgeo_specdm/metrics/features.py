@@ -3,14 +3,14 @@
 
 """Features of images and masks, and a sample of fixed size of a stream of them."""
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import conv2d, interpolate, max_pool2d, one_hot
 from torchgeo.models import RCF, ResNet50_Weights, resnet50
 from torchmetrics import Metric
 
@@ -48,6 +48,9 @@ _EXACT = 2**53
 
 class Extractor(nn.Module):
     """Turns planes (B, C, H, W) into features (B, num_features), float64.
+
+    Planes are NaN where nothing is known. Features of a sample without anything to
+    look at may be NaN.
 
     Attributes:
         num_features: Length of the features of one sample.
@@ -87,15 +90,30 @@ class RandomFeatures(Extractor):
         """Features of a batch.
 
         Args:
-            planes: Standardised bands or classes (B, C, H, W).
+            planes: Standardised bands or classes (B, C, H, W); where a plane is NaN,
+                no kernel is laid.
 
         Returns:
             Features (B, num_features), float64.
         """
+        missing = planes.isnan().any(1, keepdim=True)
         # in half precision, real and synthetic differ by how they were rounded
         with torch.autocast(planes.device.type, enabled=False):
-            parts = [kernel(planes.float()) for kernel in self.kernels]
+            planes = fill_missing(planes.float())
+            parts = [_mean_response(kernel, planes, missing) for kernel in self.kernels]
         return torch.cat(parts, 1).double()
+
+
+def _mean_response(kernel: nn.Module, planes: Tensor, missing: Tensor) -> Tensor:
+    """Features (B, D) of one kernel size, from where all its pixels are known."""
+    if not missing.any():
+        features: Tensor = kernel(planes)
+        return features
+    weights: Any = kernel.weights
+    found = conv2d(planes, weights, kernel.biases)  # type: ignore[arg-type]
+    seen = max_pool2d(missing.float(), weights.shape[-1], stride=1) == 0
+    found = torch.cat([found.clamp(min=0), -found.clamp(max=0)], 1) * seen
+    return found.sum((2, 3)) / seen.sum((2, 3))
 
 
 class InceptionFeatures(Extractor):
@@ -137,7 +155,8 @@ class InceptionFeatures(Extractor):
         """
         with torch.autocast(planes.device.type, enabled=False):
             # brightness and contrast of a photo; the network wants 0..1 as -1..1
-            photos = 2 * (planes[:, self.rgb].float() * self.std + self.mean) - 1
+            colours = fill_missing(planes[:, self.rgb].float())
+            photos = 2 * (colours * self.std + self.mean) - 1
             photos = interpolate(
                 photos, (_PHOTO_SIZE, _PHOTO_SIZE), mode='bilinear', antialias=True
             )
@@ -187,7 +206,7 @@ class Sentinel2Features(Extractor):
         """Put the bands where the network expects them, in its units.
 
         Args:
-            planes: Standardised bands (B, C, H, W).
+            planes: Standardised bands (B, C, H, W), average where they are NaN.
 
         Returns:
             Reflectance (B, 13, H, W), float32, with the average and contrast of the
@@ -195,7 +214,7 @@ class Sentinel2Features(Extractor):
         """
         batch, _, height, width = planes.shape
         whole = self.mean.new_zeros(batch, len(_SSL4EO), height, width)
-        whole[:, self.slots] = planes[:, self.channels].float()
+        whole[:, self.slots] = fill_missing(planes[:, self.channels].float())
         return whole * self.std + self.mean
 
     @torch.no_grad()
@@ -240,8 +259,11 @@ def make_extractor(name: str, spec: SampleSpec) -> Extractor:
 
 
 def band_planes(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Standardise images (B, C, H, W) with mean and std (C,) of real ones, float32."""
-    return fill_missing((images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
+    """Standardise images (B, C, H, W) with mean and std (C,) of real ones, float32.
+
+    What is missing stays NaN.
+    """
+    return (images.float() - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
 
 def mask_planes(masks: Tensor, num_classes: int) -> Tensor:
@@ -253,11 +275,11 @@ def mask_planes(masks: Tensor, num_classes: int) -> Tensor:
 
     Returns:
         1 in the plane of the class, else 0, (B, num_classes, H, W), float32; pixels
-        without a label are 0 in all planes.
+        without a label are NaN in all planes.
     """
     known = (masks >= 0) & (masks < num_classes)
-    planes = one_hot(masks.where(known, 0), num_classes) * known[..., None]
-    return planes.movedim(-1, 1).float()
+    planes = one_hot(masks.where(known, 0), num_classes).float()
+    return planes.where(known[..., None], torch.nan).movedim(-1, 1)
 
 
 class Features(NamedTuple):
@@ -307,7 +329,8 @@ class FeatureSample(Metric):
         """Offer the samples of a batch.
 
         Args:
-            features: Features (B, D), finite.
+            features: Features (B, D), finite, or all NaN where a sample shows nothing,
+                which is passed over.
             index: Number of each sample in its set (B,), integer, 0 to 2**53 - 1.
             place: Number of the place that each sample was cut from (B,), integer, 0 to
                 2**53 - 1.
@@ -321,12 +344,14 @@ class FeatureSample(Metric):
                 f'index and place are {int(numbers.min())}..{int(numbers.max())} but '
                 'must be 0 to 2**53 - 1. Number samples and places from 0.'
             )
+        shown = ~features.isnan().all(1)
+        features, numbers = features[shown], numbers[shown]
         if not features.isfinite().all():
             raise ValueError(
                 'features hold NaN or infinity but must be finite. Look for samples '
                 'with such pixels, or for a standard deviation of 0.'
             )
-        hashes = torch.from_numpy(_hash(index.cpu().numpy(), self.seed))
+        hashes = torch.from_numpy(_hash(numbers[:, 0].cpu().numpy(), self.seed))
         head = torch.cat([hashes[:, None].to(numbers.device), numbers.double()], 1)
         rows = torch.cat([head, features.double()], 1).to(self.rows.device)
         # once the sample is full, few of a batch can still come in

@@ -73,7 +73,8 @@ class NearestSamples(nn.Module):
     crops: all windows of a training sample are looked at, in pixels at every half
     cell, in features at every half window. A cell is an eighth of the side of a
     window; in pixels, images are compared by the means of their cells, so noise does
-    not hide a copy.
+    not hide a copy. What is missing counts as the mean of its band in pixels, and is
+    left out of features.
 
     Distances are per value: pixels in standard deviations of their band, features in
     standard deviations over the training windows. Only the training set is kept, so
@@ -166,8 +167,7 @@ class NearestSamples(nn.Module):
 
     def _standardise(self, images: Tensor) -> Tensor:
         """Bands of all dates in standard deviations, (B, T x C, H, W)."""
-        planes = fill_missing((images.float() - self.mean) / self.std)
-        return planes.flatten(1, -3)
+        return ((images.float() - self.mean) / self.std).flatten(1, -3)
 
 
 class _Windows(nn.Module, ABC):
@@ -212,10 +212,10 @@ class _Pixels(_Windows):
 
     def pool(self, planes: Tensor) -> Tensor:
         """Means of cells at every step of a training sample (1, C, H, W)."""
-        return avg_pool2d(planes, self.cell, self.step)
+        return avg_pool2d(fill_missing(planes), self.cell, self.step)
 
     def describe(self, planes: Tensor) -> Tensor:
-        return avg_pool2d(planes, self.cell).flatten(1)
+        return avg_pool2d(fill_missing(planes), self.cell).flatten(1)
 
     def windows(self, first: int, last: int) -> Tensor:
         grids = self.references[first:last]
@@ -254,7 +254,8 @@ class _Features(_Windows):
         super().keep(references / self.scale)
 
     def describe(self, planes: Tensor) -> Tensor:
-        features: Tensor = self.extractor(planes)
+        # windows that show nothing are alike
+        features: Tensor = self.extractor(planes).nan_to_num(0)
         return features.float() / self.scale
 
     def windows(self, first: int, last: int) -> Tensor:

@@ -49,11 +49,12 @@ class TextureFeatures(Extractor):
         """Features of a batch.
 
         Args:
-            planes: Standardised bands (B, C, H, W); those below 8 pixels are continued
-                by their last row and column.
+            planes: Standardised bands (B, C, H, W), NaN where missing; those below 8
+                pixels are continued by their last row and column.
 
         Returns:
-            Features (B, num_features), float64.
+            Features (B, num_features), float64; NaN for an image with a band in which
+            hardly anything is known.
         """
         found: list[Tensor] = []
         down, across = (max(_SIDE - side, 0) for side in planes.shape[-2:])
@@ -61,8 +62,8 @@ class TextureFeatures(Extractor):
         finer = None
         for _ in range(_SCALES):
             steps = _steps(planes)
-            mean = steps.abs().mean((-2, -1))
-            size = steps.square().mean((-2, -1)).sqrt()
+            mean = steps.abs().nanmean((-2, -1))
+            size = steps.square().nanmean((-2, -1)).sqrt()
             depth = (size + _NO_STEP).log()
             straight, diagonal = depth[:, :, :2].mean(2), depth[:, :, 2:].mean(2)
             sparsity = (mean / (size + _NO_STEP)).mean(2)
@@ -75,29 +76,33 @@ class TextureFeatures(Extractor):
             finer = strength
             found.append(_band_correlation(steps[:, :, 0])[:, None])
             planes = avg_pool2d(planes, 2)
-        return torch.cat(found, 1)
+        features = torch.cat(found, 1)
+        # a band without two neighbours that are known has no texture
+        return features.where(~features.isnan().any(1, keepdim=True), torch.nan)
 
 
 def _steps(planes: Tensor) -> Tensor:
     """Differences in four directions, the straight ones first (B, C, 4, H-1, W-1)."""
     corner, right = planes[..., :-1, :-1], planes[..., :-1, 1:]
     below, across = planes[..., 1:, :-1], planes[..., 1:, 1:]
-    return torch.stack(
+    steps = torch.stack(
         [right - corner, below - corner, across - corner, below - right], 2
     )
+    # all directions are known at the same places, as at the rim of an image
+    return steps.where(~steps.isnan().any(2, keepdim=True), torch.nan)
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:
     """Of all pixels (B, C, H, W), in -1..1, 0 without variation (B, C)."""
-    a, b = (x - x.mean((-2, -1), keepdim=True) for x in (first, second))
-    spread = (a.square().mean((-2, -1)) * b.square().mean((-2, -1))).sqrt()
-    return (a * b).mean((-2, -1)) / (spread + _NO_STEP**2)
+    a, b = (x - x.nanmean((-2, -1), keepdim=True) for x in (first, second))
+    spread = (a.square().nanmean((-2, -1)) * b.square().nanmean((-2, -1))).sqrt()
+    return (a * b).nanmean((-2, -1)) / (spread + _NO_STEP**2)
 
 
 def _band_correlation(steps: Tensor) -> Tensor:
     """Mean over all pairs of two bands of (B, C, H, W), in -1..1; 0 of one (B,)."""
     bands = steps.shape[1]
-    flat = (steps - steps.mean((-2, -1), keepdim=True)).flatten(2)
+    flat = (steps - steps.nanmean((-2, -1), keepdim=True)).flatten(2).nan_to_num(0)
     unit = flat / (flat.norm(dim=-1, keepdim=True) + _NO_STEP)
     alike = unit @ unit.mT
     both: Tensor = alike.sum((1, 2)) - alike.diagonal(dim1=1, dim2=2).sum(1)

@@ -278,9 +278,12 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         assert self.codec is not None
         decoded, _ = self.codec.roundtrip(batch)
         self.reconstruction.update(self.codec, batch)
+        # what is not known of the original is not held against its copy
+        image = decoded['image'].where(batch['image'].isfinite(), torch.nan)
         mask = decoded['mask'].reshape(batch['mask'].shape)
-        side = batch | {'image': decoded['image'], 'mask': mask}
-        read = self._read(decoded['image'], None)
+        mask = mask.where(self.codec.labelled(batch['mask']), batch['mask'])
+        side = batch | {'image': image, 'mask': mask}
+        read = self._read(image, None)
         self.sides['reconstructed'].update(side, read, truth=batch['mask'])
         wrong, _ = self.codec.roundtrip(batch | {'mask': batch['other_mask']})
         read = self._read(wrong['image'], None)
