@@ -257,6 +257,29 @@ class TestVary:
         card = (tmp_path / '0.01' / 'README.md').read_text()
         assert 'variations (strength 0.01)' in card
 
+    def test_missing_pixels_stay_missing(
+        self, diffusion_run: Run, tmp_path: Path
+    ) -> None:
+        folder = write_pair_folder(tmp_path / 'holed')
+        description = json.loads((folder / 'dataset.json').read_text())
+        description |= {'nodata': 0, 'ignore_index': None}
+        (folder / 'dataset.json').write_text(json.dumps(description))
+        with rasterio.open(folder / 'images' / '001.tif', 'r+') as raster:
+            values = raster.read()
+            values[:, 5:15, 3:9] = 0
+            raster.write(values)
+        out = tmp_path / 'set'
+        data = GenerationDataModule(str(out), 4, vary=str(folder))
+        draw(diffusion_run, data, tmp_path)
+        found = PairFolder(out)
+        hole = torch.zeros(32, 32, dtype=torch.bool)
+        hole[5:15, 3:9] = True
+        for sample, row in zip(found, rows(out), strict=True):
+            assert row['accepted']
+            missing = sample['image'].isnan()
+            assert bool((missing == (hole & (row['source'] == '001'))).all())
+            assert bool((sample['mask'] == 255)[missing.any(0)].all())
+
 
 class TestBatches:
     def test_crops_of_larger_samples(self, pair_folder: Path) -> None:

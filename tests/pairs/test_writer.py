@@ -173,6 +173,38 @@ class TestValues:
         assert writer.done() == {0, 1}
 
     @pytest.mark.parametrize(
+        ('dtype', 'nodata'),
+        [
+            *[('uint16', 0), ('uint8', 255), ('int16', -9999), ('uint16', None)],
+            *[('float32', -9999), ('float32', 'nan'), ('float32', None)],
+            ('float32', float(np.finfo('f4').min)),
+        ],
+    )
+    @pytest.mark.parametrize('dates', [1, 2])
+    def test_missing_values_come_back(
+        self, tmp_path: Path, dtype: str, nodata: Any, dates: int
+    ) -> None:
+        changes = {'dtype': dtype, 'nodata': nodata, 'dates': dates}
+        spec = SampleSpec.from_dict(SPEC.to_dict() | changes)
+        image, mask = sample(0, spec)
+        image %= 200
+        missing = np.zeros(image.shape, bool)
+        missing[..., :4], missing[..., 1, 7, 4:] = True, nodata is not None
+        if isinstance(nodata, int):
+            # a value that is drawn, and is no hole
+            image[..., 0, 9, 9] = nodata
+        image[missing] = np.nan
+        mask[:, :4] = 255
+        writer = make(tmp_path, spec)
+        writer.write('a', image, mask, {'index': 0}, missing=missing)
+        assert read_manifest(tmp_path)[0]['accepted']
+        found = PairFolder(tmp_path)[0]
+        assert np.array_equal(found['image'].isnan().numpy(), missing)
+        values = found['image'].numpy()[~missing]
+        assert np.abs(values - image[~missing]).max() <= 1
+        assert np.array_equal(found['mask'].reshape(16, 16), mask)
+
+    @pytest.mark.parametrize(
         ('ignore', 'stored'), [(255, 255), (-1, 255), (-100, 255), (7, 7)]
     )
     def test_ignore_index(self, tmp_path: Path, ignore: int, stored: int) -> None:

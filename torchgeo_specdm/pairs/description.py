@@ -150,7 +150,8 @@ def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
         index = _free_index(codes) if index in range(len(codes)) else index
     if no_label is not None:
         ignored = [no_label, *ignored]
-    if ignored and index is None:
+    # what is missing has no label
+    if (ignored or given.get('nodata') is not None) and index is None:
         index = _free_index(codes or range(len(given.get('classes', ()))))
     given |= {'no_label': ignored, 'ignore_index': index}
     return Description(SampleSpec.from_dict(given), provenance)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import write_text
 from .manifest import read_manifest
 from .spec import SampleSpec
@@ -28,8 +30,8 @@ def write_real_pairs(
         root: The folder, made if needed.
         spec: Description of the samples.
         sets: Map-style data sets by the name of their split; samples have ``image``
-            in digital numbers, (C, H, W) or (T, C, H, W), and ``mask``, (H, W) or
-            (1, H, W).
+            in digital numbers, (C, H, W) or (T, C, H, W), NaN where missing, and
+            ``mask``, (H, W) or (1, H, W).
         settings: Settings that must be equal to go on in the same folder; plain JSON
             types.
         card: Markdown for ``README.md``, which comes last: a folder with it is whole.
@@ -51,8 +53,9 @@ def write_real_pairs(
         if index not in done:
             sample = sets[split][number]
             mask = sample['mask'].reshape(sample['mask'].shape[-2:]).numpy()
-            record = {'index': index, 'split': split}
-            writer.write(f'{index:06d}', sample['image'].numpy(), mask, record)
+            image, record = sample['image'].numpy(), {'index': index, 'split': split}
+            missing = np.isnan(image)
+            writer.write(f'{index:06d}', image, mask, record, missing=missing)
     rows = [row for row in read_manifest(root) if row['accepted']]
     for split in sets:
         names = [row['id'] for row in rows if row['split'] == split]

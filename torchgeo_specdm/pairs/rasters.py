@@ -263,15 +263,21 @@ def write_image_raster(
     image: NDArray[Any],
     spec: SampleSpec,
     tags: Mapping[str, str],
+    missing: NDArray[np.bool_],
     **georeference: Any,
 ) -> str:
     """Write one date of a sample.
+
+    Missing values become the nodata value of the spec, and others that are equal to it
+    the next number. Where the spec has none, it is NaN for floating-point numbers;
+    whole ones get an internal mask, without the pixels that miss any band.
 
     Args:
         path: The file; its folder must exist.
         image: Digital numbers (C, H, W) in the dtype of the spec.
         spec: Tells band names, colours, scale, offset, nodata and wavelengths.
         tags: Tags of the file.
+        missing: Where there is no value (C, H, W).
         **georeference: ``crs`` and ``transform`` as rasterio takes them, if known.
 
     Returns:
@@ -289,9 +295,27 @@ def write_image_raster(
         for i, wavelength in enumerate(spec.wavelengths):
             if wavelength is not None:
                 target.update_tags(i + 1, WAVELENGTH_NM=str(wavelength))
+        if missing.any() and nodata is None:
+            target.write_mask(~missing.any(axis=0))
 
-    profile = {'nodata': spec.nodata, **georeference}
+    nodata = spec.nodata
+    if missing.any() and nodata is None and image.dtype.kind == 'f':
+        nodata = math.nan
+    if nodata is not None:
+        value = image.dtype.type(nodata)
+        image = np.where(
+            missing, value, np.where(image == value, _beside(value), image)
+        )
+    profile = {'nodata': nodata, **georeference}
     return _write_raster(path, image, profile, tags, describe)
+
+
+def _beside(value: Any) -> Any:
+    """The number next to one, of the same type, that GDAL does not take for it."""
+    if value.dtype.kind == 'f':
+        # it compares to 2 units in the last place
+        return value * (1 - 1e-5) if value else np.finfo(value.dtype).tiny
+    return value - 1 if value == np.iinfo(value.dtype).max else value + 1
 
 
 def _colours(spec: SampleSpec) -> list[ColorInterp]:
@@ -394,7 +418,8 @@ def _write_raster(
 
     On a full disk GDAL cuts the file and says nothing, so it only writes to memory.
     """
-    with warnings.catch_warnings(), MemoryFile() as memory:
+    internal = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
+    with warnings.catch_warnings(), internal, MemoryFile() as memory:
         # a synthetic patch lies nowhere, so no georeference is invented
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
         with memory.open(

@@ -91,11 +91,12 @@ class PairWriter:
         mask: NDArray[np.integer[Any]],
         record: Mapping[str, Any],
         place: Mapping[str, Any] | None = None,
+        missing: NDArray[np.bool_] | None = None,
     ) -> None:
         """Write one sample and its manifest line.
 
-        A sample with non-finite pixels is not written: its line says so and has
-        ``accepted: false``.
+        A sample with non-finite pixels that are not missing is not written: its line
+        says so and has ``accepted: false``.
 
         Args:
             name: The sample's id, a file name without suffix.
@@ -103,6 +104,7 @@ class PairWriter:
             mask: Class positions (H, W).
             record: Further entries of the line, ``index`` among them.
             place: ``crs`` and ``transform`` of the sample, if it lies somewhere.
+            missing: Where the image has no value, of its shape; None if nowhere.
 
         Raises:
             OSError: If a file cannot be written as it should be.
@@ -112,6 +114,10 @@ class PairWriter:
         row: dict[str, Any] = {'id': name, **record}
         dates = image if image.ndim == 4 else image[None]
         self._check(name, dates, mask)
+        holes = np.zeros(dates.shape, bool)
+        if missing is not None:
+            holes = missing.reshape(dates.shape)
+            dates = np.where(holes, 0, dates)
         if not np.isfinite(dates).all():
             _log.warning('%s: sample %s has non-finite pixels.', self.root, name)
             self._append(
@@ -121,10 +127,11 @@ class PairWriter:
         stored, clipped = to_dtype(dates, np.dtype(self.spec.dtype))
         files = {}
         tags = {'SYNTHETIC': 'YES' if self.synthetic else 'NO', 'SAMPLE': name}
-        for stem, date in zip(image_stems(name, self.spec.dates), stored, strict=True):
+        stems = image_stems(name, self.spec.dates)
+        for stem, date, hole in zip(stems, stored, holes, strict=True):
             file = f'images/{stem}.tif'
             files[file] = write_image_raster(
-                self.root / file, date, self.spec, tags, **place
+                self.root / file, date, self.spec, tags, hole, **place
             )
         file = f'masks/{name}.tif'
         files[file] = write_class_raster(

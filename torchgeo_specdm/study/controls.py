@@ -72,7 +72,10 @@ def make_controls(
         if index not in done:
             image, mask = make(index)
             mask = mask.reshape(mask.shape[-2:])
-            writer.write(f'{index:06d}', image.numpy(), mask.numpy(), {'index': index})
+            name, missing = f'{index:06d}', image.isnan().numpy()
+            writer.write(
+                name, image.numpy(), mask.numpy(), {'index': index}, missing=missing
+            )
     writer.finish(_CARD.format(what=_WHAT[control]))
     return out
 

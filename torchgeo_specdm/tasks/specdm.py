@@ -293,7 +293,8 @@ class SpecDMTask(
             dataloader_idx: Index of the current dataloader.
 
         Returns:
-            ``index`` (B,), ``image`` in digital numbers and ``mask``.
+            ``index`` (B,), ``image`` in digital numbers and ``mask``, and ``missing``
+            where images with missing values are varied.
         """
         return draw_batch(self.generator, batch)
 

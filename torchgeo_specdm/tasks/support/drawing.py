@@ -34,7 +34,8 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
             ``size``, ``given`` and ``start``.
 
     Returns:
-        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`).
+        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`), and where
+        images are varied ``missing``, of their shape: what they have no value for.
 
     Raises:
         RuntimeError: If the device has too little memory.
@@ -55,6 +56,9 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
             'Set a smaller batch_size and another folder, since one folder holds '
             'batches of one size.'
         ) from error
+    known = batch['given'] | batch['start']
+    if 'image' in known:
+        sample['missing'] = known['image'].isnan()
     return {'index': batch['index'], **sample}
 
 
@@ -154,6 +158,7 @@ class PairPredictionWriter(BasePredictionWriter):
             SIGTERMException: After SIGTERM, when a sample is written.
         """
         images, masks = (prediction[key].cpu().numpy() for key in ('image', 'mask'))
+        missing = prediction.get('missing')
         source, batches = self.data.source, self.data.predict_dataset
         assert isinstance(batches, BatchDataset)
         for i, index in enumerate(prediction['index'].tolist()):
@@ -167,7 +172,8 @@ class PairPredictionWriter(BasePredictionWriter):
                 if not self.data.augment:
                     place = source.place(index % len(source))
             mask = masks[i].reshape(masks.shape[-2:])
-            self.folder.write(f'{index:06d}', images[i], mask, record, place)
+            holes = None if missing is None else missing[i].cpu().numpy()
+            self.folder.write(f'{index:06d}', images[i], mask, record, place, holes)
             if trainer.received_sigterm:
                 raise SIGTERMException(128 + signal.SIGTERM)
 
