@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .datamodules.oscd import OSCDDataModule as OSCDDataModule
     from .datamodules.pairs import PairFolderDataModule as PairFolderDataModule
     from .datamodules.segmunich import SegMunichDataModule as SegMunichDataModule
+    from .datamodules.unlabelled import UnlabelledDataModule as UnlabelledDataModule
     from .datasets.oscd import OSCD as OSCD
     from .datasets.pairs import PairFolder as PairFolder
     from .datasets.segmunich import SegMunich as SegMunich
@@ -41,6 +42,7 @@ _HOMES = {
     'OSCDDataModule': 'datamodules.oscd',
     'PairFolderDataModule': 'datamodules.pairs',
     'SegMunichDataModule': 'datamodules.segmunich',
+    'UnlabelledDataModule': 'datamodules.unlabelled',
     'OSCD': 'datasets.oscd',
     'PairFolder': 'datasets.pairs',
     'SegMunich': 'datasets.segmunich',

@@ -74,10 +74,22 @@ class PatchAutoencoder(nn.Module):
         return pixel_shuffle(self.network.decode(latent).sample, self.stem)
 
 
-def mean_kl(posterior: DiagonalGaussianDistribution) -> Tensor:
+def mean_kl(
+    posterior: DiagonalGaussianDistribution, chosen: Tensor | None = None
+) -> Tensor:
     """KL divergence from a unit Gaussian, as a mean over all latent elements.
 
     In float32, because the squares of half-precision means overflow.
+
+    Args:
+        posterior: Posterior of B samples.
+        chosen: Whether each sample counts, bool (B,); all do if None.
+
+    Returns:
+        The mean, a scalar; 0 if no sample counts.
     """
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
+    if chosen is None:
+        return kl.mean()
+    return kl.flatten(1).mean(1).where(chosen, 0).sum() / chosen.sum().clamp(min=1)

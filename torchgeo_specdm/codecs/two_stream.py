@@ -99,7 +99,9 @@ class TwoStreamCodec(Codec):
         image = self.image_branch.encode(images.flatten(0, 1))
         label = self.mask_branch.encode(self.one_hot(mask))
         latent = self._join(image.sample(), label.sample())
-        kl = mean_kl(image) + mean_kl(label)
+        # a mask without any label is no mask to learn
+        known = self.labelled(mask).flatten(1).any(1)
+        kl = mean_kl(image) + mean_kl(label, known)
         return Reconstruction(*self.from_latent(latent), kl)
 
     def _join(self, image: Tensor, mask: Tensor) -> Tensor:

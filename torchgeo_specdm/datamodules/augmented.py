@@ -14,15 +14,8 @@ from torchgeo.datamodules import BaseDataModule
 
 from ..datasets.pairs import PairFolder
 from ..pairs.facts import survey
-from .support.mixing import (
-    MatchedSamples,
-    MixSampler,
-    decimal,
-    global_seed,
-    require_form,
-    sample_name,
-    subset,
-)
+from .support.mixed import MixedDataModule
+from .support.mixing import MatchedSamples, decimal, require_form, sample_name, subset
 from .support.mixing_checks import (
     MixOptions,
     open_folder,
@@ -30,10 +23,9 @@ from .support.mixing_checks import (
     require_room,
     require_same_kind,
 )
-from .support.wrapping import WrappingDataModule
 
 
-class SyntheticAugmentedDataModule(WrappingDataModule):
+class SyntheticAugmentedDataModule(MixedDataModule):
     """Adds synthetic samples to the training set of another datamodule.
 
     Validation, test and prediction sets, augmentation, normalisation, collation and
@@ -96,8 +88,6 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
             seed,
         )
         self.leak_check = leak_check
-        #: Real and synthetic samples in the training set, after setup.
-        self.counts = (0, 0)
         self._unchanged = True
 
     def setup(self, stage: str) -> None:
@@ -123,46 +113,10 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
         dataset = self.train_dataset
         if dataset is None or self._unchanged:
             return super().train_dataloader()
-        replicas, rank = self._processes()
-        sampler = MixSampler(
-            *self.counts,
-            self._batch_size,
-            self._batches(),
-            real_share=self.options.real_share,
-            seed=global_seed(),
-            replicas=replicas,
-            rank=rank,
-        )
-        if self.trainer is not None:
-            # workers of a resumed run fetch before Lightning tells the epoch
-            progress = self.trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
-        return DataLoader(
-            dataset=dataset,
-            batch_size=self._batch_size,
-            sampler=sampler,
-            num_workers=self.real.num_workers,
-            collate_fn=self.real.collate_fn,
-            drop_last=True,
-            persistent_workers=self.real.num_workers > 0,
-        )
-
-    @property
-    def _batch_size(self) -> int:
-        size: int = self.real.train_batch_size or self.real.batch_size
-        return size
-
-    def _real_set(self) -> Dataset[dict[str, Tensor]]:
-        for dataset in (self.real.train_dataset, self.real.dataset):
-            if dataset is not None:
-                return dataset
-        raise ValueError(
-            f'{type(self.real).__name__} has no training set after setup. Use a '
-            'datamodule that sets train_dataset.'
-        )
+        return self.mixed_loader(dataset, self.options.real_share)
 
     def _training_set(self) -> Dataset[dict[str, Tensor]]:
-        dataset, options = self._real_set(), self.options
+        dataset, options = self.real_set(), self.options
         available = len(dataset)  # type: ignore[arg-type]
         real = available if options.real_limit is None else options.real_limit
         if real > available or available == 0:
@@ -237,29 +191,25 @@ class SyntheticAugmentedDataModule(WrappingDataModule):
             [MatchedSamples(dataset, chosen, form), MatchedSamples(folder, used, form)]
         )
 
-    def _processes(self) -> tuple[int, int]:
-        """Number of processes that share the training set, and which this one is."""
-        shared = self.trainer and self.trainer.distributed_sampler_kwargs
-        return (shared['num_replicas'], shared['rank']) if shared else (1, 0)
-
-    def _batches(self) -> int:
+    def batches(self) -> int:
         """Batches of one process in an epoch, as many as Lightning would give."""
-        samples = self.counts[0] if self.options.equal_updates else sum(self.counts)
-        return math.ceil(samples / self._processes()[0]) // self._batch_size
+        if not self.options.equal_updates:
+            return super().batches()
+        return math.ceil(self.counts[0] / self.processes()[0]) // self.train_size
 
     def _report(self) -> None:
         """Say what will be trained on; nothing at all is an error."""
-        (real, synthetic), batches = self.counts, self._batches()
+        (real, synthetic), batches = self.counts, self.batches()
         if batches == 0 and not (self._unchanged and self._keeps_last()):
             counted = f'{real} real' if self.options.equal_updates else real + synthetic
             raise ValueError(
                 f'{counted} training samples do not fill one batch_size='
-                f'{self._batch_size} in each of {self._processes()[0]} process(es), so '
+                f'{self.train_size} in each of {self.processes()[0]} process(es), so '
                 'nothing would be trained. Use a smaller batch size or more samples.'
             )
         rank_zero_info(
             f'Training set: {real} real and {synthetic} synthetic samples, {batches} '
-            f'batches of {self._batch_size} in an epoch, {self._updates(batches)} '
+            f'batches of {self.train_size} in an epoch, {self._updates(batches)} '
             'updates.'
         )
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, WeightedRandomSampler, default_collate
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from .support.adapter import same_randomness, training_batches
 from .support.preparation import refuse_empty_training
 from .support.wrapping import WrappingDataModule
+from .unlabelled import UnlabelledDataModule
 
 _log = logging.getLogger(__name__)
 
@@ -111,9 +112,19 @@ class LatentDataModule(WrappingDataModule):
         _log.info('Cached %d latents.', len(self.train_dataset))
 
     def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        """The loader of the latents."""
+        """The loader of the latents; images without labels have their share."""
         # the real one's is for real samples
         self.collate_fn = default_collate
+        if isinstance(self.real, UnlabelledDataModule):
+            assert self.train_dataset is not None
+            weights = self.real.weights() * self.passes
+            return DataLoader(
+                self.train_dataset,
+                self.batch_size,
+                sampler=WeightedRandomSampler(weights, len(weights)),
+                num_workers=self.num_workers,
+                drop_last=True,
+            )
         loader: DataLoader[dict[str, Tensor]] = self._dataloader_factory('train')
         return loader
 

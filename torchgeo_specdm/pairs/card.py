@@ -24,7 +24,7 @@ _CARD = """# Synthetic labelled image patches
 | drawn as | {mode} |
 | seed | {seed} |
 | generator | {codec} codec, weights {generator} |
-| trained on | {samples} samples of {datamodule}, {updates} updates, preset {preset} |
+| trained on | {trained_on}, {updates} updates, preset {preset} |
 | clipped to the range of {dtype} | {clipped:.4%} of the values |
 
 `images/<id>.tif` and `masks/<id>.tif` are GeoTIFFs with band names, scale and class
@@ -46,6 +46,25 @@ _MODES = {
     'masks': 'images for the masks of {source}',
     'vary': 'variations (strength {strength}) of the pairs of {source}',
 }
+
+
+def training_data(training: Mapping[str, Any]) -> str:
+    """Say what a generator was trained on.
+
+    Args:
+        training: Record of the training in the configuration of a generator.
+
+    Returns:
+        A phrase, with the number of images without labels and the protocol if there
+        were any.
+    """
+    samples, source = (training.get(n, 'unknown') for n in ('samples', 'datamodule'))
+    text = f'{samples} samples of {source}'
+    if 'unlabelled' in training:
+        text += f' and {training["unlabelled"]} images without labels'
+    if 'protocol' in training:
+        text += f' ({training["protocol"]})'
+    return text
 
 
 def data_card(folder: Path, config: Mapping[str, Any]) -> str:
@@ -76,8 +95,7 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
         seed=settings['seed'],
         codec=provenance['codec'],
         generator=settings['generator'],
-        samples=training.get('samples', 'unknown'),
-        datamodule=training.get('datamodule', 'unknown'),
+        trained_on=training_data(training),
         updates=training.get('updates', 'unknown'),
         preset=training.get('preset', 'unknown'),
         clipped=clipped,

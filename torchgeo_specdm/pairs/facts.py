@@ -59,6 +59,7 @@ class SampleFacts(NamedTuple):
     brightest: float  #: highest value of the image
     top: int  #: highest class in the mask; 0 without any
     fingerprint: str | None  #: see :func:`.fingerprint`
+    image_fingerprint: str | None  #: the same of the image without its mask
 
     @classmethod
     def of(cls, sample: Mapping[str, Any]) -> Self:
@@ -95,6 +96,7 @@ class SampleFacts(NamedTuple):
             float(bands.nan_to_num(0).max()),
             int(labels.max()) if labels.numel() else 0,
             fingerprint(sample),
+            fingerprint(sample, labels=False),
         )
 
 
@@ -117,7 +119,7 @@ def remembered(dataset: Dataset[Any], index: int) -> SampleFacts | None:
     return facts(index) if callable(facts) and plain else None
 
 
-def fingerprints(dataset: Dataset[Any]) -> dict[str, int]:
+def fingerprints(dataset: Dataset[Any], images: bool = False) -> dict[str, int]:
     """Hash every sample of a map-style data set.
 
     A data set that crops at random in ``__getitem__`` gives other hashes each time,
@@ -125,6 +127,7 @@ def fingerprints(dataset: Dataset[Any]) -> dict[str, int]:
 
     Args:
         dataset: Gives samples with ``image`` and ``mask``; others are passed over.
+        images: Whether to add the hashes of the images without their masks.
 
     Returns:
         The different fingerprints, sorted, and the first sample that has each.
@@ -132,9 +135,14 @@ def fingerprints(dataset: Dataset[Any]) -> dict[str, int]:
     found: dict[str, int] = {}
     for index in range(len(dataset)):  # type: ignore[arg-type]
         facts = remembered(dataset, index)
-        value = facts.fingerprint if facts else fingerprint(dataset[index])
-        if value is not None:
-            found.setdefault(value, index)
+        if facts:
+            values = [facts.fingerprint, facts.image_fingerprint]
+        else:
+            sample = dataset[index]
+            values = [fingerprint(sample), fingerprint(sample, labels=False)]
+        for value in values if images else values[:1]:
+            if value is not None:
+                found.setdefault(value, index)
     return dict(sorted(found.items()))
 
 

@@ -17,25 +17,27 @@ from ..files import write_text
 SEEN = 'training_samples.txt'
 
 
-def fingerprint(sample: Mapping[str, Any]) -> str | None:
+def fingerprint(sample: Mapping[str, Any], labels: bool = True) -> str | None:
     """Hash the content of a sample.
 
     Args:
         sample: ``image`` in raw units and ``mask``, of any shape.
+        labels: Whether the mask counts; without it, samples of one image are equal.
 
     Returns:
         16 hexadecimal digits; None for a sample of one value (blank patches are equal
         without being copies), or without image or mask.
     """
-    if not {'image', 'mask'} <= sample.keys():
+    if 'image' not in sample or (labels and 'mask' not in sample):
         return None
     # adding 0 makes -0.0, which equals 0.0, the same bytes
     image: Tensor = (sample['image'].detach().cpu().to(torch.float32) + 0).contiguous()
-    mask: Tensor = sample['mask'].detach().cpu().to(torch.int64).contiguous()
     if image.numel() == 0 or bool((image == image.flatten()[0]).all()):
         return None
     digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=8)
-    digest.update(mask.numpy().tobytes())
+    if labels:
+        mask: Tensor = sample['mask'].detach().cpu().to(torch.int64).contiguous()
+        digest.update(mask.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ from ..datamodules.support.adapter import (
     fit_codec,
 )
 from ..datamodules.support.resumable import make_resumable
+from ..datamodules.unlabelled import UnlabelledDataModule
 from ..diffusion import Generator, warm_up_and_decay
 from ..pairs.facts import fingerprints
 from ..pairs.fingerprint import write_seen_samples
@@ -179,6 +180,11 @@ class SpecDMTask(
         else:
             codec = load_codec(Path(name))
         codec.spec.require_match(spec, f'the codec of {name}', 'the data')
+        if isinstance(datamodule, UnlabelledDataModule) and len(codec.streams) == 1:
+            raise ValueError(
+                f'The {codec.name} codec has one stream for image and mask, so it '
+                'learns nothing from images without labels. Use two_stream or pixels.'
+            )
         if not self._built:
             patch_size = fit_codec(codec.to(device), datamodule, device)
             self.model = STAGES[self.stage].build(codec, self.preset, patch_size)
@@ -397,13 +403,16 @@ class SpecDMTask(
         datamodule = self._datamodule()
         self.model.finish(datamodule, self.device)
         if self.trainer.is_global_zero:
-            training = {
-                'datamodule': type(datamodule).__name__,
-                'samples': len(datamodule.train_dataset),
-                'updates': self.trainer.global_step,
-                'preset': self.hparams['preset'],
-            }
+            training: dict[str, Any] = {'updates': self.trainer.global_step}
+            training['preset'] = self.hparams['preset']
+            if isinstance(datamodule, UnlabelledDataModule):
+                training |= datamodule.training_record()
+                seen = datamodule.seen_samples()
+            else:
+                training['datamodule'] = type(datamodule).__name__
+                training['samples'] = len(datamodule.train_dataset)
+                seen = {*fingerprints(datamodule.train_dataset)}
             self.model.save(self._folder, training)
-            write_seen_samples(self._folder, fingerprints(datamodule.train_dataset))
+            write_seen_samples(self._folder, seen)
         self._written = True
         self.trainer.strategy.barrier()

@@ -18,6 +18,7 @@ from ...codecs import Codec
 from ...pairs.facts import declared_names, declared_spec, innermost, survey
 from ...pairs.spec import SampleSpec, usual_unit
 from .resumable import seed_random
+from .wrapping import WrappingDataModule
 
 #: Samples whose pixels tell the scaling of the bands.
 _SPREAD = 256
@@ -49,6 +50,9 @@ def describe_datamodule(
         TypeError: If samples of the datamodule cannot be indexed.
         ValueError: If the classes are not known, or masks have several channels.
     """
+    if isinstance(datamodule, WrappingDataModule):
+        # its training set may be a mixture, whose data sets name nothing
+        return datamodule.describe(describe_datamodule(datamodule.real, overrides))
     overrides = dict(overrides or {})
     spec = declared_spec(datamodule)
     if spec is not None:

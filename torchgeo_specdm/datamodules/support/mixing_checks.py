@@ -6,6 +6,7 @@
 import copy
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -170,22 +171,43 @@ def require_same_kind(
         ValueError: With the values of both sides.
     """
     require_same_names(real, dataset, folder.spec, str(folder.root), ours)
+    require_same_units(real, str(folder.root), folder.spec.bands, ours, theirs)
+
+
+def require_same_units(
+    real: NonGeoDataModule,
+    name: str,
+    bands: Sequence[str],
+    ours: Survey,
+    theirs: Survey,
+) -> None:
+    """Refuse samples whose values are far from those of the real ones.
+
+    Args:
+        real: The real datamodule.
+        name: Name of the other samples in the message.
+        bands: Names of their bands.
+        ours: Facts that are known of the real samples.
+        theirs: Facts that are known of the others.
+
+    Raises:
+        ValueError: With the values of both sides, if most bands differ.
+    """
     low = torch.minimum(ours.level, theirs.level)
     high = torch.maximum(ours.level, theirs.level)
     differ = (high > UNIT_FACTOR * low).nonzero().flatten().tolist()
     text = '; '.join(
-        f'{folder.spec.bands[i]} {ours.level[i]:.4g} and {theirs.level[i]:.4g}'
-        for i in differ
+        f'{bands[i]} {ours.level[i]:.4g} and {theirs.level[i]:.4g}' for i in differ
     )
     if 2 * len(differ) >= len(ours.level):
         raise ValueError(
-            f'{type(real).__name__} and {folder.root} have different units: mean '
+            f'{type(real).__name__} and {name} have different units: mean '
             f'absolute values are {text}, but must agree within a factor of '
             f'{UNIT_FACTOR:g}. Use a folder in the raw units of the real data set.'
         )
     if differ:
         rank_zero_warn(
-            f'Mean absolute values of {type(real).__name__} and {folder.root} differ '
+            f'Mean absolute values of {type(real).__name__} and {name} differ '
             f'by more than a factor of {UNIT_FACTOR:g} in some bands: {text}.'
         )
 
@@ -224,6 +246,8 @@ def require_same_names(
 def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
     """Refuse synthetic samples whose generator saw validation or test samples.
 
+    Images without labels that it saw count as well.
+
     Reads every validation and test sample once. A data set that crops at random
     cannot be checked, nor a folder that is not said to come from a generator.
 
@@ -251,8 +275,8 @@ def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
             'samples among what one was trained on are not looked for.'
         )
         return
-    for split, dataset in (('val', real.val_dataset), ('test', _test_set(real))):
-        known = seen.intersection(fingerprints(dataset) if dataset else ())
+    for split, dataset in (('val', real.val_dataset), ('test', test_set(real))):
+        known = seen.intersection(fingerprints(dataset, True) if dataset else ())
         if known:
             raise ValueError(
                 f'{len(known)} {split} samples of {type(real).__name__} are among '
@@ -262,8 +286,15 @@ def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
             )
 
 
-def _test_set(real: NonGeoDataModule) -> Dataset[dict[str, Tensor]] | None:
-    """The test set of a datamodule that is set up for something else, or None."""
+def test_set(real: NonGeoDataModule) -> Dataset[dict[str, Tensor]] | None:
+    """Find the test set of a datamodule that is set up for something else.
+
+    Args:
+        real: The datamodule; it is not changed.
+
+    Returns:
+        The test set; None where it has none, or none on this disk.
+    """
     found: Dataset[dict[str, Tensor]] | None = real.test_dataset
     if found is not None:
         return found

@@ -59,6 +59,17 @@ class WrappingDataModule(NonGeoDataModule):
         spec: SampleSpec = real.spec
         return spec
 
+    def describe(self, spec: SampleSpec) -> SampleSpec:
+        """Describe the samples of this datamodule.
+
+        Args:
+            spec: Description of the real samples.
+
+        Returns:
+            The same, unless a subclass changes what a sample is.
+        """
+        return spec
+
     def prepare_data(self) -> None:
         """Download and prepare the real data."""
         self.real.prepare_data()

@@ -1,0 +1,250 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Images without labels beside the labelled samples of any datamodule."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
+
+from ..datasets.images import ImageFolder
+from ..datasets.pairs import PairFolder
+from ..pairs.facts import SampleForm, declared_spec, fingerprints, survey
+from ..pairs.spec import USUAL_IGNORE, SampleSpec
+from .support.adapter import describe_datamodule
+from .support.mixed import MixedDataModule
+from .support.mixing import MatchedSamples, require_form
+from .support.mixing_checks import require_room, require_same_units, test_set
+
+#: Name of the protocol in which images of scored places are seen without labels.
+LABELS_HERE = 'labels here, map there'
+
+
+class WithoutLabels(Dataset[dict[str, Tensor]]):
+    """Images of a data set with masks that have no label; its own are not read.
+
+    Args:
+        dataset: Gives samples with ``image``.
+        form: Form of the labelled samples.
+        no_label: Mask value of pixels without a label.
+    """
+
+    def __init__(
+        self, dataset: Dataset[dict[str, Tensor]], form: SampleForm, no_label: int
+    ) -> None:
+        """Keep the arguments."""
+        self.dataset = dataset
+        self.form = form
+        self.no_label = no_label
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``image`` as it is, and a ``mask`` without a label."""
+        image = self.dataset[index]['image']
+        shape = (*self.form.layers, *image.shape[-2:])
+        mask = torch.full(shape, self.no_label, dtype=self.form.mask_dtype)
+        return {'image': image, 'mask': mask}
+
+
+class UnlabelledDataModule(MixedDataModule):
+    """Adds images without labels to the training set of another datamodule.
+
+    For both stages of :class:`SpecDMTask`, which learns the images of such samples and
+    leaves their masks out of every loss. Validation, test and prediction sets,
+    augmentation and normalisation are those of the real datamodule. Images that are
+    larger than the labelled patches are cropped at random.
+    """
+
+    def __init__(
+        self,
+        real: BaseDataModule,
+        unlabelled: str | BaseDataModule,
+        share: float = 0.5,
+        scored_places: bool = False,
+    ) -> None:
+        """Initialize a new UnlabelledDataModule instance.
+
+        Args:
+            real: The datamodule with labels, with integer-indexed data sets.
+            unlabelled: A folder of images or of pairs, or a datamodule, whose training
+                set is taken; its masks are not looked at.
+            share: Share of images without labels in every training batch, between 0
+                and 1, up to rounding to whole samples; who is short of samples repeats
+                them.
+            scored_places: Whether images of validation and test samples may be among
+                those without labels. That is a protocol of its own, named in all that
+                is written: labels here, map there.
+
+        Raises:
+            TypeError: If a datamodule is no NonGeoDataModule.
+            ValueError: If *share* is out of range.
+        """
+        super().__init__(real)
+        if not 0 < share < 1:
+            raise ValueError(
+                f'share={share} must lie between 0 and 1. Use 0.5, or the labelled '
+                'datamodule alone for no images without labels.'
+            )
+        if not isinstance(unlabelled, str | NonGeoDataModule):
+            raise TypeError(
+                f'unlabelled={type(unlabelled).__name__} must be a folder or a '
+                'NonGeoDataModule, whose samples are numbered. Write its images into a '
+                'folder.'
+            )
+        self.unlabelled = unlabelled
+        self.share = share
+        self.scored_places = scored_places
+
+    @property
+    def spec(self) -> SampleSpec:
+        """Description of the samples, with a value for pixels without a label."""
+        return self.describe(super().spec)
+
+    def describe(self, spec: SampleSpec) -> SampleSpec:
+        """See :meth:`WrappingDataModule.describe`."""
+        if spec.ignore_index is not None:
+            return spec
+        return replace(spec, ignore_index=USUAL_IGNORE)
+
+    def prepare_data(self) -> None:
+        """Prepare the data of both sides."""
+        super().prepare_data()
+        if isinstance(self.unlabelled, BaseDataModule):
+            self.unlabelled.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Set up the data sets.
+
+        Args:
+            stage: Either 'fit', 'validate', 'test', or 'predict'.
+
+        Raises:
+            ValueError: If the images have other bands, dates or units than the
+                labelled ones, are smaller, or are validation or test images.
+        """
+        super().setup(stage)
+        if stage == 'fit':
+            # looking at samples must not move the random numbers of the training
+            with isolate_rng(include_cuda=False):
+                self.train_dataset = self._training_set()
+            labelled, unlabelled = self.counts
+            rank_zero_info(
+                f'Training set: {labelled} labelled samples and {unlabelled} images '
+                f'without labels, {self.share:.0%} of each batch.'
+            )
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The loader of labelled samples and images without labels."""
+        assert self.train_dataset is not None
+        return self.mixed_loader(self.train_dataset, 1 - self.share)
+
+    def batches(self) -> int:
+        """Batches of one process in an epoch, at least one."""
+        return max(super().batches(), 1)
+
+    def seen_samples(self) -> set[str]:
+        """Fingerprints of all that is trained on: of images alone without labels."""
+        images = fingerprints(self._images, True)
+        return {*fingerprints(self.real_set()), *images}
+
+    def weights(self) -> list[float]:
+        """Chance of each training sample, in order, to be the next one of a batch."""
+        labelled, unlabelled = self.counts
+        first = [(1 - self.share) / labelled] * labelled
+        return first + [self.share / unlabelled] * unlabelled
+
+    def training_record(self) -> dict[str, Any]:
+        """The part of the training's record that tells of images without labels."""
+        labelled, unlabelled = self.counts
+        record: dict[str, Any] = {
+            'datamodule': type(self.real).__name__,
+            'samples': labelled,
+            'unlabelled': unlabelled,
+            'unlabelled_share': self.share,
+        }
+        return record | ({'protocol': LABELS_HERE} if self.scored_places else {})
+
+    def _training_set(self) -> Dataset[dict[str, Tensor]]:
+        dataset = self.real_set()
+        ours = survey(dataset)
+        images = self._open()
+        spec = declared_spec(self.real, dataset)
+        value = None if spec is None else spec.ignore_index
+        no_label = USUAL_IGNORE if value is None else value
+        self._images = WithoutLabels(images, ours.form, no_label)
+        theirs = survey(self._images)
+        size = tuple(
+            min(pair) for pair in zip(ours.form.size, theirs.form.size, strict=True)
+        )
+        form = ours.form._replace(size=(size[0], size[1]))
+        name = self._name
+        shapes = [
+            (*one, *theirs.form.size) for one in (theirs.form.channels, form.layers)
+        ]
+        require_form(form, shapes[0], shapes[1], f'The first image of {name}')
+        require_room(self.real, form.size, Path(name))
+        require_same_units(self.real, name, self._bands(len(ours.level)), ours, theirs)
+        if not self.scored_places:
+            self._require_apart()
+        self.counts = (len(dataset), len(self._images))  # type: ignore[arg-type]
+        both = (dataset, self._images)
+        return ConcatDataset(
+            MatchedSamples(side, range(count), form)
+            for side, count in zip(both, self.counts, strict=True)
+        )
+
+    def _open(self) -> Dataset[dict[str, Tensor]]:
+        """The data set of images without labels."""
+        if isinstance(self.unlabelled, BaseDataModule):
+            self.unlabelled.trainer = self.trainer
+            self.unlabelled.setup('fit')
+            if self.unlabelled.train_dataset is None:
+                raise ValueError(
+                    f'unlabelled={self._name} has no training set after setup. Use a '
+                    'datamodule that sets train_dataset.'
+                )
+            found: Dataset[dict[str, Tensor]] = self.unlabelled.train_dataset
+            return found
+        spec = describe_datamodule(self.real)
+        root = Path(self.unlabelled)
+        if (root / 'masks').is_dir():
+            return PairFolder(root, bands=spec.bands)
+        return ImageFolder(root, spec)
+
+    @property
+    def _name(self) -> str:
+        """Name of the images without labels in messages."""
+        if isinstance(self.unlabelled, str):
+            return self.unlabelled
+        return type(self.unlabelled).__name__
+
+    def _bands(self, count: int) -> list[str]:
+        """Names of the bands, or their numbers."""
+        spec = declared_spec(self.real, self.real_set())
+        return [*spec.bands] if spec else [f'band {i + 1}' for i in range(count)]
+
+    def _require_apart(self) -> None:
+        """Refuse images that validation or test scores."""
+        seen = {*fingerprints(self._images, True)}
+        for split, dataset in (
+            ('val', self.real.val_dataset),
+            ('test', test_set(self.real)),
+        ):
+            known = seen.intersection(fingerprints(dataset, True) if dataset else ())
+            if known:
+                raise ValueError(
+                    f'{len(known)} images of {self._name} are those of {split} samples '
+                    f'of {type(self.real).__name__}: scores would be those of another '
+                    f'protocol, {LABELS_HERE}. Remove them, or set scored_places=True '
+                    'if you mean it.'
+                )
