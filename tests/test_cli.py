@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+import torchgeo_specdm
 from tests.data.pairs import make_pairs
 from tests.study.fakes import open_data, pixel_codec, write_generator
 from torchgeo_specdm import Generator, PairFolder
@@ -64,6 +65,26 @@ class TestArguments:
         said = capsys.readouterr().out
         assert f'usage: torchgeo-specdm {verb}'.strip() in said
         assert verb or all(name in said for name in VERBS)
+
+    def test_help_shows_defaults(self, capsys: Output) -> None:
+        with pytest.raises(SystemExit):
+            main(['generate', '--help'])
+        said = ' '.join(capsys.readouterr().out.split())
+        assert 'seed of the samples (default: 0)' in said
+        assert '(default: None)' not in said and '(default: False)' not in said
+
+    def test_runs_as_a_module(self) -> None:
+        command = [sys.executable, '-m', 'torchgeo_specdm', '--version']
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert said.stdout.strip() == torchgeo_specdm.__version__
+
+    def test_completion(self, capsys: Output) -> None:
+        pytest.importorskip('shtab')
+        with pytest.raises(SystemExit) as stop:
+            main(['--print-completion', 'bash'])
+        assert stop.value.code == 0
+        script = capsys.readouterr().out
+        assert all(word in script for word in (*VERBS, '--strength'))
 
     @pytest.mark.parametrize(
         'arguments',

@@ -6,6 +6,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+#: The one place that says it.
+__version__ = '0.2.0'
+
 if TYPE_CHECKING:
     from .datamodules.augmented import (
         SyntheticAugmentedDataModule as SyntheticAugmentedDataModule,

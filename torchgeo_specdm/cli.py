@@ -12,7 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from . import __version__
 from . import verbs as run
+
+try:
+    import shtab
+except ImportError:
+    shtab = None
 
 _INTERRUPTED, _CLOSED_PIPE, _TERMINATED = 130, 141, 143
 #: What a user can mend; anything else is a fault of ours and shows its traceback.
@@ -29,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 with a sentence on stderr, 130 after Ctrl-C, 141 when
         whoever reads the output stops, or 143 after SIGTERM; argparse exits with 2.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         with _quiet():
             options.verb(options)
@@ -72,11 +78,30 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows a default where there is one to speak of."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser, and those of its verbs, with such help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{'formatter_class': _Help} | settings)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, for completion and for the documentation."""
+    parser = _Parser(
         prog='torchgeo-specdm',
         description='Learn, draw and judge labelled satellite image patches.',
     )
+    parser.add_argument('--version', action='version', version=__version__)
+    if shtab is not None:
+        shtab.add_argument_to(parser, '--print-completion')
     parser.add_argument(
         '--debug', action='store_true', help='show the whole traceback of an error'
     )
@@ -333,7 +358,3 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f'{value} must be from 0 to {2**32 - 1}')
     return value
-
-
-if __name__ == '__main__':
-    sys.exit(main())
