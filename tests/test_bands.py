@@ -10,6 +10,7 @@ from torchgeo_specdm.bands import (
     channel,
     composites,
     index_channels,
+    parse_wavelength,
     true_colour,
 )
 
@@ -97,6 +98,50 @@ def test_composites(
 )
 def test_indices(names: tuple[str, ...], wanted: dict[str, tuple[int, int]]) -> None:
     assert index_channels(band_wavelengths(names)) == wanted
+
+
+@pytest.mark.parametrize(
+    ('text', 'unit', 'wanted'),
+    [
+        ('650', '', 650),
+        ('0.65', '', 650),
+        ('10.9', 'Unknown', 10_900),
+        ('650', 'Nanometers', 650),
+        ('0.65', 'Micrometers', 650),
+        ('2.2', '\u00b5m', 2200),
+        ('650.0 nm', '', 650),
+        ('0.65um', 'Nanometers', 650),
+        # of a list, of a radar, and nothing
+        ('12', 'Index', None),
+        ('5.4', 'GHz', None),
+        ('', '', None),
+        ('-1', '', None),
+        ('nan', '', None),
+        ('VV', '', None),
+    ],
+)
+def test_fields_of_wavelengths(text: str, unit: str, wanted: float | None) -> None:
+    assert parse_wavelength(text, unit) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ('names', 'wanted'),
+    [
+        (('650 nm', 'b_450_nm', 'Band 3 (559.8 Nanometers)'), (650, 450, 559.8)),
+        (('0.65 um', '0,45 \u00b5m', '2.2 micrometers'), (650, 450, 2200)),
+        (('B4_665nm', 'reflectance_842.5nm', '1.6microns'), (665, 842.5, 1600)),
+        (('650NM', '0.865 \u03bcm', '(490 nm)'), (650, 865, 490)),
+        (('426.82', '431.3', '2445'), (426.82, 431.3, 2445)),
+        (('0.4268', '0.865'), (426.8, 865)),
+        # numbers of bands
+        (('1', '2', '3'), (None, None, None)),
+        (('100', '200', '300'), (None, None, None)),
+    ],
+)
+def test_names_that_state_wavelengths(
+    names: tuple[str, ...], wanted: tuple[float | None, ...]
+) -> None:
+    assert band_wavelengths(names) == pytest.approx(wanted)
 
 
 def test_red_edge_is_no_near_infrared() -> None:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 from lightning.pytorch import LightningModule
 
 import torchgeo_specdm
 from tests.data.pairs import make_pairs
 from tests.study.fakes import open_data, pixel_codec, write_generator
-from torchgeo_specdm import Generator, PairFolder
+from torchgeo_specdm import Generator, PairFolder, PairFolderDataModule
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.tasks.specdm import SpecDMTask
@@ -184,6 +186,36 @@ class TestDescribe:
         assert found['splits'] == {'train': 1, 'val': 1}
         assert found['classes'] == ['class_0', 'class_1'] and found['no_label'] == [2]
         assert sum(found['class_percent'].values()) == pytest.approx(100, abs=0.01)
+
+    def test_dead_bands_are_named_and_left_out(
+        self, tmp_path: Path, capsys: Output
+    ) -> None:
+        folder = make_pairs(tmp_path, 3, [f'b{i}' for i in range(4)], nodata=0)
+        for path in (folder / 'images').iterdir():
+            with rasterio.open(path, 'r+') as raster:
+                # missing everywhere, and the same everywhere
+                raster.write(np.zeros((8, 8), np.uint16), 2)
+                raster.write(np.full((8, 8), 77, np.uint16), 4)
+        assert main(['describe', str(folder)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found['dead_bands'] == ['b1', 'b3']
+        assert found['mean'][1] is None and found['mean'][3] == 77
+        data = PairFolderDataModule(str(folder), batch_size=1)
+        with pytest.raises(ValueError, match=r"\['b1'\] have no valid pixel.*live"):
+            data.setup('fit')
+        assert PairFolderDataModule(str(folder), bands='live').spec.bands == (
+            'b0',
+            'b2',
+        )
+        assert main(['describe', str(folder), '--bands', 'live']) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found['bands'] == ['b0', 'b2'] and found['dead_bands'] == []
+        out = str(tmp_path / 'out')
+        arguments = [str(folder), '--out', out, '--bands', 'live']
+        assert main(['export', *arguments]) == 0
+        assert PairFolder(out).spec.bands == ('b0', 'b2')
+        message = refused(capsys, 'describe', str(folder), '--bands', 'b9')
+        assert "bands ['b9'] are not among" in message
 
     def test_a_closed_pipe_is_no_error(self, tmp_path: Path) -> None:
         folder = make_pairs(tmp_path, 2)

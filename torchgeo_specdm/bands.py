@@ -8,6 +8,7 @@ wavelengths here, and everything else (true colour, composites, indices, the axi
 spectra) goes by wavelength.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -56,10 +57,12 @@ _WORDS: Mapping[str, float] = {
     **dict.fromkeys(('swir1', 'swir16'), 1610),
     **dict.fromkeys(('swir', 'swir2', 'swir22'), 2200),
 }
-#: ``650 nm``, ``0.65 um``, ``Band 3 (559.8 Nanometers)``.
+#: ``650 nm``, ``0.65 um``, ``Band 3 (559.8 Nanometers)``, ``b4_665nm``, ``0,65 \u00b5m``.
 _UNITS = re.compile(
-    r'(\d+(?:\.\d+)?)\s*(nm|nano|um|\u00b5m|\u03bcm|micro)', re.IGNORECASE
+    r'(\d+(?:[.,]\d+)?)[\s_]*(nm|nano|um|\u00b5m|\u03bcm|micro)', re.IGNORECASE
 )
+#: Numbers below are no nanometres of light, but micrometres.
+_LEAST_NANOMETRES = 100
 _NUMBERED = re.compile(r'(sr_)?b0?(\d{1,2}|8a)', re.IGNORECASE)
 
 
@@ -104,7 +107,8 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     a number. Numbers mean different bands on different satellites, so all names are
     looked at: ``B8A``, ``B12`` or ``B8`` tell Sentinel-2; ``SR_B6`` tells Landsat 8 or
     9, and ``SR_B1`` without it Landsat 4 to 7. ``B5`` to ``B7`` alone tell nothing, and
-    have no wavelength.
+    have no wavelength. Names that all are numbers from 300 on, or fractions such as
+    ``0.65``, are wavelengths themselves.
 
     Args:
         names: Names of all bands of an image.
@@ -112,6 +116,8 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     Returns:
         Nanometres, None for a band that is not known.
     """
+    if all(_is_wavelength(name) for name in names):
+        return tuple(parse_wavelength(name) for name in names)
     keys = [match and match[2].upper() for match in map(_NUMBERED.fullmatch, names)]
     is_sentinel2 = bool({'8', '8A', '12'} & {*keys})
     landsat = _LANDSAT8 if '6' in keys or '1' not in keys else _LANDSAT4
@@ -138,8 +144,43 @@ def stated_wavelength(text: str) -> float | None:
     match = _UNITS.search(text)
     if match is None:
         return _WORDS.get(''.join(c for c in text.lower() if c.isalnum()))
-    value = float(match[1])
+    value = float(match[1].replace(',', '.'))
     return value if match[2].lower().startswith('n') else 1000 * value
+
+
+def parse_wavelength(text: str, unit: str = '') -> float | None:
+    """The wavelength in a field that holds nothing else.
+
+    Args:
+        text: A number, maybe with its unit, such as ``650``, ``0.65`` or ``650 nm``.
+        unit: Unit of numbers without one, such as ``Micrometers``; a number below 100
+            without any counts as micrometres.
+
+    Returns:
+        Nanometres, None if there is no such number.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return stated_wavelength(text)
+    if not 0 < value < math.inf:
+        return None
+    known = stated_wavelength(f'1 {unit}')
+    if known is None and unit.lower() not in ('', 'unknown'):
+        # gigahertz, or just a number
+        return None
+    if known is None:
+        known = 1000.0 if value < _LEAST_NANOMETRES else 1.0
+    return value * known
+
+
+def _is_wavelength(name: str) -> bool:
+    """Whether a name is a number that can but be a wavelength."""
+    try:
+        value = float(name)
+    except ValueError:
+        return False
+    return 300 <= value < 100_000 or (0.3 <= value < 20 and '.' in name)
 
 
 def channel(wavelengths: Wavelengths, colour: str) -> int | None:

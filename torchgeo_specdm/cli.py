@@ -148,6 +148,7 @@ def _add_quickstart(verbs: Any) -> None:
         default='auto',
         help='auto takes two_stream if it reconstructs well enough, else pixels',
     )
+    _add_bands(quick)
     quick.set_defaults(verb=run.quickstart)
 
 
@@ -176,6 +177,7 @@ def _add_describe(verbs: Any) -> None:
     describe.add_argument(
         '--no-label', type=int, help='value in the masks of pixels without a label'
     )
+    _add_bands(describe)
     describe.set_defaults(verb=run.describe)
 
 
@@ -197,6 +199,7 @@ def _add_export(verbs: Any) -> None:
     export.add_argument(
         '--stride', type=int, help='pixels from tile to tile of a scene'
     )
+    _add_bands(export)
     export.set_defaults(verb=run.export)
 
 
@@ -340,6 +343,14 @@ def _add_reproduce(verbs: Any) -> None:
         help='of images, for Frechet distances; all but random are downloaded',
     )
     reproduce.set_defaults(verb=run.reproduce)
+
+
+def _add_bands(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        '--bands',
+        nargs='+',
+        help='names of the bands to use; live for all that say something',
+    )
 
 
 def _add_measuring(verb: argparse.ArgumentParser, required: bool) -> None:

@@ -6,6 +6,7 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +78,8 @@ class Quickstart:
         minutes: About how long it may take on this machine.
         seed: Seed of the scenes, the trainings and the generated set.
         codec: ``two_stream``, ``pixels``, or ``auto``.
+        bands: Names of the bands to use; ``live`` for all that are not the same
+            everywhere, or missing; None for all.
     """
 
     out: Path
@@ -85,6 +88,7 @@ class Quickstart:
     minutes: float = 12
     seed: int = 0
     codec: Literal['auto', 'two_stream', 'pixels'] = 'auto'
+    bands: Sequence[str] | Literal['live'] | None = None
 
     def __post_init__(self) -> None:
         """Make paths absolute, for YAMLs that run from anywhere."""
@@ -111,7 +115,7 @@ class Quickstart:
         started = time.monotonic()
         data = self._prepare_data()
         plan = self._plan(data)
-        config = pairs_config(data, plan, self.seed)
+        config = pairs_config(data, plan, self.seed, self.bands)
         real = PairFolderDataModule(**config['init_args'])
         codec, why = self._learn_codec(real, config, plan)
         self._learn_denoiser(codec, config, plan)
@@ -186,7 +190,9 @@ class Quickstart:
             data = self.out / 'real' if self.data.is_file() else self.data
             if self.data.is_file():
                 self._write_real(data)
-            folder = PairFolder(data)
+            folder = PairFolder(data, bands=self.bands)
+            # dead ones are looked for once
+            self.bands = None if self.bands is None else folder.spec.bands
             self._say(f'Checking every file of {data}', 0.02 * len(folder))
             folder.verify()
             described = f'{self.data.name} {content_hash(data)}'
@@ -197,6 +203,7 @@ class Quickstart:
             'minutes': self.minutes,
             'seed': self.seed,
             'codec': self.codec,
+            'bands': None if self.bands is None else list(self.bands),
         }
         require_same_settings(self.out / 'plan.json', self._settings)
         if self.data is None:
@@ -241,7 +248,8 @@ class Quickstart:
         if path.exists():
             return dict(read_json(path, PlanFile)['plan'])
         self._say('Timing a few steps of each kind on this machine', 15)
-        spec, runs = PairFolder(data).spec, (1 + len(_RATIOS)) * _SEEDS
+        spec = PairFolder(data, bands=self.bands).spec
+        runs = (1 + len(_RATIOS)) * _SEEDS
         learned = self.codec != 'pixels'
         network = NETWORKS[self.task]
         plan = make_plan(spec, network, size, samples, self.minutes, runs, learned)
@@ -252,7 +260,9 @@ class Quickstart:
 
     def _check(self, data: Path) -> tuple[int, tuple[int, int]]:
         """Number of training samples and size of a patch, if all is as needed here."""
-        real: Any = PairFolderDataModule(str(data), batch_size=1, seed=self.seed)
+        real: Any = PairFolderDataModule(
+            str(data), batch_size=1, seed=self.seed, bands=self.bands
+        )
         height, width = PairFolder(data)[0]['mask'].shape[-2:]
         dates = 2 if self.task == 'change' else 1
         if real.spec.dates != dates:

@@ -25,6 +25,7 @@ def quickstart(options: Namespace) -> None:
         minutes=options.minutes,
         seed=options.seed,
         codec=options.codec,
+        bands=_bands(options),
     ).run()
 
 
@@ -42,19 +43,23 @@ def scenes(options: Namespace) -> None:
 
 def describe(options: Namespace) -> None:
     """Check a folder of pairs and print what it holds."""
-    from .datamodules.support.preparation import measure_statistics
+    from .datamodules.support.preparation import measure_moments
     from .datasets.pairs import PairFolder
 
-    folder = PairFolder(options.folder, no_label=options.no_label)
+    folder = PairFolder(
+        options.folder, bands=_bands(options), no_label=options.no_label
+    )
     folder.verify()
-    mean, std = measure_statistics(folder)
+    moments = measure_moments(folder)
+    seen = moments.pixels > 0
     found = {
         **folder.spec.to_dict(),
         'samples': len(folder),
         'splits': folder.count_splits(),
         'shape': list(folder[0]['image'].shape),
-        'mean': [float(f'{value:.6g}') for value in mean.tolist()],
-        'std': [float(f'{value:.6g}') for value in std.tolist()],
+        'dead_bands': folder.dead_bands(),
+        'mean': _rounded(moments.mean, seen),
+        'std': _rounded(moments.std, seen),
         'class_percent': folder.measure_classes(),
     }
     # a line for each entry: hundreds of bands still fit on a screen
@@ -62,6 +67,17 @@ def describe(options: Namespace) -> None:
     print('{\n' + ',\n'.join(entries) + '\n}')
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
+
+
+def _bands(options: Namespace) -> Any:
+    """Bands to load, as data sets take them."""
+    return 'live' if options.bands == ['live'] else options.bands
+
+
+def _rounded(values: Any, seen: Any) -> list[float | None]:
+    """Numbers for a person; None where nothing was seen."""
+    pairs = zip(values.tolist(), seen.tolist(), strict=True)
+    return [float(f'{value:.6g}') if known else None for value, known in pairs]
 
 
 def export(options: Namespace) -> None:
@@ -97,21 +113,28 @@ def _export_samples(options: Namespace, out: Path) -> int:
     from torchgeo.datamodules import BaseDataModule
 
     from .datamodules.support.adapter import describe_datamodule
+    from .files import read_yaml
     from .objects import make_object
     from .pairs.export import write_real_pairs
     from .pairs.tiles import TileDataset
     from .trust.measuring import real_config
     from .trust.overlap import split_datasets
 
-    datamodule = make_object(real_config(options.data, batch_size=1), BaseDataModule)
+    path, bands = Path(options.data), _bands(options)
+    config = real_config(options.data, batch_size=1)
+    if path.is_dir() and bands is not None:
+        # it measures its bands, and refuses dead ones
+        config['init_args']['bands'], bands = bands, None
+    datamodule = make_object(config, BaseDataModule)
     sets = split_datasets(datamodule)
-    spec = describe_datamodule(datamodule)
+    given = read_yaml(path).get('spec') if path.is_file() else None
+    spec = describe_datamodule(datamodule, given)
     if options.tile is not None:
         size = (options.tile, options.tile)
         sets = {name: TileDataset(dataset, size) for name, dataset in sets.items()}
     settings = {'exported': Path(options.data).name, 'tile': options.tile}
     card = f'# Pairs exported from {type(datamodule).__name__}\n'
-    write_real_pairs(out, spec, sets, settings, card)
+    write_real_pairs(out, spec, sets, settings, card, bands)
     return sum(map(len, sets.values()))
 
 

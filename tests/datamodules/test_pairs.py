@@ -346,7 +346,7 @@ class TestRefusals:
             module.prepare_data()
 
     def test_unknown_band(self, root: Path) -> None:
-        with pytest.raises(ValueError, match=r"\['B99'\] are not in"):
+        with pytest.raises(ValueError, match=r"\['B99'\] are not among"):
             _ = PairFolderDataModule(str(root), bands=['B99']).spec
 
 

@@ -263,7 +263,8 @@ class TestPlainFolder:
         assert PairFolder(tmp_path).spec.scale == pytest.approx(scale)
 
     def test_scale_in_the_file(self, root: Path) -> None:
-        change(root / 'images' / '0000.tif', scales=[2e-5] * 4)
+        for path in (root / 'images').iterdir():
+            change(path, scales=[2e-5] * 4)
         folder = PairFolder(root)
         assert folder.spec.scale == 2e-5
         folder.verify()

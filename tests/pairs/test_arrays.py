@@ -15,6 +15,7 @@ import tifffile
 from tests.data.pairs import image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.arrays import read_array
+from torchgeo_specdm.pairs.rasters import read_codes
 
 #: Bands, rows, columns: no two are equal, so that axes cannot be confused unseen.
 SHAPE = (9, 5, 7)
@@ -37,13 +38,56 @@ def test_axis_of_the_bands(tmp_path: Path, ending: str, last: bool) -> None:
     array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
     stored = np.moveaxis(array, 0, -1) if last else array
     path = write(tmp_path / f'a{ending}', stored)
-    assert np.array_equal(read_array(path, SHAPE[1:]), array)
+    assert np.array_equal(read_array(path, SHAPE[1:]).values, array)
 
 
 def test_several_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / 'a.npz', one=np.ones((2, 2)), two=np.ones((3, 3)))
-    with pytest.raises(ValueError, match=r'holds 2 arrays .*one.*two'):
+    with pytest.raises(ValueError, match=r'holds 2 arrays.*one.*two.*variables'):
         read_array(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize('ending', ['.npz', '.mat'])
+def test_the_array_that_can_be_meant(tmp_path: Path, ending: str) -> None:
+    cube = np.random.default_rng(0).random((5, 7, 4), np.float32)
+    labels = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    waves = [0.45, 0.55, 0.65, 0.85]
+    stored = {'cube': cube, 'gt': labels, 'wavelengths': waves, 'pc': cube[:3]}
+    path = tmp_path / f'a{ending}'
+    np.savez(path, **stored) if ending == '.npz' else scipy.io.savemat(path, stored)
+    found = read_array(path, (5, 7))
+    assert np.array_equal(found.values, np.moveaxis(cube, -1, 0))
+    assert found.wavelengths == pytest.approx((450, 550, 650, 850))
+    assert np.array_equal(read_codes(path), labels)
+    assert read_array(path, variable='pc').values.shape == (3, 7, 4)
+    with pytest.raises(ValueError, match=r"none called 'none'.*variables"):
+        read_array(path, variable='none')
+
+
+def test_variables_of_a_folder(tmp_path: Path) -> None:
+    root = make_pairs(tmp_path, 2, names=[None] * 4)
+    for path in [*root.glob('images/*'), *root.glob('masks/*')]:
+        with rasterio.open(path) as source:
+            values = source.read()
+        path.unlink()
+        arrays = {'raw': values + 1, 'corrected': values}
+        if len(values) == 1:
+            arrays = {'labels': values[0], 'votes': values[0] + 1}
+        np.savez(path.with_suffix('.npz'), **arrays)
+    with pytest.raises(ValueError, match=r'holds 2 arrays.*variables'):
+        PairFolder(root)
+    text = '{"variables": {"images": "corrected", "masks": "labels"}, "scale": 0.25}'
+    (root / 'dataset.json').write_text(text)
+    folder = PairFolder(root)
+    sample = folder[1]
+    assert np.array_equal(sample['image'], image_of(sample['mask'].numpy(), 4))
+    assert folder.spec.scale == 0.25
+    # writing down what was found keeps it
+    folder.write_description()
+    assert PairFolder(root)[1]['image'].equal(sample['image'])
+    (root / 'dataset.json').write_text('{"variables": "corrected"}')
+    with pytest.raises(ValueError, match=r'must be an object'):
+        PairFolder(root)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

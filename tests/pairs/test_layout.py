@@ -186,8 +186,8 @@ class TestDescription:
         assert '\n' not in str(error.value)
 
     def test_missing_fields(self, root: Path) -> None:
-        (root / 'dataset.json').write_text('{"scale": 1}')
-        with pytest.raises(ValueError, match=r"json: \['bands', 'classes'\] are miss"):
+        (root / 'dataset.json').write_text('{"scale": 1, "bands": ["B02"]}')
+        with pytest.raises(ValueError, match=r"json: \['classes'\] are missing"):
             PairFolder(root)
         (root / 'dataset.json').write_text('{"scale": 1')
         with pytest.raises(ValueError, match=r'dataset\.json is not valid JSON'):
@@ -245,7 +245,7 @@ class TestPairing:
             PairFolder(root)
 
     def test_unknown_band(self, root: Path) -> None:
-        with pytest.raises(ValueError, match=r"\['B99'\] are not in .*'B08'\]"):
+        with pytest.raises(ValueError, match=r"\['B99'\] are not among .*'B08'\]"):
             PairFolder(root, bands=['B02', 'B99'])
         for bands in ([], ['B02', 'B02']):
             with pytest.raises(ValueError, match='bands='):
@@ -412,9 +412,9 @@ class TestFaults:
         describe(tmp_path, dates=2)
         folder, seen = PairFolder(tmp_path), []
 
-        def record(path: Path, size: Any = None) -> Raster:
+        def record(path: Path, *args: Any) -> Raster:
             seen.append(path.name)
-            return read_raster(path, size)
+            return read_raster(path, *args)
 
         monkeypatch.setattr(pairs, 'read_raster', record)
         folder.verify()

@@ -6,6 +6,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Literal
 
 from torch import Tensor
 from torchgeo.datamodules import NonGeoDataModule
@@ -49,7 +50,7 @@ class PairFolderDataModule(NonGeoDataModule):
         root: str = 'data',
         batch_size: int = 16,
         num_workers: int = 0,
-        bands: Sequence[str] | None = None,
+        bands: Sequence[str] | Literal['live'] | None = None,
         patch_size: int | None = None,
         val_share: float = 0.15,
         test_share: float = 0.15,
@@ -63,7 +64,8 @@ class PairFolderDataModule(NonGeoDataModule):
             root: The folder.
             batch_size: Size of each mini-batch.
             num_workers: Number of workers for parallel data loading.
-            bands: Names of the bands to load; None for all.
+            bands: Names of the bands to load; ``live`` for all that are not the same
+                everywhere, or missing, in the whole folder; None for all.
             patch_size: Side in pixels of the random crop in training; validation and
                 test see the whole patch. None for no crop.
             val_share: Share of the samples for validation, if there is no list.

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..files import read_json, sha256, write_text
 from ..pairs.description import CLASSES, check_image, describe
-from ..pairs.facts import SampleFacts
+from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import read_manifest, require_unchanged
 from ..pairs.plotting import PlottedDataset
@@ -44,9 +45,14 @@ class PairFolder(PlottedDataset):
     * ``masks/<id>.tif``: one band of class codes
     * ``dataset.json``: bands, wavelengths, classes with colours, dates, scale, offset,
       dtype, nodata, ``codes`` (the value in the masks of each class) and ``no_label``
-      (values in the masks that are no label), and where the data come from (optional)
+      (values in the masks that are no label), and where the data come from (optional).
+      Without bands and classes, it may say any part of this, and ``variables``: name
+      of the array of ``images`` and ``masks`` in files of several
+    * ``bands.csv``: a line for each band in the order of the images, with any of the
+      columns ``name``, ``wavelength`` (nanometres, or with a unit), ``scale`` and
+      ``offset`` (optional; not looked at where ``dataset.json`` names the bands)
     * ``classes.csv``: columns ``id`` (value in the masks) and ``name``; a class called
-      ``no label`` is none (optional; not looked at where there is a ``dataset.json``)
+      ``no label`` is none (optional; not looked at where ``dataset.json`` names them)
     * ``train.txt``, ``val.txt``, ``test.txt``: one id a line (optional)
     * ``places.csv``: columns ``id`` and ``place``; samples of one place may overlap
       (optional)
@@ -55,7 +61,8 @@ class PairFolder(PlottedDataset):
     A folder with just ``images/`` and ``masks/`` also reads
     (:meth:`write_description` writes down what was found):
 
-    * bands: the descriptions in the first GeoTIFF, else ``band_1``, ``band_2``, ...
+    * bands: the descriptions in the first GeoTIFF, else ``band_1``, ``band_2``, ...;
+      wavelengths by tags, ENVI headers, descriptions, or an array of that name
     * classes: all positions up to the highest in the masks; no label is the nodata
       value of the first mask, else 255
     * scale and offset: those of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for
@@ -72,7 +79,7 @@ class PairFolder(PlottedDataset):
         self,
         root: str | Path = 'data',
         split: Literal['train', 'val', 'test'] | None = None,
-        bands: Sequence[str] | None = None,
+        bands: Sequence[str] | Literal['live'] | None = None,
         transforms: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
         accepted_only: bool = True,
         no_label: int | None = None,
@@ -82,7 +89,8 @@ class PairFolder(PlottedDataset):
         Args:
             root: The folder.
             split: Use the ids of ``<split>.txt``; None for all.
-            bands: Names of the bands to load, in this order; None for all.
+            bands: Names of the bands to load, in this order; ``live`` for all that are
+                not the same everywhere, or missing, in the whole folder; None for all.
             transforms: Function that takes a sample and returns a transformed version.
             accepted_only: Leave out samples that the manifest marks as rejected.
             no_label: Value in the masks of pixels without a label, beside those that
@@ -99,19 +107,14 @@ class PairFolder(PlottedDataset):
         self._files, self._stored = describe(self.root, no_label)
         #: Where the samples come from, as far as dataset.json says so.
         self.provenance = self._stored.provenance
-        names = self._stored.spec.bands
-        unknown = [band for band in bands or () if band not in names]
-        if unknown:
-            raise ValueError(
-                f'bands {unknown} are not in {self.root}, which has {list(names)}. Use '
-                'its names.'
-            )
-        chosen = names if bands is None else tuple(bands)
-        #: What the samples are.
-        self.spec = self._stored.spec.choose_bands(chosen)
-        self._channels = [names.index(band) for band in chosen]
-        self._facts: dict[str, SampleFacts] = {}
         #: Which samples there are, in order.
+        self.ids = list(self._files.ids)
+        self._choose(self._stored.spec.bands)
+        if bands == 'live':
+            dead = self.dead_bands()
+            bands = [name for name in self.spec.bands if name not in dead]
+        if bands is not None:
+            self._choose(bands)
         self.ids = self.choose_ids(split, accepted_only)
         if not self.ids:
             source = 'the folder' if split is None else f'{split}.txt'
@@ -221,6 +224,12 @@ class PairFolder(PlottedDataset):
         corners = read_corners(self.root) if shared else {}
         return [n for n in shared if self._labels_beside(n, near[places[n]], corners)]
 
+    def dead_bands(self) -> list[str]:
+        """Bands that are missing, or the same, everywhere; reads all samples."""
+        moments = (self.facts(index).moments for index in range(len(self)))
+        dead = reduce(BandMoments.join, moments).dead
+        return [name for name, gone in zip(self.spec.bands, dead, strict=True) if gone]
+
     def image_paths(self, name: str) -> list[Path]:
         """The image file of each date of a sample."""
         return self._files.images(name)
@@ -314,6 +323,17 @@ class PairFolder(PlottedDataset):
         write_text(path, json.dumps(values, indent=2) + '\n')
         return path
 
+    def _choose(self, bands: Sequence[str]) -> None:
+        """Load these bands from now on."""
+        stored = self._stored.spec
+        try:
+            #: What the samples are.
+            self.spec = stored.choose_bands(bands)
+        except ValueError as error:
+            raise ValueError(f'{self.root}: {error}') from error
+        self._channels = [stored.bands.index(band) for band in bands]
+        self._facts: dict[str, SampleFacts] = {}
+
     def _labels_beside(
         self, name: str, near: Sequence[str], corners: Mapping[str, tuple[int, int]]
     ) -> bool:
@@ -340,9 +360,10 @@ class PairFolder(PlottedDataset):
         mask = self._read_mask(mask_path)
         images = []
         for path in self._files.images(name):
-            raster = read_raster(path, mask.shape)
+            variable = self._stored.variables.get('images')
+            raster = read_raster(path, mask.shape, variable)
             _require_same_size(path, raster, mask_path, mask)
-            check_image(path, raster, self._stored.spec)
+            check_image(path, raster, self._stored.spec, self._stored.tagged)
             images.append(self._choose_bands(path, raster))
             if self.spec.ignore_index is not None:
                 mask[np.isnan(images[-1]).all(axis=0)] = self.spec.ignore_index
@@ -358,7 +379,7 @@ class PairFolder(PlottedDataset):
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
         """The mask as class positions, int64 (H, W)."""
-        codes = read_codes(path)
+        codes = read_codes(path, self._stored.variables.get('masks'))
         mask = np.zeros_like(codes)
         known = np.zeros(codes.shape, bool)
         for value, label in self._stored.spec.labels.items():

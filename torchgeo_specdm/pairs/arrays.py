@@ -7,44 +7,103 @@ import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
+from ..bands import parse_wavelength
+
 #: Endings of files that hold arrays instead of a georaster.
 ARRAYS = ('.npy', '.npz', '.mat', '.h5', '.hdf5')
+#: Names of arrays with the wavelengths of bands, in lower case.
+_WAVELENGTHS = (
+    'wavelength',
+    'wavelengths',
+    'wavelength_nm',
+    'wl',
+    'lambda',
+    'bands_nm',
+)
 
 
-def read_array(path: Path, size: Sequence[int] | None = None) -> NDArray[Any]:
-    """Read the one array of a file as an image, never unpickling anything.
+class Array(NamedTuple):
+    """An image from a file of arrays."""
+
+    values: NDArray[Any]  #: (C, H, W), in the type of the file
+    wavelengths: tuple[float | None, ...]  #: nanometres, None where not stated
+
+
+def read_array(
+    path: Path, size: Sequence[int] | None = None, variable: str | None = None
+) -> Array:
+    """Read an array of a file as an image, never unpickling anything.
+
+    Of several arrays, the one that can be meant is taken: one of two axes with whole
+    numbers for a mask, one of three axes for an image, of the size that it must have.
+    A list of as many numbers as bands that is called ``wavelengths`` or so are those.
 
     Args:
         path: A file with one of the endings :data:`ARRAYS`.
         size: Height and width that the image must have, which tell the axis of the
-            bands; None takes the shortest axis.
+            bands; empty for a mask. None takes the shortest axis.
+        variable: Name of the array that is meant.
 
     Returns:
-        The array (C, H, W), in the type of the file.
+        The array.
 
     Raises:
-        ValueError: If the file cannot be read, holds several arrays of two or three
-            axes, or none.
+        ValueError: If the file cannot be read, lacks the variable, or several of its
+            arrays may be meant, or none.
     """
-    found = {
+    stored = _read_all(path)
+    name = variable
+    if variable is None:
+        name = _meant(stored, size)
+    if name is None or name not in stored or stored[name].ndim not in (2, 3):
+        shapes = {key: array.shape for key, array in stored.items()}
+        wanted = '' if variable is None else f', but none called {variable!r}'
+        raise ValueError(
+            f'{path} holds {len(shapes)} arrays: {shapes}{wanted}. Name the one with '
+            'the pixels in dataset.json: {"variables": {"images": NAME, "masks": '
+            'NAME}}.'
+        )
+    values = _bands_first(stored[name], size or None)
+    wavelengths: list[float | None] = [None] * len(values)
+    for key, array in stored.items():
+        if key.lower() in _WAVELENGTHS and array.size == len(values):
+            wavelengths = [parse_wavelength(str(w)) for w in array.ravel()]
+    return Array(values, tuple(wavelengths))
+
+
+def _meant(
+    stored: Mapping[str, NDArray[Any]], size: Sequence[int] | None
+) -> str | None:
+    """Name of the only array that can be an image, or a mask where size is empty."""
+    pixels = {
         name: array
-        for name, array in _read_all(path).items()
+        for name, array in stored.items()
         if array.ndim in (2, 3) and array.dtype.kind in 'iufcb' and array.size > 1
     }
-    if len(found) != 1:
-        shapes = {name: array.shape for name, array in found.items()}
-        raise ValueError(
-            f'{path} holds {len(found)} arrays of two or three axes: {shapes}. Leave '
-            'just the one that is meant, or write it as .tif.'
+    likely = [
+        name
+        for name, array in pixels.items()
+        if min(array.shape) > 1
+        and (
+            array.ndim == 2 and array.dtype.kind in 'iub'
+            if size is not None and not size
+            else array.ndim == 3
+            and (not size or tuple(size) in (array.shape[1:], array.shape[:2]))
         )
-    (array,) = found.values()
+    ]
+    names = likely if len(pixels) > 1 else [*pixels]
+    return names[0] if len(names) == 1 else None
+
+
+def _bands_first(array: NDArray[Any], size: Sequence[int] | None) -> NDArray[Any]:
+    """An array of two or three axes as (C, H, W)."""
     if array.ndim == 2:
         return array[None]
     shape = array.shape
@@ -68,7 +127,8 @@ def _read_all(path: Path) -> Mapping[str, NDArray[Any]]:
                 with contextlib.suppress(NotImplementedError):
                     loaded = loadmat(path)
                     return {k: v for k, v in loaded.items() if not k.startswith('_')}
-        # version 7.3 of MATLAB's files is HDF5
+                # version 7.3 is HDF5, with the axes the other way round
+                return {name: array.T for name, array in _read_hdf5(path).items()}
         return _read_hdf5(path)
     # each format has errors of its own
     except Exception as error:

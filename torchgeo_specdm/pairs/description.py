@@ -5,13 +5,13 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..bands import band_wavelengths
+from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
 from .layout import DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, read_codes, read_raster
@@ -20,6 +20,14 @@ from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 _log = logging.getLogger(__name__)
 
 CLASSES = 'classes.csv'
+BANDS = 'bands.csv'
+#: Column of bands.csv for fields of a spec, and how to read it.
+_COLUMNS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    'bands': ('name', str),
+    'wavelengths': ('wavelength', parse_wavelength),
+    'scale': ('scale', float),
+    'offset': ('offset', float),
+}
 #: A mask with a higher value than this holds codes, not class positions.
 _MOST_CLASSES = 64
 #: Names of rows of classes.csv that mean no label, without blanks and marks.
@@ -35,10 +43,12 @@ class Description(NamedTuple):
 
     spec: SampleSpec
     provenance: dict[str, Any]
+    variables: dict[str, str]  #: name of the array in files of ``images`` and ``masks``
+    tagged: bool = False  #: whether scale and offset are those that files name
 
 
 def describe(root: Path, no_label: int | None = None) -> tuple[PairFiles, Description]:
-    """Read ``dataset.json``, or find out what a plain folder holds.
+    """Read ``dataset.json``, and find out what it does not say of a folder.
 
     Args:
         root: The folder of pairs.
@@ -54,10 +64,11 @@ def describe(root: Path, no_label: int | None = None) -> tuple[PairFiles, Descri
             or what a plain folder holds is not clear.
     """
     path = root / DESCRIPTION
-    if not path.exists():
-        files = PairFiles(root)
-        return files, _find_out(files, no_label)
-    values = read_json(path, dict[str, Any])
+    values = read_json(path, dict[str, Any]) if path.exists() else {}
+    if not {'bands', 'classes'} & values.keys():
+        dates = values.get('dates')
+        files = PairFiles(root, dates if type(dates) is int else None)
+        return files, _find_out(files, values, no_label)
     try:
         description = _from_json(values, no_label)
     except ValueError as error:
@@ -79,17 +90,21 @@ def name_bands(raster: Raster) -> list[str]:
     return names if len({*names}) == len(names) else stand_in
 
 
-def check_image(path: Path, raster: Raster, spec: SampleSpec) -> None:
+def check_image(
+    path: Path, raster: Raster, spec: SampleSpec, tagged: bool = False
+) -> None:
     """Refuse an image with other bands or units than its folder.
 
     Args:
         path: The file, for the message.
         raster: Content of the image file.
         spec: Description that all images of the folder must fit.
+        tagged: Whether scale and offset of the folder are those that its files name, so
+            that every file must name them.
 
     Raises:
-        ValueError: If number, names or scale of the bands differ. What the file does
-            not say is not looked at.
+        ValueError: If number, names, scale or offset of the bands differ. What the file
+            does not say is not looked at.
     """
     if len(raster.values) != spec.num_bands:
         raise ValueError(
@@ -119,7 +134,9 @@ def check_image(path: Path, raster: Raster, spec: SampleSpec) -> None:
     ):
         wanted = np.broadcast_to(getattr(spec, field), len(said))
         # a scale of 1 is GDAL's default, so nobody set it
-        if set(said) != {default} and not np.allclose(said, wanted, rtol=1e-6):
+        if (tagged or set(said) != {default}) and not np.allclose(
+            said, wanted, rtol=1e-6
+        ):
             raise ValueError(
                 f'{path} has the {field} {_one_or_all(said)}, but the folder has '
                 f'{_one_or_all(wanted.tolist())}; all images must be in one unit. '
@@ -154,13 +171,31 @@ def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
     if (ignored or given.get('nodata') is not None) and index is None:
         index = _free_index(codes or range(len(given.get('classes', ()))))
     given |= {'no_label': ignored, 'ignore_index': index}
-    return Description(SampleSpec.from_dict(given), provenance)
+    return Description(SampleSpec.from_dict(given), provenance, _variables(given))
 
 
-def _find_out(files: PairFiles, no_label: int | None) -> Description:
-    """Bands, units and type from the images, classes from a table or all masks."""
+def _variables(given: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the arrays in files of several."""
+    variables = given.get('variables', {})
+    if type(variables) is not dict or not {*variables} <= {'images', 'masks'}:
+        raise ValueError(
+            f'variables={variables!r} must be an object with the name of an array for '
+            'images, masks or both.'
+        )
+    return variables
+
+
+def _find_out(
+    files: PairFiles, given: Mapping[str, Any], no_label: int | None
+) -> Description:
+    """Bands, units and type from the images, classes from a table or all masks.
+
+    What ``dataset.json`` says of them, or ``bands.csv``, goes before.
+    """
+    variables = _variables(given)
     path = files.images(files.ids[0])[0]
-    raster = read_raster(path, read_codes(files.mask(files.ids[0])).shape)
+    mask = read_codes(files.mask(files.ids[0]), variables.get('masks'))
+    raster = read_raster(path, mask.shape, variables.get('images'))
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value
@@ -168,27 +203,63 @@ def _find_out(files: PairFiles, no_label: int | None) -> Description:
         nodata is not None and not math.isnan(nodata) and not fits_dtype(nodata, dtype)
     ) or (nodata is not None and math.isnan(nodata) and not dtype.startswith('float')):
         nodata = None
-    codes, classes, ignored = _find_classes(files, no_label)
+    said = given.get('no_label') or []
+    declared = [] if no_label is None else [no_label]
+    declared += said if isinstance(said, list) else [said]
+    codes, classes, ignored = _find_classes(files, declared, variables.get('masks'))
+    told = {**_read_bands(files.root, len(raster.values)), **given}
     values = {
         'bands': name_bands(raster),
         'wavelengths': _wavelengths(raster),
-        'classes': classes,
-        'codes': codes,
-        'no_label': ignored,
         'dates': files.dates,
-        'scale': _find_scale(raster, files),
         'offset': raster.offsets,
         'dtype': dtype,
         'nodata': nodata,
+        'scale': told['scale'] if 'scale' in told else _find_scale(raster, files),
+        **told,
+        'classes': classes,
+        'codes': codes,
+        'no_label': ignored,
         'ignore_index': _free_index(codes),
     }
+    named = {*raster.scales} != {1.0} or {*raster.offsets} != {0.0}
+    tagged = named and not {'scale', 'offset'} & {*told}
     try:
-        return Description(SampleSpec.from_dict(values), {})
+        return Description(SampleSpec.from_dict(values), {}, variables, tagged)
     except ValueError as error:
         raise ValueError(
-            f'{files.root} has no {DESCRIPTION}, and its files ({path.name} first) say '
-            f'something impossible: {error}'
+            f'{files.root} is not described by a whole {DESCRIPTION}, and its files '
+            f'({path.name} first) say something impossible: {error}'
         ) from error
+
+
+def _read_bands(root: Path, count: int) -> dict[str, Any]:
+    """Fields of the spec that ``bands.csv`` tells, a line for each band in order."""
+    path = root / BANDS
+    if not path.exists():
+        return {}
+    rows = read_table(path, (), [column for column, _ in _COLUMNS.values()])
+    if len(rows) != count or not rows[0]:
+        raise ValueError(
+            f'{path} has {len(rows)} lines for {count} bands and the columns '
+            f'{[*rows[0]] if rows else []} of '
+            f'{[column for column, _ in _COLUMNS.values()]}. Give a line for each band, '
+            'in the order of the images, and one of these columns or more.'
+        )
+    found: dict[str, Any] = {}
+    for field, (column, parse) in _COLUMNS.items():
+        texts = [row.get(column, '') for row in rows]
+        if not any(texts):
+            continue
+        try:
+            found[field] = [parse(text) for text in texts]
+        except ValueError as error:
+            raise ValueError(
+                f'{path}, column {column}: {error}. Fill in a number for each band.'
+            ) from error
+    if 'bands' in found and 'wavelengths' not in found:
+        found['wavelengths'] = band_wavelengths(found['bands'])
+    return found
 
 
 def _wavelengths(raster: Raster) -> list[float | None]:
@@ -225,16 +296,15 @@ def _find_scale(raster: Raster, files: PairFiles) -> tuple[float, ...] | float:
 
 
 def _find_classes(
-    files: PairFiles, no_label: int | None
+    files: PairFiles, declared: Sequence[int], variable: str | None
 ) -> tuple[list[int], list[str], list[int]]:
     """Value in the masks and name of each class, and values that are no label."""
-    declared = [] if no_label is None else [no_label]
-    nodata = read_raster(files.mask(files.ids[0])).nodata
+    nodata = read_raster(files.mask(files.ids[0]), (), variable).nodata
     tagged = [] if nodata is None or nodata % 1 else [int(nodata)]
     path = files.root / CLASSES
     if not path.exists():
         ignored = [*dict.fromkeys([*declared, *tagged])]
-        codes = _classes_of_masks(files, ignored)
+        codes = _classes_of_masks(files, ignored, variable)
         return codes, [f'class_{code}' for code in codes], ignored
     rows = read_table(path, ('id', 'name'))
     try:
@@ -263,9 +333,13 @@ def _plain(name: str) -> str:
     return ''.join(c for c in name.lower() if c.isalnum())
 
 
-def _classes_of_masks(files: PairFiles, no_label: Sequence[int]) -> list[int]:
+def _classes_of_masks(
+    files: PairFiles, no_label: Sequence[int], variable: str | None
+) -> list[int]:
     """All positions up to the highest in the masks, if they look like positions."""
-    found = {int(v) for n in files.ids for v in np.unique(read_codes(files.mask(n)))}
+    found: set[int] = set()
+    for name in files.ids:
+        found |= {*np.unique(read_codes(files.mask(name), variable)).tolist()}
     ignored = {*no_label} or {USUAL_IGNORE}
     labels = sorted(found - ignored)
     top = max(labels, default=0)

@@ -15,6 +15,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from .fingerprint import fingerprint
 from .spec import USUAL_IGNORE, SampleSpec
 
+#: Share of its level by which a constant band varies in computing.
+_ROUNDING = 1e-9
 #: Samples of a data set that are read to find out what it holds.
 _LOOKED_AT = 32
 
@@ -38,6 +40,32 @@ class BandMoments(NamedTuple):
         with np.errstate(invalid='ignore'):
             apart = (values - mean[:, None]) ** 2
         return cls(pixels, mean, apart.sum(axis=1, where=valid))
+
+    def join(self, other: Self) -> Self:
+        """The moments of the pixels of both."""
+        # Chan's update: sums of squares of large numbers would cancel
+        pixels = self.pixels + other.pixels
+        most = np.maximum(pixels, 1)
+        step = other.mean - self.mean
+        squares = self.squares + other.squares
+        squares = squares + step**2 * self.pixels * other.pixels / most
+        mean = self.mean + step * other.pixels / most
+        return type(self)(pixels, mean, squares)
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Standard deviation, (C,), 0 without a valid pixel."""
+        deviation: NDArray[np.float64] = np.sqrt(
+            self.squares / np.maximum(self.pixels, 1)
+        )
+        return deviation
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """Bands that say nothing: no valid pixel, or the same value in all, (C,)."""
+        silent: NDArray[np.bool_] = self.std <= _ROUNDING * np.abs(self.mean)
+        silent |= self.pixels == 0
+        return silent
 
 
 class SampleForm(NamedTuple):

@@ -136,12 +136,15 @@ def read_list(root: Path, split: str) -> dict[str, int]:
     return ids
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(
+    path: Path, columns: Sequence[str], others: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """Read a table with a header line, separated by commas.
 
     Args:
         path: The file.
         columns: The columns that every row must fill.
+        others: Columns that may be there, and may be empty.
 
     Returns:
         The rows; values have no blanks around them.
@@ -161,9 +164,9 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for found in reader:
         row = {
             name: unicodedata.normalize('NFC', (found[name] or '').strip())
-            for name in columns
+            for name in (*columns, *(other for other in others if other in header))
         }
-        if not all(row.values()):
+        if not all(row[name] for name in columns):
             raise ValueError(
                 f'{path}, line {reader.line_num}: {row} lacks a value. Fill it in, or '
                 'delete the line.'

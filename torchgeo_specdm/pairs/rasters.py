@@ -3,7 +3,6 @@
 
 """GeoTIFFs of images and of class maps, read and written whole or not at all."""
 
-import contextlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from rasterio import MemoryFile
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from ..bands import channel, stated_wavelength
+from ..bands import channel, parse_wavelength, stated_wavelength
 from ..files import write_verified
 from .arrays import ARRAYS, read_array
 from .spec import SampleSpec
@@ -48,7 +47,9 @@ class Raster(NamedTuple):
     transform: Any  #: affine transform from pixels to coordinates
 
 
-def read_raster(path: Path, size: Sequence[int] | None = None) -> Raster:
+def read_raster(
+    path: Path, size: Sequence[int] | None = None, variable: str | None = None
+) -> Raster:
     """Read all spectral bands of a georaster, and where they are valid.
 
     A pixel is missing in a band where it has the nodata value of the file (NaN, too),
@@ -59,6 +60,8 @@ def read_raster(path: Path, size: Sequence[int] | None = None) -> Raster:
         path: A file that GDAL opens, or one of arrays (:mod:`.arrays`).
         size: Height and width of its partner, which tell the axis of the bands in a
             file of arrays.
+        variable: Name of the array in a file of several; the one that can be meant if
+            None.
 
     Returns:
         Its content; whole numbers of 64 bits come as float64.
@@ -68,7 +71,7 @@ def read_raster(path: Path, size: Sequence[int] | None = None) -> Raster:
             is a TIFF of several pages, of which GDAL sees the first one only.
     """
     if path.suffix.lower() in ARRAYS:
-        return _require_real(path, _of_array(read_array(path, size)))
+        return _require_real(path, _of_array(*read_array(path, size, variable)))
     try:
         with warnings.catch_warnings():
             # patches have no georeference, and need none here
@@ -90,15 +93,15 @@ def read_raster(path: Path, size: Sequence[int] | None = None) -> Raster:
     return _require_real(path, raster)
 
 
-def _of_array(values: NDArray[Any]) -> Raster:
-    """An array (C, H, W) that says nothing of itself; NaN is missing."""
+def _of_array(values: NDArray[Any], wavelengths: tuple[float | None, ...]) -> Raster:
+    """An array (C, H, W) that says little of itself; NaN is missing."""
     bands = len(values)
     blank = values.dtype.kind == 'f' and bool(np.isnan(values).any())
     return Raster(
         values=values,
         valid=~np.isnan(values) if blank else np.ones(values.shape, bool),
         names=(None,) * bands,
-        wavelengths=(None,) * bands,
+        wavelengths=wavelengths,
         scales=(1.0,) * bands,
         offsets=(0.0,) * bands,
         nodata=math.nan if blank else None,
@@ -137,11 +140,14 @@ def _read_spectral(source: Any) -> Raster:
         valid = source.read_masks([i + 1 for i in bands]) > 0
     if source.nodata is not None and math.isnan(source.nodata):
         valid &= ~np.isnan(values)
+    listed = _listed_wavelengths(source)
     return Raster(
         values=values,
         valid=valid,
         names=tuple((source.descriptions[i] or '').strip() or None for i in bands),
-        wavelengths=tuple(_stated_wavelength(source, i + 1) for i in bands),
+        wavelengths=tuple(
+            _stated_wavelength(source, i + 1) or listed[i] for i in bands
+        ),
         scales=tuple(source.scales[i] for i in bands),
         offsets=tuple(source.offsets[i] for i in bands),
         nodata=source.nodata,
@@ -162,16 +168,35 @@ def _stated_wavelength(source: Any, band: int) -> float | None:
     tags |= {
         key.lower(): value for key, value in source.tags(band, ns='IMAGERY').items()
     }
-    for key, factor in (
-        ('wavelength_nm', 1.0),
-        ('central_wavelength_um', 1000.0),
-        ('wavelength', 1.0),
+    unit = tags.get('wavelength_units', '')
+    for key, own in (
+        ('wavelength_nm', 'nm'),
+        ('wavelength', unit),
+        ('center_wavelength', unit),
+        ('central_wavelength', unit),
+        # which GDAL rounds to whole nanometres
+        ('central_wavelength_um', 'um'),
     ):
-        with contextlib.suppress(KeyError, ValueError):
-            value = float(tags[key])
-            micrometres = tags.get('wavelength_units', '').lower().startswith('micro')
-            return value * (1000.0 if key == 'wavelength' and micrometres else factor)
+        found = parse_wavelength(tags.get(key, ''), own)
+        if found is not None:
+            return found
     return stated_wavelength(source.descriptions[band - 1] or '')
+
+
+def _listed_wavelengths(source: Any) -> list[float | None]:
+    """Wavelengths that one tag of the file lists, as ENVI headers do."""
+    tags = {
+        key.lower().replace(' ', '_'): value
+        for space in (None, 'ENVI')
+        for key, value in source.tags(ns=space).items()
+    }
+    unit = tags.get('wavelength_units', '')
+    for key in ('wavelength', 'wavelengths'):
+        fields = tags.get(key, '').strip(' {}[]()').replace(';', ',').split(',')
+        fields = fields if len(fields) > 1 else fields[0].split()
+        if len(fields) == source.count:
+            return [parse_wavelength(field.strip(), unit) for field in fields]
+    return [None] * source.count
 
 
 def place_of(path: Path) -> Place:
@@ -229,11 +254,13 @@ def measured_values(
     return image
 
 
-def read_codes(path: Path) -> NDArray[np.int64]:
+def read_codes(path: Path, variable: str | None = None) -> NDArray[np.int64]:
     """Read a mask as it is stored.
 
     Args:
         path: A georaster of one band.
+        variable: Name of the array in a file of several; the one that can be meant if
+            None.
 
     Returns:
         Whole numbers (H, W).
@@ -241,7 +268,7 @@ def read_codes(path: Path) -> NDArray[np.int64]:
     Raises:
         ValueError: As :func:`read_raster`, and if there are more bands, or fractions.
     """
-    values = read_raster(path).values
+    values = read_raster(path, (), variable).values
     if len(values) != 1:
         raise ValueError(
             f'{path} has {len(values)} bands, but a mask must have one, with a whole '

@@ -153,7 +153,15 @@ class SampleSpec:
 
         Returns:
             Their description.
+
+        Raises:
+            ValueError: If there is no band of a name.
         """
+        unknown = [band for band in bands if band not in self.bands]
+        if unknown:
+            raise ValueError(
+                f'bands {unknown} are not among {list(self.bands)}. Use these names.'
+            )
         chosen = [self.bands.index(band) for band in bands]
 
         def pick(values: Any) -> Any:

@@ -3,6 +3,7 @@
 
 """Missing values: NaN in a sample, and filled before a network sees them."""
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,23 @@ def valid_pixels(images: Tensor) -> Tensor:
         Boolean (..., H, W).
     """
     return images.isfinite().all(-3)
+
+
+def mark_missing(images: Tensor, nodata: float | None) -> Tensor:
+    """Replace a value that means nothing.
+
+    Args:
+        images: Digital numbers of any shape.
+        nodata: The value, NaN perhaps; None for none.
+
+    Returns:
+        float32, NaN where missing.
+    """
+    images = images.float()
+    if nodata is None:
+        return images
+    # in single precision: -3.4e38 is another number in double precision
+    return images.where(images != images.new_tensor(nodata), torch.nan)
 
 
 def fill_missing(planes: Tensor) -> Tensor:

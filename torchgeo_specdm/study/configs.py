@@ -3,7 +3,7 @@
 
 """The steps of a quickstart as configurations of TorchGeo's command line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,23 @@ from ..objects import Config
 _SAVED_EVERY = 200
 
 
-def pairs_config(root: Path, plan: Mapping[str, Any], seed: int) -> Config:
+def pairs_config(
+    root: Path, plan: Mapping[str, Any], seed: int, bands: Sequence[str] | None = None
+) -> Config:
     """The real data: a folder of pairs.
 
     Args:
         root: The folder.
         plan: Plan from :func:`torchgeo_specdm.study.planning.make_plan`.
         seed: Seed of the split, if there are no lists.
+        bands: Names of the bands to use; None for all.
 
     Returns:
         ``class_path`` and ``init_args``.
     """
     settings = {
         'root': str(root),
+        **({} if bands is None else {'bands': list(bands)}),
         'batch_size': plan['batch_size'],
         'patch_size': plan['patch_size'],
         'seed': seed,

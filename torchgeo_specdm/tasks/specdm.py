@@ -20,6 +20,7 @@ from ..datamodules.support.adapter import (
     describe_datamodule,
     digital_numbers,
     fit_codec,
+    mark_nodata,
 )
 from ..datamodules.support.resumable import make_resumable
 from ..datamodules.unlabelled import UnlabelledDataModule
@@ -88,7 +89,7 @@ class SpecDMTask(
             settings: Nested settings that replace those of the preset, for example
                 ``{diffusion: {lr: 2.e-4}}``.
             spec: Fields of :class:`SampleSpec` where the datamodule does not tell
-                them, for example ``{classes: [...], scale: 1.e-4}``.
+                them, for example ``{classes: [...], scale: 1.e-4, nodata: -9999}``.
             generator: The folder that stage 2 wrote, to draw samples from.
 
         Raises:
@@ -171,7 +172,9 @@ class SpecDMTask(
         Raises:
             ValueError: If the data do not suit the codec, or contradict themselves.
         """
-        spec = describe_datamodule(datamodule, self.hparams['spec'])
+        given = self.hparams['spec'] or {}
+        spec = describe_datamodule(datamodule, given)
+        mark_nodata(datamodule, spec.nodata if 'nodata' in given else None)
         name: str = self.hparams['codec']
         if self._built:
             codec = self.model.codec

@@ -20,7 +20,12 @@ from torchgeo.datamodules import (
 )
 from torchgeo.datasets import LandCoverAI
 
-from torchgeo_specdm import PairFolderDataModule, SampleSpec, SpecDMTask
+from torchgeo_specdm import (
+    LatentDataModule,
+    PairFolderDataModule,
+    SampleSpec,
+    SpecDMTask,
+)
 from torchgeo_specdm.codecs import load_codec
 from torchgeo_specdm.datamodules.support.adapter import (
     check_units,
@@ -351,9 +356,49 @@ class TestTorchGeo:
         data = LandCoverAIDataModule(root=root, batch_size=4)
         trainer = quiet_trainer(tmp_path, max_epochs=1)
         trainer.fit(task, data)
-        assert trainer.global_step == 2
+        assert trainer.global_step == 3
         assert bool(trainer.callback_metrics['val_rmse'].isfinite())
         codec = load_codec(tmp_path / 'c')
         # digital numbers of bytes
         assert bool((codec.center - 127).abs().max() < 40)
         assert bool((codec.half_range - 127).abs().max() < 40)
+
+
+class TestMissing:
+    @pytest.mark.parametrize('nodata', [None, -9999.0, float(np.finfo('f4').min)])
+    @pytest.mark.parametrize('dates', [1, 2])
+    def test_nan_and_what_the_user_names(
+        self,
+        nodata: float | None,
+        dates: int,
+        tiny_settings: dict[str, Any],
+        tmp_path: Path,
+    ) -> None:
+        whole, holed = Patches(dates=dates), Patches(dates=dates)
+        data = Foreign(holed)
+        data.train_aug = BatchAugmentation(data.mean, data.std, True)
+        holed.images[..., :3] = torch.nan if nodata is None else nodata
+        given = {} if nodata is None else {'nodata': nodata}
+        settings = tiny_settings | {'pixels': {'codec': {'fold': 2}}}
+        task = SpecDMTask(
+            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', settings, given
+        )
+        cached = LatentDataModule(data, passes=1)
+        trainer = quiet_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+        trainer.fit(task, cached)
+        assert trainer.global_step == 3
+        assert bool(trainer.callback_metrics['val_loss'].isfinite())
+        valid = whole.images[..., 3:].movedim(-3, 0).flatten(1)
+        middle = (valid.amax(1) + valid.amin(1)) / 2
+        torch.testing.assert_close(task.codec.center, middle, rtol=0.05, atol=0)
+        shares = cached.train_dataset.coverage[:, :-1].float().mean((1, 2, 3)) / 255
+        torch.testing.assert_close(shares, torch.full((12,), 5 / 8), atol=0.01, rtol=0)
+
+    def test_bands_without_a_pixel_are_named(self, tmp_path: Path) -> None:
+        patches = Patches()
+        data = Foreign(patches)
+        data.train_aug = normalise(data)
+        patches.images[:, 1] = torch.nan
+        task = SpecDMTask('diffusion', str(tmp_path / 'g'), 'pixels')
+        with pytest.raises(ValueError, match=r"bands \['swir'\] have no valid pixel"):
+            quiet_trainer(tmp_path, max_steps=1).fit(task, data)

@@ -148,7 +148,7 @@ class TestStatistics:
         with pytest.raises(ValueError, match='sample 1 has infinite'):
             measure_statistics(Samples(images))
         images[:] = torch.nan
-        with pytest.raises(ValueError, match=r'positions \[0\].* no valid pixel'):
+        with pytest.raises(ValueError, match=r'bands \[0\] have no valid pixel'):
             measure_statistics(Samples(images))
 
     def test_missing_values_do_not_count(self) -> None:

@@ -3,6 +3,7 @@
 
 """Everything that a generator needs to know of any TorchGeo datamodule."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ...codecs import Codec
 from ...pairs.facts import declared_names, declared_spec, innermost, survey
-from ...pairs.spec import SampleSpec, usual_unit
+from ...pairs.spec import SampleSpec, fits_dtype, usual_unit
+from ...pairs.valid import mark_missing
 from .resumable import seed_random
 from .wrapping import WrappingDataModule
 
@@ -87,6 +89,14 @@ def describe_datamodule(
             'Name them in the task: spec: {classes: [...]}.'
         )
     scale, dtype = usual_unit(seen.brightest)
+    nodata = overrides.get('nodata')
+    if nodata is not None and not (
+        isinstance(nodata, int | float)
+        and math.isfinite(nodata)
+        and fits_dtype(nodata, dtype)
+    ):
+        # which holds them all
+        dtype = 'float32'
     found = {
         'bands': names,
         'classes': classes,
@@ -160,7 +170,32 @@ def same_randomness() -> Iterator[None]:
         yield
 
 
-def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
+def mark_nodata(datamodule: Any, nodata: float | None) -> None:
+    """Let a datamodule give NaN where its images have a value that means nothing.
+
+    Before anything else, so that neither augmentation nor normalisation changes it.
+
+    Args:
+        datamodule: Any datamodule; others than ours do not look at nodata.
+        nodata: The value that the user names; None for none.
+    """
+    if nodata is None or getattr(datamodule, '_nodata', None) == nodata:
+        return
+    augment = datamodule.on_after_batch_transfer
+
+    def marked(batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        if 'image' in batch:
+            batch = batch | {'image': mark_missing(batch['image'], nodata)}
+        augmented: dict[str, Tensor] = augment(batch, dataloader_idx)
+        return augmented
+
+    datamodule.on_after_batch_transfer = marked
+    datamodule._nodata = nodata
+
+
+def check_units(
+    datamodule: BaseDataModule, device: torch.device, nodata: float | None = None
+) -> None:
     """Refuse a datamodule whose mean and std do not undo its normalisation.
 
     Some TorchGeo datamodules forget to normalise in training (docs/notes/torchgeo.md);
@@ -171,6 +206,7 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
     Args:
         datamodule: After ``setup('fit')``, in a trainer that is fitting.
         device: Device to put the batch on.
+        nodata: Value of missing pixels that the user names; None for none.
 
     Raises:
         ValueError: If a band does not come back.
@@ -183,7 +219,7 @@ def check_units(datamodule: BaseDataModule, device: torch.device) -> None:
     )
     batch = collate(samples)
     # bands first: (C, everything else)
-    pixels = batch['image'].float().movedim(-3, 0).flatten(1)
+    pixels = mark_missing(batch['image'], nodata).movedim(-3, 0).flatten(1)
     if not bool((pixels != pixels[0, 0])[pixels.isfinite()].any()):
         warnings.warn(
             'The first training batch is constant: is this the right data?',
@@ -223,7 +259,7 @@ def spread_images(
 
     Raises:
         ValueError: If a mask has values that are neither a class nor the ignore index,
-            or no mask has a label.
+            or no mask has a label, or no pixel of a band is valid.
     """
     images, labelled = [], False
     for batch in training_batches(datamodule, device, at_most=_SPREAD):
@@ -238,6 +274,14 @@ def spread_images(
             )
         images.append(batch['image'].flatten(0, -4).cpu())
         labelled = labelled or found != {spec.ignore_index}
+    gone = ~torch.stack([i.isfinite().any(0).flatten(1).any(1) for i in images]).any(0)
+    if gone.any():
+        names = [b for b, dead in zip(spec.bands, gone, strict=True) if dead]
+        raise ValueError(
+            f'The bands {names} have no valid pixel in {len(images)} batches from all '
+            'over the training set. Leave them out of the datamodule, or write it as a '
+            'folder of pairs without them (torchgeo-specdm export --bands live).'
+        )
     if not labelled:
         raise ValueError(
             f'No pixel of {len(images)} batches from all over the training set has a '
@@ -265,7 +309,7 @@ def fit_codec(
         ValueError: If units or mask values are wrong.
     """
     with same_randomness():
-        check_units(datamodule, device)
+        check_units(datamodule, device, codec.spec.nodata)
         images = spread_images(datamodule, codec.spec, device)
     if bool(codec.center.isnan().any()):
         codec.fit_scaling(images)

@@ -191,6 +191,33 @@ def measure_statistics(
         ValueError: If there is no sample, one has infinite pixels, or a band has no
             valid pixel at all.
     """
+    total = measure_moments(dataset, max_samples)
+    dead = np.flatnonzero(total.pixels == 0).tolist()
+    if dead:
+        spec = getattr(dataset, 'spec', None)
+        names = [spec.bands[i] for i in dead] if spec else dead
+        raise ValueError(
+            f'the bands {names} have no valid pixel in {len(dataset)} samples. '  # type: ignore[arg-type]
+            'Leave them out with bands: live (--bands live), or name the others.'
+        )
+    std = total.std
+    std[std < _LEAST_STD] = 1.0
+    return torch.from_numpy(total.mean).float(), torch.from_numpy(std).float()
+
+
+def measure_moments(dataset: Dataset[Any], max_samples: int = 2000) -> BandMoments:
+    """Measure what mean and standard deviation of each band follow from.
+
+    Args:
+        dataset: As :func:`measure_statistics` takes it.
+        max_samples: Read at most this many samples.
+
+    Returns:
+        The moments of all samples that were read.
+
+    Raises:
+        ValueError: If there is no sample, or one has infinite pixels.
+    """
     samples = len(dataset)  # type: ignore[arg-type]
     if not samples or max_samples < 1:
         raise ValueError(
@@ -206,22 +233,8 @@ def measure_statistics(
                 f'sample {index} has infinite pixels; mean and std need numbers. Mend '
                 'or remove this sample.'
             )
-        # Chan's update: sums of squares of large numbers would cancel
-        pixels = total.pixels + here.pixels
-        most = np.maximum(pixels, 1)
-        step = here.mean - total.mean
-        squares = total.squares + here.squares
-        squares = squares + step**2 * total.pixels * here.pixels / most
-        total = BandMoments(pixels, total.mean + step * here.pixels / most, squares)
-    dead = np.flatnonzero(total.pixels == 0)
-    if len(dead):
-        raise ValueError(
-            f'the bands at the positions {dead.tolist()} (from 0) have no valid pixel '
-            f'in {samples} samples. Leave them out with bands.'
-        )
-    std = np.sqrt(total.squares / total.pixels)
-    std[std < _LEAST_STD] = 1.0
-    return torch.from_numpy(total.mean).float(), torch.from_numpy(std).float()
+        total = total.join(here)
+    return total
 
 
 def refuse_empty_training(name: str, samples: int, batch_size: int) -> None:

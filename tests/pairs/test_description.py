@@ -1,0 +1,91 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
+from torchgeo_specdm.datasets.pairs import PairFolder
+
+LINES = ('blue,0.49 um,0.0001,-0.1', 'nir,842,0.0002,0', 'x,,0.0001,0', 'y, 2.2,1,0')
+
+
+class TestBandsTable:
+    def test_all_columns(self, tmp_path: Path) -> None:
+        root = make_pairs(tmp_path, 2)
+        text = '\n'.join(('name, wavelength, scale, offset, remark', *LINES))
+        (root / 'bands.csv').write_text(text)
+        spec = PairFolder(root).spec
+        assert spec.bands == ('blue', 'nir', 'x', 'y')
+        assert spec.wavelengths == pytest.approx((490, 842, None, 2200))
+        assert spec.scale == (0.0001, 0.0002, 0.0001, 1)
+        assert spec.offset == (-0.1, 0, 0, 0)
+
+    def test_wavelengths_alone(self, tmp_path: Path) -> None:
+        root = make_pairs(tmp_path, 2, names=[None] * 3)
+        (root / 'bands.csv').write_text('wavelength\n842\n665\n560\n')
+        folder = PairFolder(root)
+        folder.verify()
+        assert folder.spec.bands == ('band_1', 'band_2', 'band_3')
+        assert folder.spec.wavelengths == (842, 665, 560)
+
+    def test_names_tell_wavelengths(self, tmp_path: Path) -> None:
+        root = make_pairs(tmp_path, 2, names=[None] * 3)
+        (root / 'bands.csv').write_text('name\nB08\nB04\nmine\n')
+        assert PairFolder(root).spec.wavelengths == (832.8, 664.6, None)
+
+    @pytest.mark.parametrize(
+        ('text', 'said'),
+        [
+            ('name\na\nb\n', r'2 lines for 4 bands'),
+            ('colour\na\nb\nc\nd\n', r'the columns \[\] of .*wavelength'),
+            ('scale\n1\n1\none\n1\n', r"column scale: .*'one'"),
+            ('name\na\na\nb\nc\n', r'bands=.*must be a list of one or more different'),
+        ],
+    )
+    def test_refused(self, tmp_path: Path, text: str, said: str) -> None:
+        root = make_pairs(tmp_path, 2)
+        (root / 'bands.csv').write_text(text)
+        with pytest.raises(ValueError, match=said):
+            PairFolder(root)
+
+
+class TestPartsOfTheDescription:
+    def test_what_is_not_said_is_found_out(self, tmp_path: Path) -> None:
+        root = make_pairs(tmp_path, 2)
+        (root / 'dataset.json').write_text('{"no_label": [2], "scale": 0.001}')
+        spec = PairFolder(root).spec
+        assert (spec.bands, spec.scale, spec.no_label) == (NAMES, 0.001, (2,))
+        assert spec.classes == ('class_0', 'class_1')
+
+
+@pytest.mark.parametrize('tagged', [0, 1])
+@pytest.mark.parametrize(
+    'profile', [{'scales': 2e-5}, {'offsets': -0.2}, {'scales': 2e-5, 'offsets': -0.2}]
+)
+def test_units_are_compared_in_any_order(
+    tmp_path: Path, tagged: int, profile: dict[str, Any]
+) -> None:
+    root = make_pairs(tmp_path, 2)
+    with rasterio.open(root / 'images' / f'{tagged:04d}.tif', 'r+') as raster:
+        for name, value in profile.items():
+            setattr(raster, name, [value] * 4)
+    with pytest.raises(ValueError, match=rf'{1:04d}\.tif has the (scale|offset)'):
+        PairFolder(root).verify()
+
+
+@pytest.mark.parametrize('order', [('uint16', 'float32'), ('float32', 'uint16')])
+def test_types_are_compared_in_any_order(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    root = make_pairs(tmp_path, 2)
+    for i, dtype in enumerate(order):
+        path = root / 'images' / f'{i:04d}.tif'
+        mask = np.zeros((8, 8), np.uint8)
+        write_tiff(path, image_of(mask, 4).astype(dtype), NAMES)
+    with pytest.raises(ValueError, match=rf'holds {order[1]}, but the folder has'):
+        PairFolder(root).verify()
