@@ -31,6 +31,9 @@ torch.set_num_threads(1)
 # processes that tests start compute with as many, or their floats would differ
 os.environ['OMP_NUM_THREADS'] = '1'
 
+# nothing that tests write must outlive a power cut
+os.fsync = lambda file: None
+
 _connect = socket.socket.connect
 
 

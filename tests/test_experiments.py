@@ -59,8 +59,8 @@ def write_like_hls(root: Path) -> None:
 
 def write_like_oscd(root: Path) -> None:
     """Three cities, of which no two look alike."""
-    sizes = {'bercy': (192, 192), 'paris': (128, 192)}
-    make_oscd(root, sizes, {'rio': (96, 150)})
+    sizes = {'bercy': (128, 128), 'paris': (64, 96)}
+    make_oscd(root, sizes, {'rio': (64, 100)})
     for number, city in enumerate((*sizes, 'rio')):
         for path in (root / IMAGES / city).rglob('*.tif'):
             with rasterio.open(path, 'r+') as band:
@@ -70,7 +70,7 @@ def write_like_oscd(root: Path) -> None:
 DATA: dict[str, Callable[[Path], Any]] = {
     'demo': lambda root: write_scenes(root / 'demo', (8, 2, 2), size=32),
     'hls': lambda root: write_like_hls(root / 'hls_worldcover'),
-    'segmunich': lambda root: make_segmunich(root / 'segmunich'),
+    'segmunich': lambda root: make_segmunich(root / 'segmunich', size=32),
     'oscd': lambda root: write_like_oscd(root / 'oscd'),
 }
 #: The YAMLs of the last step.

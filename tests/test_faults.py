@@ -3,8 +3,9 @@
 
 """Each measure reacts to the fault that it is for, and to real pairs with no alarm."""
 
-import functools
 from collections.abc import Callable, Iterator
+from copy import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from experiments.faults import COLUMNS, measure_faults, table
-from torchgeo_specdm.datasets import pairs
-from torchgeo_specdm.pairs import rasters
+from torchgeo_specdm import PairFolder
+from torchgeo_specdm.metrics.features import RandomFeatures
 from torchgeo_specdm.scenes.land import scene_spec
 from torchgeo_specdm.scenes.writing import write_scenes
 
-SIZE = 32
+SIZE = 24
 COUNT = 50
 UPDATES = 120
 
@@ -47,6 +48,27 @@ class Judge(LightningModule):
         return Adam(self.parameters(), 1e-2)
 
 
+def once(function: Callable[..., Any], key: Callable[..., Any]) -> Any:
+    """A function that remembers what it gave for a key."""
+    known: dict[Any, Any] = {}
+
+    def remember(*arguments: Any) -> Any:
+        name = key(*arguments)
+        if name not in known:
+            known[name] = function(*arguments)
+        return copy(known[name])
+
+    return remember
+
+
+def file_of(folder: PairFolder, name: str) -> Path:
+    return folder.root / name
+
+
+def hash_of(planes: Tensor) -> tuple[Any, ...]:
+    return *planes.shape, hash(planes.numpy().tobytes())
+
+
 @pytest.fixture(scope='module')
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     out = tmp_path_factory.mktemp('faults')
@@ -55,10 +77,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     real = {'class_path': 'torchgeo_specdm.PairFolderDataModule', 'init_args': given}
     judge = {'class_path': 'tests.test_faults.Judge'}
     with pytest.MonkeyPatch.context() as patch:
-        # ten runs over the same files: read each of them once
-        once = functools.cache(rasters.read_raster)
-        patch.setattr(rasters, 'read_raster', once)
-        patch.setattr(pairs, 'read_raster', once)
+        # fifteen runs over the same real pairs: look at each of them once
+        patch.setattr(PairFolder, '_load', once(PairFolder._load, file_of))
+        see = once(RandomFeatures.forward, lambda network, planes: hash_of(planes))
+        patch.setattr(RandomFeatures, 'forward', see)
         # the splits share nothing
         patch.setattr('torchgeo_specdm.trust.task._MOST_PAIRS', 0)
         # judges good enough for a test, without the search for their plateau
