@@ -232,7 +232,7 @@ def shrink(study: dict[str, Any], name: str, settings: dict[str, Any]) -> None:
     """The same arms with one seed, few samples and steps, and small networks."""
     study |= {
         'seeds': 1,
-        'draws': 1,
+        'subsets': 1,
         'sizes': [4],
         'updates': 2,
         'most_updates': 0,

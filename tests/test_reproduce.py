@@ -38,7 +38,7 @@ def test_every_row_is_an_arm_of_every_study(name: str) -> None:
             for row, cells in found.items():
                 assert {(c.arm, c.ratio) for c in cells} == {table.rows[row]}
                 runs = len(study.seeds) * len(study.models) * len(study.sizes)
-                wanted = runs if table.kind == 'scores' else study.draws
+                wanted = runs if table.kind == 'scores' else study.subsets
                 assert len(cells) == wanted > 0
             assert set(part.paper) <= {*study.models, 'pairs'}
         for rows in part.paper.values():

@@ -168,7 +168,7 @@ def _counts(
     counts = next(iter(measured.values()))[0]['counts']
     said = (
         f'Tiles: {counts["train"]} of training, {counts["held_out"]} held out, '
-        f'{counts["synthetic"]} of each generator and draw; a Frechet distance has '
+        f'{counts["synthetic"]} of each generator; a Frechet distance has '
         f'equally many on both sides. Features of images: {features}. Generators, '
         f'drawing and measuring took {minutes:.0f} minutes.'
     )
@@ -183,7 +183,7 @@ def row_cells(table: Table, study: Study) -> dict[str, list[Cell]]:
         study: The study that it reads.
 
     Returns:
-        Cells of the study by row: for ``scores`` all, else one for each draw (and size,
+        Cells of the study by row: for ``scores`` all, else one for each subset (and size,
         where generators see only the labels of the networks).
 
     Raises:
@@ -200,7 +200,7 @@ def row_cells(table: Table, study: Study) -> dict[str, list[Cell]]:
         if table.kind != 'scores':
             # generators that see all labels are the same for every number of them
             shared = study.protocol == 'all_labels'
-            units = {(0 if shared else c.size, study.draw(c)): c for c in cells[::-1]}
+            units = {(0 if shared else c.size, study.subset(c)): c for c in cells[::-1]}
             cells = [*units.values()][::-1]
         found[title] = cells
     return found
@@ -246,12 +246,12 @@ def _measures(
     cells: Mapping[str, list[Cell]],
     measured: Mapping[Cell, tuple[dict[str, Any], float]],
 ) -> list[Values]:
-    """Measures of the pairs by row and column, one for each draw."""
+    """Measures of the pairs by row and column, one for each subset."""
     found = []
     for title, row in cells.items():
         for column, name in part.columns.items():
             values = {
-                f'draw {number}': _look_up(measured[cell][0], name)
+                f'subset {number}': _look_up(measured[cell][0], name)
                 for number, cell in enumerate(row)
             }
             floor = None
@@ -275,14 +275,14 @@ def _measured(
 ) -> Iterator[tuple[Cell, tuple[dict[str, Any], float]]]:
     """Measures of the pairs of each cell with the seconds that they took, kept."""
     for cell in dict.fromkeys(cell for row in cells.values() for cell in row):
-        arm, draw = engine.study.arm(cell), engine.study.draw(cell)
+        arm, subset = engine.study.arm(cell), engine.study.subset(cell)
         if arm.generator is None:
             continue
-        name = f'{arm.generator}-{cell.size or "all"}-{draw}-{features}.json'
+        name = f'{arm.generator}-{cell.size or "all"}-{subset}-{features}.json'
         path = out.parent / 'measures' / name
         if not path.exists():
             engine.begin()
-            engine.say(f'Drawing and measuring {arm.generator}, draw {draw}')
+            engine.say(f'Drawing and measuring {arm.generator}, subset {subset}')
             started = time.monotonic()
             folder = engine.sets.generator(cell)
             data = _open(engine.study, engine, cell)
@@ -331,7 +331,7 @@ def _settings(table: Table, study: Study) -> list[str]:
     ]
     said = (
         f'Data: `{study.data["class_path"]}` {study.data.get("init_args", {})}. '
-        f'{len(study.seeds)} seed(s), {study.draws} draw(s) of real subset and generator, '
+        f'{len(study.seeds)} seed(s), {study.subsets} real subset(s) with generators, '
         f'{study.updates} updates. {protocol}'
     )
     return [said, '', *recipes, '']

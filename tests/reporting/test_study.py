@@ -55,7 +55,7 @@ def test_page(study: Study) -> None:
     assert path == study.out / 'study.md'
     assert plt.get_fignums() == before
     page = path.read_text()
-    assert page.startswith('# Does it help?\n\n3 seeds, 1 draw(s) of real subset')
+    assert page.startswith('# Does it help?\n\n3 seeds, 1 real subset(s)')
     assert '800 updates for every run' in page and 'saw all labels' not in page
     # a network without a run has no section
     assert page.count('\n## ') == 2

@@ -31,7 +31,7 @@ def mixing(world: Path, **changes: Any) -> dict[str, Any]:
     return {
         'arms': {'mix': {'generator': 'own', 'ratios': [1]}},
         'generators': {'own': {'pairs': str(world / 'right')}},
-        'draws': 2,
+        'subsets': 2,
         **changes,
     }
 

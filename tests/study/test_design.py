@@ -74,11 +74,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({'sizes': [-1]}, 'has sizes.0=-1, but it must be greater than or equal to 0'),
     ({'models': {}}, 'models=[] must hold'),
     ({'models': ['net']}, "models=['net'], but it must be an object"),
-    ({'draws': 0}, 'draws=0 must be 1 or more'),
-    ({'draws': 6}, 'draws=6 must be 1 or more, with a seed for each'),
+    ({'subsets': 0}, 'subsets=0 must be 1 or more'),
+    ({'subsets': 6}, 'subsets=6 must be 1 or more, with a seed for each'),
     (
-        {'seeds': [0, 2, 4], 'draws': 2},
-        'draws=2 must be 1 or more, with a seed for each',
+        {'seeds': [0, 2, 4], 'subsets': 2},
+        'subsets=2 must be 1 or more, with a seed for each',
     ),
     ({'updates': 0}, 'updates=0 must be 1 or more'),
     ({'updates': 1.5}, 'has updates=1.5, but it must be a valid integer'),
@@ -127,7 +127,7 @@ class TestGrid:
             'cutmix': {'batch_mix': 'cutmix'},
         }
         return read(
-            tmp_path, models=models, arms=both, sizes=[8, 0], seeds=[0, 1, 2], draws=2
+            tmp_path, models=models, arms=both, sizes=[8, 0], seeds=[0, 1, 2], subsets=2
         )
 
     def test_every_combination_once_and_real_only_first(self, study: Study) -> None:
@@ -168,9 +168,9 @@ class TestGrid:
     def test_all_labels_are_learned_on_one_machine(
         self, study: Study, tmp_path: Path
     ) -> None:
-        study = read(tmp_path, protocol='all_labels', sizes=[8, 0], draws=2)
-        draws = [{study.draw(c) for c in study.shard(i, 2)} for i in (1, 2)]
-        assert draws == [{0}, {1}] and study.units() == [0, 1]
+        study = read(tmp_path, protocol='all_labels', sizes=[8, 0], subsets=2)
+        found = [{study.subset(c) for c in study.shard(i, 2)} for i in (1, 2)]
+        assert found == [{0}, {1}] and study.units() == [0, 1]
 
     def test_names_for_people(self) -> None:
         title = 'net, 5x mix, 8 real, seed 3'

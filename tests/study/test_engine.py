@@ -81,7 +81,7 @@ class TestAlike:
             world / 'rich',
             data=pairs_data(world / 'rich', 2),
             seeds=[0, 1, 2],
-            draws=2,
+            subsets=2,
             sizes=[2, 4],
             updates=1,
             arms={'mix': mixed(), 'cutmix': {'batch_mix': 'cutmix'}},
@@ -93,7 +93,7 @@ class TestAlike:
         cells = [c for c in study.cells() if c.size == 2 or c.arm != 'cutmix']
         runs = engine.run(cells)
         assert [run.cell for run in runs] == cells and not any(r.reason for r in runs)
-        assert [run.draw for run in runs] == [c.seed % 2 for c in cells]
+        assert [run.subset for run in runs] == [c.seed % 2 for c in cells]
         by_cell = dict(zip(cells, seen, strict=True))
         for seed in study.seeds:
             # one network and one real set for all arms of a seed
@@ -108,7 +108,7 @@ class TestAlike:
             assert set.union(*map(set, small)) < set.union(*map(set, large))
         real = {c.seed: by_cell[c] for c in cells if (c.arm, c.size) == (REAL, 2)}
         assert len({watch.weights for watch in real.values()}) == 3
-        # seeds 0 and 2 share a draw, seed 1 has another
+        # seeds 0 and 2 share a subset, seed 1 has another
         assert real[0].real == real[2].real != real[1].real
         assert real[0].batches != real[2].batches
         plain, mix, cutmix = (by_cell[cell(study, a)] for a in (REAL, 'mix', 'cutmix'))
@@ -125,10 +125,10 @@ class TestAlike:
         assert all(run in first for run in again)
         assert all(run.scores['miou'] is not None for run in again)
 
-    def test_more_seeds_change_no_draw(self, study: Study) -> None:
+    def test_more_seeds_change_no_subset(self, study: Study) -> None:
         fewer = replace(study, seeds=(1, 2))
         for c in fewer.cells():
-            assert fewer.draw(c) == study.draw(c)
+            assert fewer.subset(c) == study.subset(c)
 
     def test_ratio_one_is_one_point_zero(self, world: Path, tmp_path: Path) -> None:
         own = {'own': {'pairs': str(world / 'right')}}
@@ -166,7 +166,7 @@ class TestFolder:
             ({'arms': {'mix': mixed(real_share=0.25)}}, 'arms: mix'),
             ({'generators': {'own': {'pairs': 'elsewhere'}}}, 'generators: own'),
             ({'budget': 'epochs'}, 'budget'),
-            ({'draws': 2}, 'draws'),
+            ({'subsets': 2}, 'subsets'),
             ({}, 'pairs: own'),
         ],
     )

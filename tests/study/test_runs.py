@@ -76,7 +76,7 @@ def test_any_csv_reader_reads_the_table() -> None:
     runs = [a_run(REAL), replace(a_run(ratio=0.5), scores={'miou': 0.5}), failed('mix')]
     head, *lines = csv.reader(io.StringIO(table(runs), newline=''))
     assert head == [
-        *('model', 'arm', 'ratio', 'size', 'seed', 'draw', 'updates'),
+        *('model', 'arm', 'ratio', 'size', 'seed', 'subset', 'updates'),
         *('miou', 'f1', 'accuracy', *(f'iou/{name}' for name in NAMES)),
         *('seconds', 'reason'),
     ]

@@ -318,17 +318,17 @@ class TestLearned:
         )
 
     def test_sees_the_same_labels_only(self, study: Study) -> None:
-        study = replace(study, draws=2)
+        study = replace(study, subsets=2)
         cells = [cell(study, 'mix', seed, size=8) for seed in (0, 1)]
         runs = Engine(study).run(cells)
         assert not any(run.reason for run in runs)
         assert self.learned(study) == ['8-0/own', '8-1/own']
         found = []
-        for draw in (0, 1):
-            subset = make_object(subset_config(study.data, 8, draw), NonGeoDataModule)
+        for number in (0, 1):
+            subset = make_object(subset_config(study.data, 8, number), NonGeoDataModule)
             subset.setup('fit')
             wanted = {*fingerprints(subset.train_dataset)}
-            home = study.out / 'sets' / f'8-{draw}'
+            home = study.out / 'sets' / f'8-{number}'
             assert read_seen_samples(home / 'own' / 'diffusion') == wanted
             assert read_seen_samples(home / 'own-joint') == wanted
             assert len(wanted) == 8

@@ -158,7 +158,7 @@ def ldm_unet_weights(
     found: State = {}
     for name, value in _unet_alone(state).items():
         *path, kind = name.split('.')
-        place = _unet_place(path, layers)
+        place = _unet_layer(path, layers)
         if place is None:
             raise _unknown(name, 'unconditional LDM')
         if value.ndim == 3:
@@ -318,7 +318,7 @@ def _unet_alone(state: Mapping[str, Tensor]) -> State:
     return found
 
 
-def _unet_place(path: list[str], layers: int) -> str | None:
+def _unet_layer(path: list[str], layers: int) -> str | None:
     """Where diffusers keeps a layer of LDM's UNet; None if there is no such layer."""
     name = '.'.join(path)
     if name in _UNET_ENDS:
@@ -329,14 +329,14 @@ def _unet_place(path: list[str], layers: int) -> str | None:
         down, layer = path[0] == 'input_blocks', '.'.join(path[3:])
         # the first input is a convolution; each level ends with its resampling, which
         # is a block of its own on the way down and the last of a block on the way up
-        level, place = divmod(int(path[1]) - down, layers + 1)
-        resamples = place == layers if down else path[2] != '0' and 'layers' in layer
+        level, number = divmod(int(path[1]) - down, layers + 1)
+        resamples = number == layers if down else path[2] != '0' and 'layers' in layer
         side = 'down' if down else 'up'
         if resamples:
             block = f'{side}_blocks.{level}.{side}samplers.0'
         else:
             kind = 'resnets' if path[2] == '0' else 'attentions'
-            block = f'{side}_blocks.{level}.{kind}.{place}'
+            block = f'{side}_blocks.{level}.{kind}.{number}'
     else:
         return None
     layer = _UNET_LAYERS.get(layer, 'qkv' if layer == 'qkv' else '')

@@ -60,7 +60,7 @@ def pair_grid(
         rows: Title of each row and its tiles; the first row sets the stretch.
         spec: Description of the samples.
         columns: Pairs in a row.
-        outlined: Whether to draw a line around what is of class 1, the changed one, on
+        outlined: Whether to put a line around what is of class 1, the changed one, on
             every date.
 
     Returns:

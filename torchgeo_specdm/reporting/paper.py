@@ -31,7 +31,7 @@ class Values(NamedTuple):
         group: Network and real samples, or ``pairs``.
         row: Title of the row.
         column: Title of the column.
-        values: One for each seed or draw, by its name; NaN where there is none.
+        values: One for each seed or subset, by its name; NaN where there is none.
         paper: The paper's number, on the paper's data; None where it prints none.
         floor: Value of real samples against real ones; None where there is none.
     """
@@ -105,7 +105,7 @@ def write_figures(
     }
     areas = {'real': measures['area']['train']}
     areas |= {title: found['area']['synthetic'] for title, (_, found) in shown.items()}
-    draw = {
+    plotters = {
         'pairs': lambda: pair_grid(rows, spec, outlined=spec.dates > 1),
         'spectra': lambda: class_spectra_figure(measures['spectra'], spec),
         'areas': lambda: class_areas(areas, spec),
@@ -113,7 +113,7 @@ def write_figures(
     lines = [*head, 'Pairs are evenly spread over each set and not chosen.', '']
     for title, kind in wanted.items():
         name = f'{out.name}-{kind}.png'
-        figure = draw[kind]()
+        figure = plotters[kind]()
         out.parent.mkdir(parents=True, exist_ok=True)
         save(figure, out.with_name(name))
         plt.close(figure)

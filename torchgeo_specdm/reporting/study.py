@@ -74,8 +74,8 @@ def _settings(study: Study, runs: Sequence[Run]) -> list[str]:
         budget += f' or more, up to {study.most_updates}, as validation asked for'
     split = 'validation' if any(run.split == 'val' for run in runs) else 'test'
     said = (
-        f'{len(study.seeds)} seeds, {study.draws} draw(s) of real subset and '
-        f'generator, {budget}. Differences are paired by seed, with 95 % intervals of '
+        f'{len(study.seeds)} seeds, {study.subsets} real subset(s), each with '
+        f'generators of its own, {budget}. Differences are paired by seed, with 95 % intervals of '
         f"Student's t; scores in points on the {split} split."
     )
     if study.protocol == 'all_labels':

@@ -112,7 +112,7 @@ class Arm:
         """
         if self.generator is not None and self.generator not in generators:
             raise ValueError(
-                f'arm {name!r} draws from generator={self.generator!r}, but the '
+                f'arm {name!r} subsets from generator={self.generator!r}, but the '
                 f'generators are {list(generators)}. Add it, or use one of these.'
             )
         if self.source == 'quilts' and self.generator is not None:
@@ -205,8 +205,8 @@ class Study:
         generators: The recipes of the generators by name.
         sizes: Numbers of real training samples; 0 for all.
         seeds: Seeds of the networks: initial weights and order.
-        draws: Number of real subsets, each with generators of its own; a seed uses
-            the draw of its remainder.
+        subsets: Number of real subsets, each with generators of its own; a seed uses
+            the subset of its remainder.
         updates: Optimiser steps of each run.
         most_updates: If more than *updates*: double these until real-only stops rising
             on validation (two doublings add less than a point), up to this many.
@@ -231,7 +231,7 @@ class Study:
     generators: dict[str, Recipe] = field(default_factory=dict)
     sizes: tuple[Count, ...] = (0,)
     seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
-    draws: int = 1
+    subsets: int = 1
     updates: int = 800
     most_updates: int = 0
     folds: int = 0
@@ -251,11 +251,11 @@ class Study:
                 )
         if min(self.sizes) < 0:
             raise ValueError(f'sizes={list(self.sizes)} must be 0 (all) or more each.')
-        draws = {seed % max(self.draws, 1) for seed in self.seeds}
-        if len(draws) != self.draws:
+        subsets = {seed % max(self.subsets, 1) for seed in self.seeds}
+        if len(subsets) != self.subsets:
             raise ValueError(
-                f'draws={self.draws} must be 1 or more, with a seed for each: seed s '
-                f'uses draw s modulo draws, and seeds={list(self.seeds)}.'
+                f'subsets={self.subsets} must be 1 or more, with a seed for each: seed s '
+                f'uses subset s modulo subsets, and seeds={list(self.seeds)}.'
             )
         if self.folds < 0 or self.folds == 1:
             raise ValueError(
@@ -304,9 +304,9 @@ class Study:
         """The arm of a cell."""
         return self.arms.get(cell.arm, Arm())
 
-    def draw(self, cell: Cell) -> int:
+    def subset(self, cell: Cell) -> int:
         """Find the real subset and generator of a cell."""
-        return cell.seed % self.draws
+        return cell.seed % self.subsets
 
     def cells(self) -> list[Cell]:
         """The whole grid: real only first, so that the noise is known early."""
@@ -325,8 +325,8 @@ class Study:
         ]
 
     def unit(self, cell: Cell) -> tuple[int, int]:
-        """Size and draw whose subset and generators a cell shares with others."""
-        return cell.size, self.draw(cell)
+        """Find size and number of the subset that a cell shares, with generators."""
+        return cell.size, self.subset(cell)
 
     def units(self) -> list[Any]:
         """Parts for one machine each, so that a generator is learned only once."""

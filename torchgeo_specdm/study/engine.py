@@ -245,7 +245,7 @@ class Engine:
 
     def _measure(self, cell: Cell) -> Run:
         """Train and test a cell; what goes wrong becomes its reason."""
-        started, draw = time.monotonic(), self.study.draw(cell)
+        started, subset = time.monotonic(), self.study.subset(cell)
         scores: dict[str, float | None] = {}
         iou: dict[str, float | None] = {}
         reason, updates = '', 0
@@ -265,7 +265,7 @@ class Engine:
             reason = ' '.join(str(error).split()) or type(error).__name__
             self.say(f'  failed: {reason}')
         seconds = time.monotonic() - started
-        return Run(*cell, draw, updates, scores, iou, seconds, reason, split)
+        return Run(*cell, subset, updates, scores, iou, seconds, reason, split)
 
     def _unprepared(self, cells: Sequence[Cell]) -> list[Cell]:
         """Cells whose generator, pairs or updates are not there."""
@@ -309,7 +309,7 @@ class Engine:
         given: dict[str, Any] = {
             'ratio': 0 if synthetic is None else 1,
             'real_limit': cell.size or None,
-            'seed': self.study.draw(cell),
+            'seed': self.study.subset(cell),
         }
         folder = None if synthetic is None else str(synthetic)
         return SyntheticAugmentedDataModule(self.real(), folder, **given | options)
@@ -354,7 +354,7 @@ class Engine:
     def _settings(self) -> dict[str, Any]:
         """All that must not change within one folder, each part under a name."""
         study: dict[str, Any] = json.loads(json.dumps(asdict(self.study), default=str))
-        names = ('data', 'spec', 'draws', 'budget', 'protocol', 'trainer')
+        names = ('data', 'spec', 'subsets', 'budget', 'protocol', 'trainer')
         settings = {name: study[name] for name in names}
         for kind in ('models', 'generators', 'arms'):
             settings |= {f'{kind}: {name}': v for name, v in study[kind].items()}

@@ -18,7 +18,7 @@ from ..files import Count, Finite, Seed, read_json, write_text
 from .design import REAL, Cell
 from .statistics import Difference, paired_difference
 
-_COLUMNS = ('model', 'arm', 'ratio', 'size', 'seed', 'draw', 'updates')
+_COLUMNS = ('model', 'arm', 'ratio', 'size', 'seed', 'subset', 'updates')
 _IOU = 'iou/'
 
 
@@ -32,7 +32,7 @@ class Run:
         ratio: Synthetic samples for each real one; 0 without any.
         size: Real training samples; 0 for all of them.
         seed: Seed of weights and order.
-        draw: Number of the real subset and its generator.
+        subset: Number of the real subset and its generator.
         updates: Optimiser steps.
         scores: Scores on the test set, in 0..1, by name: ``miou``, ``f1``, ``accuracy``
             and for change ``change_f1`` and so on; None where there is none.
@@ -48,7 +48,7 @@ class Run:
     ratio: Finite
     size: Count
     seed: Seed
-    draw: Count
+    subset: Count
     updates: Count
     scores: dict[str, Finite | None] = field(default_factory=dict)
     iou: dict[str, Finite | None] = field(default_factory=dict)

@@ -57,18 +57,18 @@ class SyntheticSets:
         if arm.source == 'joint':
             return self._joint(cell)
         out, real = self._home(cell) / self._name(cell), self._real(cell)
-        count, draw = self._shared_count(cell), self.study.draw(cell)
+        count, subset = self._shared_count(cell), self.study.subset(cell)
         if arm.source == 'vary':
             source = {'vary': str(real), 'strength': arm.strength}
-            return draw_pairs(self.generator(cell), out, count, draw, **source)
+            return draw_pairs(self.generator(cell), out, count, subset, **source)
         if arm.source == 'masks':
-            return draw_pairs(self.generator(cell), out, count, draw, masks=str(real))
+            return draw_pairs(self.generator(cell), out, count, subset, masks=str(real))
         reference = None
         if arm.source == 'reconstructed':
             reference = self.generator(cell)
         elif arm.source != 'quilts':
             reference = self._joint(cell)
-        return make_controls(arm.source, real, out, count, draw, reference)
+        return make_controls(arm.source, real, out, count, subset, reference)
 
     def generator(self, cell: Cell) -> Path:
         """The generator of a cell, learned if it is not there.
@@ -84,8 +84,8 @@ class SyntheticSets:
         if recipe.folder is not None:
             return Path(recipe.folder)
         size = cell.size if study.protocol == 'same_labels' else 0
-        draw, out = study.draw(cell), self._pool(cell) / str(arm.generator)
-        data = subset_config(study.data, size, draw)
+        subset, out = study.subset(cell), self._pool(cell) / str(arm.generator)
+        data = subset_config(study.data, size, subset)
         codec, settings = named_generator(recipe.codec, recipe.settings)
         plan = {
             'steps': {'autoencoder': recipe.autoencoder, 'diffusion': recipe.diffusion},
@@ -97,9 +97,9 @@ class SyntheticSets:
             'settings': settings,
         }
         if CODECS[codec].trainable:
-            codec_folder = learn_stage('autoencoder', codec, data, out, plan, draw)
-            return learn_stage('diffusion', str(codec_folder), data, out, plan, draw)
-        return learn_stage('diffusion', codec, data, out, plan, draw)
+            codec_folder = learn_stage('autoencoder', codec, data, out, plan, subset)
+            return learn_stage('diffusion', str(codec_folder), data, out, plan, subset)
+        return learn_stage('diffusion', codec, data, out, plan, subset)
 
     def _joint(self, cell: Cell) -> Path:
         """The pairs of the generator of a cell, for its own arms and their controls."""
@@ -116,7 +116,7 @@ class SyntheticSets:
             and self._pool(other) == pool
         )
         out = pool / f'{generator}-joint'
-        return draw_pairs(self.generator(cell), out, count, study.draw(cell))
+        return draw_pairs(self.generator(cell), out, count, study.subset(cell))
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """A cell for each folder of pairs that has not all that it should have.
@@ -185,16 +185,16 @@ class SyntheticSets:
 
     def _real(self, cell: Cell) -> Path:
         """The real training samples of a cell as a folder of pairs."""
-        study, draw = self.study, self.study.draw(cell)
+        study, subset = self.study, self.study.subset(cell)
         out = self._unit(cell) / 'real'
         if (out / 'README.md').exists():
             return out
-        config = subset_config(study.data, cell.size, draw)
+        config = subset_config(study.data, cell.size, subset)
         datamodule: Any = make_object(config, NonGeoDataModule)
         datamodule.prepare_data()
         datamodule.setup('fit')
         spec = describe_datamodule(datamodule, study.spec)
-        settings = {'size': cell.size, 'draw': draw}
+        settings = {'size': cell.size, 'subset': subset}
         sets = {'train': datamodule.train_dataset}
         return write_real_pairs(out, spec, sets, settings, _REAL_CARD)
 
@@ -216,11 +216,11 @@ class SyntheticSets:
         return self._pool(cell) if joint else self._unit(cell)
 
     def _unit(self, cell: Cell) -> Path:
-        size, draw = self.study.unit(cell)
-        return self.study.out / 'sets' / f'{size or "all"}-{draw}'
+        size, subset = self.study.unit(cell)
+        return self.study.out / 'sets' / f'{size or "all"}-{subset}'
 
     def _pool(self, cell: Cell) -> Path:
         """Where generators are kept that see what the protocol allows."""
         if self.study.protocol == 'same_labels':
             return self._unit(cell)
-        return self.study.out / 'sets' / f'pool-{self.study.draw(cell)}'
+        return self.study.out / 'sets' / f'pool-{self.study.subset(cell)}'
