@@ -13,6 +13,10 @@ from . import compat  # noqa: F401
 
 #: ``class_path``, ``init_args`` and ``dict_kwargs``, or a whole configuration of them.
 Config = dict[str, Any]
+#: Nested settings of a task, plain values all of them. The type of the values is left
+#: out: what is called ``Any`` jsonargparse builds if it names a class, and on TorchGeo's
+#: command line a checkpoint brings such arguments along.
+Settings = dict  # type: ignore[type-arg]
 
 _Made = TypeVar('_Made')
 

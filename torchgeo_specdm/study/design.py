@@ -112,7 +112,7 @@ class Arm:
         """
         if self.generator is not None and self.generator not in generators:
             raise ValueError(
-                f'arm {name!r} subsets from generator={self.generator!r}, but the '
+                f'arm {name!r} draws from generator={self.generator!r}, but the '
                 f'generators are {list(generators)}. Add it, or use one of these.'
             )
         if self.source == 'quilts' and self.generator is not None:

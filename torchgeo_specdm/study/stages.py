@@ -15,6 +15,8 @@ from ..files import CONFIG, write_text
 from ..objects import Config
 from .configs import generation_config, latents_config, stage_config
 
+#: Names of the class that a checkpoint of a stage brings along.
+_OWN = {'torchgeo_specdm.SpecDMTask', 'torchgeo_specdm.tasks.specdm.SpecDMTask'}
 #: What argparse exits with.
 _REFUSED = 2
 
@@ -45,7 +47,7 @@ def learn_stage(
     arguments = ['fit', '--config', write_config(out, stage, 'fit', config)]
     last = out / 'logs' / stage / 'last.ckpt'
     if last.exists():
-        _require_whole(last)
+        _require_own(last)
         arguments += ['--ckpt_path', str(last)]
     _run(arguments)
     return folder
@@ -73,15 +75,26 @@ def draw_pairs(
     return out
 
 
-def _require_whole(checkpoint: Path) -> None:
-    """Refuse a checkpoint that cannot be read; Lightning does not name it."""
+def _require_own(checkpoint: Path) -> None:
+    """Refuse a checkpoint that cannot be read, or that names another class to build.
+
+    Lightning's command line takes the class and its arguments from the checkpoint, but
+    a folder of results, which may be somebody else's, must not say which code runs.
+    """
     try:
-        torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
+        saved = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
     except Exception as error:
         raise ValueError(
             f'{checkpoint} is no whole checkpoint ({type(error).__name__}). Delete it, '
             'and the stage begins anew.'
         ) from error
+    given = saved.get('hyper_parameters', {})
+    named = {given[key] for key in ('_class_path', 'class_path') if key in given}
+    if not named <= _OWN:
+        raise ValueError(
+            f'{checkpoint} names the class {sorted(named)} to build, which no stage '
+            'has written. Delete it, and the stage begins anew.'
+        )
 
 
 def _run(arguments: list[str]) -> None:

@@ -25,6 +25,7 @@ from ..datamodules.support.adapter import (
 from ..datamodules.support.resumable import make_resumable
 from ..datamodules.unlabelled import UnlabelledDataModule
 from ..diffusion import Generator, warm_up_and_decay
+from ..objects import Settings
 from ..pairs.facts import fingerprints
 from ..pairs.fingerprint import write_seen_samples
 from ..presets import load_preset
@@ -73,8 +74,8 @@ class SpecDMTask(
         out: str | None = None,
         codec: str = 'two_stream',
         preset: str = 'tiny',
-        settings: dict[str, Any] | None = None,
-        spec: dict[str, Any] | None = None,
+        settings: Settings | None = None,
+        spec: Settings | None = None,
         generator: str | None = None,
     ) -> None:
         """Initialize a new SpecDMTask instance.

@@ -23,6 +23,7 @@ from ..metrics.edges import edge_agreement
 from ..metrics.features import make_extractor
 from ..metrics.memorisation import NearestSamples, TrainingSample
 from ..metrics.segmentation import SegmentationScores
+from ..objects import Settings
 from ..tasks.support.drawing import draw_missing
 from ..tasks.support.guards import require_writable
 from ..tasks.support.plateau import settled
@@ -62,12 +63,12 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
     def __init__(
         self,
         out: str,
-        judge: dict[str, Any],
+        judge: Settings,
         generator: str | None = None,
         updates: int = 1600,
         folds: int = 2,
         features: str = 'random',
-        trainer: dict[str, Any] | None = None,
+        trainer: Settings | None = None,
     ) -> None:
         """Initialize a new TrustTask instance.
 
