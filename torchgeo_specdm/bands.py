@@ -106,9 +106,10 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     A name may hold the wavelength (``650 nm``), be a word (``Red``, ``NIR_Narrow``) or
     a number. Numbers mean different bands on different satellites, so all names are
     looked at: ``B8A``, ``B12`` or ``B8`` tell Sentinel-2; ``SR_B6`` tells Landsat 8 or
-    9, and ``SR_B1`` without it Landsat 4 to 7. ``B5`` to ``B7`` alone tell nothing, and
-    have no wavelength. Names that all are numbers from 300 on, or fractions such as
-    ``0.65``, are wavelengths themselves.
+    9, and ``SR_B1`` without it Landsat 4 to 7; ``B20`` and ``B30`` tell the level 1 of
+    Landsat 7. ``B5`` to ``B7`` alone tell nothing, and have no wavelength. Names that
+    all are numbers from 300 on, or fractions such as ``0.65``, are wavelengths
+    themselves.
 
     Args:
         names: Names of all bands of an image.
@@ -121,9 +122,13 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     keys = [match and match[2].upper() for match in map(_NUMBERED.fullmatch, names)]
     is_sentinel2 = bool({'8', '8A', '12'} & {*keys})
     landsat = _LANDSAT8 if '6' in keys or '1' not in keys else _LANDSAT4
+    is_level1 = {'20', '30'} <= {*keys}
     found: list[float | None] = []
     for name, key in zip(names, keys, strict=True):
-        if key is not None and name.lower().startswith('sr_'):
+        if key is not None and is_level1:
+            # the second digit tells the gain of thermal bands
+            found.append(_LANDSAT4.get(int(key) // 10) if key.endswith('0') else None)
+        elif key is not None and name.lower().startswith('sr_'):
             found.append(landsat.get(int(key)) if key.isdigit() else None)
         elif key is not None and (is_sentinel2 or key not in ('5', '6', '7')):
             found.append(SENTINEL2_WAVELENGTHS.get(f'B{key:>02}'))

@@ -195,9 +195,18 @@ def _add_export(verbs: Any) -> None:
     )
     export.add_argument('--attribute', help='column with the class of each polygon')
     export.add_argument('--background', help='name of the class outside of polygons')
-    export.add_argument('--tile', type=int, help='side of a tile in pixels')
     export.add_argument(
-        '--stride', type=int, help='pixels from tile to tile of a scene'
+        '--tile',
+        type=int,
+        help='side of a tile in pixels; whole samples of a datamodule if left out',
+    )
+    export.add_argument('--stride', type=int, help='pixels from tile to tile')
+    export.add_argument(
+        '--split',
+        nargs='+',
+        default=['train', 'val', 'test'],
+        choices=('train', 'val', 'test'),
+        help='splits of the datamodule to write',
     )
     _add_bands(export)
     export.set_defaults(verb=run.export)

@@ -17,7 +17,7 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
-from .datamodules.support.adapter import describe_datamodule
+from .datamodules.support.adapter import describe_datamodule, split_datasets
 from .datasets.pairs import PairFolder
 from .files import CONFIG, read_json, read_yaml, write_text
 from .objects import Config, make_object
@@ -38,7 +38,6 @@ from .tasks.support.plateau import Curve, settled
 from .tasks.support.progress import StepProgressBar
 from .trust.measures import MEASURES
 from .trust.measuring import measure_pairs, real_config
-from .trust.overlap import split_datasets
 
 _ARM = 'synthetic'
 _RATIOS = (1.0, 3.0, 5.0)

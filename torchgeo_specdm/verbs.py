@@ -112,13 +112,11 @@ def _export_scene(options: Namespace, out: Path) -> int:
 def _export_samples(options: Namespace, out: Path) -> int:
     from torchgeo.datamodules import BaseDataModule
 
-    from .datamodules.support.adapter import describe_datamodule
+    from .datamodules.support.exporting import export_datamodule
     from .files import read_yaml
     from .objects import make_object
-    from .pairs.export import write_real_pairs
-    from .pairs.tiles import TileDataset
+    from .pairs.manifest import read_manifest
     from .trust.measuring import real_config
-    from .trust.overlap import split_datasets
 
     path, bands = Path(options.data), _bands(options)
     config = real_config(options.data, batch_size=1)
@@ -126,16 +124,11 @@ def _export_samples(options: Namespace, out: Path) -> int:
         # it measures its bands, and refuses dead ones
         config['init_args']['bands'], bands = bands, None
     datamodule = make_object(config, BaseDataModule)
-    sets = split_datasets(datamodule)
-    given = read_yaml(path).get('spec') if path.is_file() else None
-    spec = describe_datamodule(datamodule, given)
-    if options.tile is not None:
-        size = (options.tile, options.tile)
-        sets = {name: TileDataset(dataset, size) for name, dataset in sets.items()}
-    settings = {'exported': Path(options.data).name, 'tile': options.tile}
-    card = f'# Pairs exported from {type(datamodule).__name__}\n'
-    write_real_pairs(out, spec, sets, settings, card, bands)
-    return sum(map(len, sets.values()))
+    spec = read_yaml(path).get('spec') if path.is_file() else None
+    export_datamodule(
+        datamodule, out, options.split, options.tile, options.stride, spec, bands
+    )
+    return sum(row['accepted'] for row in read_manifest(out))
 
 
 def overlap(options: Namespace) -> None:

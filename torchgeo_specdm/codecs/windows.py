@@ -3,6 +3,7 @@
 
 """Networks for patches of one size, applied to scenes of any larger size."""
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import product
@@ -10,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from ..metrics.stitching import pyramid
 
 #: Windows that go through a network at a time, whatever the size of the scene.
 _AT_ONCE = 16
@@ -27,7 +26,8 @@ def in_windows(
     """Apply a network to overlapping windows, and fuse what it returns.
 
     Windows overlap by half, and each counts less towards its rim, where a network has
-    seen half of the surroundings. A denoiser that is fused at each of its steps draws
+    seen half of the surroundings, by a squared sine. A linear fall leaves seams
+    (docs/notes/diffusion.md). A denoiser that is fused at each of its steps draws
     one seamless scene in this way (MultiDiffusion, arXiv 2302.08113): all windows go on
     from the same noisy latent, so where they overlap they differ little.
 
@@ -100,11 +100,20 @@ class _Fusion:
             whole = [int(side * factor) for side in self.whole]
             self.total = parts.new_zeros(parts.shape[1], *whole)
             self.weight = parts.new_zeros(whole)
-        share = pyramid(*size).to(parts)
+        share = _weights(*size).to(parts)
         corners = [(int(y * factor), int(x * factor)) for y, x in corners]
         for place, part in zip(_places(corners, size), parts, strict=True):
             self.total[place] += share * part
             self.weight[place[1:]] += share
+
+
+def _weights(height: int, width: int) -> Tensor:
+    """Weight of each cell of a window: a squared sine along each side, above 0."""
+    rows, columns = (
+        torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square()
+        for side in (height, width)
+    )
+    return rows[:, None] * columns
 
 
 def _places(

@@ -162,6 +162,11 @@ class OSCD(PlottedDataset):
         """The city of each tile: tiles of one city are alike."""
         return [self.scenes[number].name for number, _, _ in self._tiles]
 
+    def corner(self, index: int) -> tuple[int, int]:
+        """Row and column of the first pixel of a tile in its city."""
+        _, row, column = self._tiles[index]
+        return row, column
+
     def sharing_ground(self, index: int) -> list[bool]:
         """Whether each tile shows ground that a tile shows too.
 

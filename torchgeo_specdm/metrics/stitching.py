@@ -56,7 +56,7 @@ class Stitcher:
             tile: Position of each tile (see the class).
             mask: True class positions (B, h, w) or (B, 1, h, w), if known.
         """
-        weighted = probabilities.float().cpu() * pyramid(*probabilities.shape[-2:])
+        weighted = probabilities.float().cpu() * _weights(*probabilities.shape[-2:])
         for i, corner in enumerate(tile.tolist()):
             scene, row, column, *size = corner
             if scene not in self._sums:
@@ -95,17 +95,8 @@ class Stitcher:
         return found
 
 
-def pyramid(height: int, width: int) -> Tensor:
-    """Weight of each pixel of a tile: a pyramid, above 0 everywhere.
-
-    Args:
-        height: Pixels.
-        width: Pixels.
-
-    Returns:
-        Weights (height, width), whose sum is the same everywhere but at the rim, if
-        tiles of even sides overlap by half.
-    """
+def _weights(height: int, width: int) -> Tensor:
+    """Weight of each pixel of a tile: a pyramid, above 0 everywhere."""
     ramps = [
         torch.minimum(up := torch.arange(1, side + 1), up.flip(0)) / side
         for side in (height, width)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..files import write_verified
 from .layout import image_stems
-from .rasters import write_class_raster
+from .rasters import place_of, write_class_raster
 from .writer import PairWriter
 
 
@@ -48,20 +48,7 @@ class CopyWriter(PairWriter):
             files[file] = write_verified(self.root / file, path.read_bytes())
         file = f'masks/{name}.tif'
         tags = {'SYNTHETIC': 'YES', 'SAMPLE': name, **tags}
-        files[file] = write_class_raster(self.root / file, mask, self.spec, tags)
-        self._append({'id': name, **record, 'accepted': True, 'files': files})
-
-    def reject(self, name: str, reason: str, record: Mapping[str, Any]) -> None:
-        """Write the manifest line of a sample that is left out.
-
-        Args:
-            name: The sample's id.
-            reason: Why it is left out.
-            record: Further entries of the line, ``index`` among them.
-
-        Raises:
-            OSError: If the line cannot be written.
-        """
-        self._append(
-            {'id': name, **record, 'accepted': False, 'reason': reason, 'files': {}}
+        files[file] = write_class_raster(
+            self.root / file, mask, self.spec, tags, **place_of(paths[0])
         )
+        self._append({'id': name, **record, 'accepted': True, 'files': files})

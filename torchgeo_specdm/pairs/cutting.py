@@ -3,12 +3,10 @@
 
 """A scene and its labels, cut into a folder of pairs."""
 
-import csv
-import io
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -19,24 +17,15 @@ from rasterio.features import rasterize
 from rasterio.windows import Window, bounds, transform
 from tqdm import tqdm
 
-from ..files import write_atomically, write_text
+from ..files import write_atomically
 from .description import CLASSES
-from .layout import PLACES
+from .layout import PLACES, PlacedSample, write_table
 from .rasters import read_raster
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
-_BLOCK = 4
+BLOCK = 4
 #: Code of pixels outside of all polygons.
 _OUTSIDE = 0
-
-
-class _Place(NamedTuple):
-    """A line of ``places.csv``."""
-
-    id: str
-    place: str
-    row: int
-    column: int
 
 
 def export_scene(
@@ -93,7 +82,7 @@ def export_scene(
                 seen = scene.read_masks(window=window).any()
                 if seen and not np.isin(mask, reader.no_label).all():
                     name = f'{row:05d}_{column:05d}'
-                    places.append(_Place(name, place, row, column))
+                    places.append(PlacedSample(name, place, row, column))
                     _copy_window(scene, window, out / 'images' / f'{name}.tif')
                     reader.write(mask, window, out / 'masks' / f'{name}.tif')
     if not places:
@@ -102,7 +91,7 @@ def export_scene(
             'a smaller tile, or look whether scene and labels overlap.'
         )
     reader.write_classes(out)
-    _write_places(out, places)
+    write_table(out / PLACES, PlacedSample._fields, places)
     return len(places)
 
 
@@ -186,7 +175,7 @@ class _Labels:
     def write_classes(self, out: Path) -> None:
         """Write ``classes.csv`` where the classes have names."""
         if self.names:
-            write_text(out / CLASSES, _table(('id', 'name'), self.names.items()))
+            write_table(out / CLASSES, ('id', 'name'), self.names.items())
 
     def _read_polygons(self, path: Path, attribute: str | None) -> Any:
         """Polygons with a column ``code``, in the system of the scene."""
@@ -227,7 +216,7 @@ def _block_corners(
     shape: tuple[int, int], tile: int, stride: int
 ) -> Iterator[tuple[int, int, str]]:
     """Row, column and block of each tile that lies within one block."""
-    block = _BLOCK * tile
+    block = BLOCK * tile
     for top in range(0, shape[0], block):
         for left in range(0, shape[1], block):
             bottom, right = min(top + block, shape[0]), min(left + block, shape[1])
@@ -263,14 +252,3 @@ def _copy_window(scene: Any, window: Window, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save)
-
-
-def _write_places(out: Path, places: Sequence[_Place]) -> None:
-    write_text(out / PLACES, _table(_Place._fields, places))
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerows([header, *rows])
-    return text.getvalue()

@@ -4,13 +4,15 @@
 """The files of a folder of pairs: their names and lists."""
 
 import csv
+import io
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ..files import read_text
+from ..files import read_text, write_text
 from .arrays import ARRAYS
 from .manifest import MANIFEST
 
@@ -32,6 +34,15 @@ _KINDS = (
 _BESIDE = ('.hdr', '.xml', '.ovr', '.tfw', '.txt', '.json', '.md', '.csv', '.qml')
 #: How many faulty files an error names.
 _SHOWN = 5
+
+
+class PlacedSample(NamedTuple):
+    """A line of ``places.csv``."""
+
+    id: str
+    place: str
+    row: int  #: of the upper left pixel in the place
+    column: int  #: of the upper left pixel in the place
 
 
 class PairFiles:
@@ -173,6 +184,22 @@ def read_table(
             )
         rows.append(row)
     return rows
+
+
+def write_table(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
+    """Write a table for :func:`read_table`.
+
+    Args:
+        path: The file.
+        header: Names of the columns.
+        rows: A value for each column.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def read_places(root: Path, ids: Sequence[str]) -> dict[str, str]:

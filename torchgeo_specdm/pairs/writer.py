@@ -120,9 +120,7 @@ class PairWriter:
             dates = np.where(holes, 0, dates)
         if not np.isfinite(dates).all():
             _log.warning('%s: sample %s has non-finite pixels.', self.root, name)
-            self._append(
-                row | {'accepted': False, 'reason': 'non-finite pixels', 'files': {}}
-            )
+            self.reject(name, 'non-finite pixels', record)
             return
         stored, clipped = to_dtype(dates, np.dtype(self.spec.dtype))
         files = {}
@@ -138,6 +136,20 @@ class PairWriter:
             self.root / file, mask, self.spec, tags, **place
         )
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
+        self._append(row)
+
+    def reject(self, name: str, reason: str, record: Mapping[str, Any]) -> None:
+        """Write the manifest line of a sample that is left out.
+
+        Args:
+            name: The sample's id.
+            reason: Why it is left out.
+            record: Further entries of the line, ``index`` among them.
+
+        Raises:
+            OSError: If the line cannot be written.
+        """
+        row = {'id': name, **record, 'accepted': False, 'reason': reason, 'files': {}}
         self._append(row)
 
     def finish(self, card: str) -> None:

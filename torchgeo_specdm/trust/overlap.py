@@ -3,7 +3,6 @@
 
 """Patches of one place in two splits, found by what they show."""
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..datamodules.support.adapter import split_datasets
 from ..pairs.spec import SampleSpec
 
-_SPLITS = ('train', 'val', 'test')
 #: Least share of the smaller patch that both must show. Chance agrees best where little
 #: is compared, and a strip along an edge leaks little.
 _LEAST_SHARE = 0.2
@@ -111,25 +110,6 @@ def overlaps_between_splits(
         f'{one}-{other}': find_overlaps(sets[one], sets[other], spec, progress)
         for one, other in combinations(sets, 2)
     }
-
-
-def split_datasets(datamodule: Any) -> dict[str, Any]:
-    """The data sets of a datamodule that are there, by name.
-
-    Args:
-        datamodule: Any datamodule; it is set up to fit and to test. That it cannot
-            test is a warning.
-
-    Returns:
-        The data sets of ``train``, ``val`` and ``test``.
-    """
-    datamodule.setup('fit')
-    try:
-        datamodule.setup('test')
-    except (ValueError, FileNotFoundError) as error:
-        warnings.warn(f'There is no test set to look at: {error}', stacklevel=2)
-    found = {name: getattr(datamodule, f'{name}_dataset', None) for name in _SPLITS}
-    return {name: dataset for name, dataset in found.items() if dataset is not None}
 
 
 def describe_overlaps(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..codecs import Codec, ReconstructionScores
 from ..compat import BaseTask
+from ..datamodules.support.adapter import split_datasets
 from ..diffusion import Generator
 from ..files import write_text
 from ..metrics.class_spectra import ClassSpectra, SpectrumClassifier
@@ -30,7 +31,7 @@ from ..tasks.support.plateau import settled
 from .datamodule import SETS, TrustDataModule
 from .judges import Judges, JudgeTraining, load_judges, share_places
 from .measures import MEASURES
-from .overlap import overlaps_between_splits, split_datasets
+from .overlap import overlaps_between_splits
 from .scores import ScoreFiles, read_scores
 from .sides import Alignment, Readings, Side, sample_agreement
 from .summary import nearness, plain, summarise

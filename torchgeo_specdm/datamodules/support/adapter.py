@@ -17,6 +17,7 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ...codecs import Codec
 from ...pairs.facts import declared_names, declared_spec, innermost, survey
+from ...pairs.layout import SPLITS
 from ...pairs.spec import SampleSpec, fits_dtype, usual_unit
 from ...pairs.valid import mark_missing
 from .resumable import seed_random
@@ -62,14 +63,35 @@ def describe_datamodule(
     if not isinstance(datamodule, NonGeoDataModule):
         raise TypeError(
             f'{type(datamodule).__name__} is no NonGeoDataModule: its samples are '
-            'boxes, not numbers. Write its patches to a folder of pairs first.'
+            'boxes, not numbers. Write its patches to a folder of pairs first: '
+            'torchgeo-specdm export.'
         )
-    training = _training_set(datamodule)
+    return describe_dataset(
+        type(datamodule).__name__, _training_set(datamodule), overrides
+    )
+
+
+def describe_dataset(
+    name: str, training: Any, overrides: Mapping[str, Any]
+) -> SampleSpec:
+    """Find out what the samples of a data set are, from what it says and a few of them.
+
+    Args:
+        name: Whose samples they are, for messages.
+        training: Map-style data set.
+        overrides: Fields of :class:`SampleSpec` that are known.
+
+    Returns:
+        The description.
+
+    Raises:
+        ValueError: If the classes are not known, or masks have several channels.
+    """
     seen = survey(training)
     if seen.form.layers not in ((), (1,)):
         # some datamodules choose a layer after batch transfer; folders of pairs cannot
         raise ValueError(
-            f'{type(datamodule).__name__} has masks of '
+            f'{name} has masks of '
             f'{(*seen.form.layers, *seen.form.size)}, but synthetic samples have one '
             'class for each pixel and could not be mixed with them. Write the masks '
             'that you mean to a folder of pairs first.'
@@ -105,6 +127,25 @@ def describe_datamodule(
         'dtype': dtype,
     }
     return SampleSpec.from_dict(found | overrides)
+
+
+def split_datasets(datamodule: Any) -> dict[str, Any]:
+    """The data sets of a datamodule that are there, by name.
+
+    Args:
+        datamodule: Any datamodule; it is set up to fit and to test. That it cannot
+            test is a warning.
+
+    Returns:
+        The data sets of ``train``, ``val`` and ``test``.
+    """
+    datamodule.setup('fit')
+    try:
+        datamodule.setup('test')
+    except (ValueError, FileNotFoundError) as error:
+        warnings.warn(f'There is no test set to look at: {error}', stacklevel=2)
+    found = {name: getattr(datamodule, f'{name}_dataset', None) for name in SPLITS}
+    return {name: dataset for name, dataset in found.items() if dataset is not None}
 
 
 def digital_numbers(datamodule: BaseDataModule, image: Tensor) -> Tensor:

@@ -1,0 +1,214 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""Data sets of rasters and of change, exported as folders of pairs."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.windows import from_bounds
+from torchgeo.datamodules import L7IrishDataModule, NAIPChesapeakeDataModule
+from torchgeo.datamodules import OSCDDataModule as TorchGeoOSCD
+
+from tests.data.geo import L7_CODES, make_l7irish, make_naip
+from tests.data.oscd import TEST, TRAIN, fake_image, fake_mask, make_oscd
+from torchgeo_specdm import OSCDDataModule, PairFolder, PairFolderDataModule
+from torchgeo_specdm.datamodules.support.exporting import export_datamodule
+
+
+def places(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / 'places.csv').open() as file:
+        return {row['id']: row for row in csv.DictReader(file)}
+
+
+def at_its_place(file: Path, sources: list[Path]) -> bool:
+    """Whether an exported raster holds what one of the sources has at that place."""
+    with rasterio.open(file) as part:
+        values, bounds = part.read(), part.bounds
+        for path in sources:
+            with rasterio.open(path) as source:
+                inside = rasterio.coords.disjoint_bounds(bounds, source.bounds)
+                assert part.crs == source.crs
+                if inside:
+                    continue
+                window = from_bounds(*bounds, source.transform)
+                found = source.read(window=window.round())
+                if np.array_equal(found, values):
+                    return True
+    return False
+
+
+class TestL7Irish:
+    @pytest.fixture(scope='class')
+    def folders(self, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+        root = tmp_path_factory.mktemp('l7')
+        make_l7irish(root / 'l7')
+        data = L7IrishDataModule(paths=str(root / 'l7'), patch_size=16)
+        export_datamodule(data, root / 'out')
+        return root / 'l7', root / 'out'
+
+    def test_pixels_lie_where_they_lay(self, folders: tuple[Path, Path]) -> None:
+        source, out = folders
+        folder = PairFolder(out)
+        assert len(folder) > 20
+        for i, name in enumerate(folder.ids):
+            assert at_its_place(out / 'images' / f'{name}.tif', [*source.glob('L71*')])
+            # labels of TorchGeo are positions
+            with rasterio.open(out / 'masks' / f'{name}.tif') as mask:
+                codes, bounds = L7_CODES[mask.read(1)], mask.bounds
+            for path in source.glob('L7_*'):
+                with rasterio.open(path) as scene:
+                    window = from_bounds(*bounds, scene.transform).round()
+                    there = scene.read(1, window=window, boundless=True, fill_value=7)
+                if np.array_equal(there, codes):
+                    break
+            else:
+                raise AssertionError(folder.ids[i])
+
+    def test_is_described(self, folders: tuple[Path, Path]) -> None:
+        spec = PairFolder(folders[1]).spec
+        assert spec.classes[1] == 'Cloud Shadow'
+        assert spec.dtype == 'uint8' and spec.scale == pytest.approx(1 / 255)
+        assert spec.bands[5] == 'B61'
+        assert spec.rgb == (2, 1, 0)
+
+    def test_splits_and_places(self, folders: tuple[Path, Path]) -> None:
+        data = PairFolderDataModule(str(folders[1]), batch_size=2)
+        data.prepare_data()
+        data.setup('fit')
+        data.setup('test')
+        ids = data.split_ids()
+        assert all(ids.values())
+        # scenes lie apart, and random_bbox_assignment gives whole scenes
+        where = places(folders[1])
+        used = [{where[name]['place'] for name in part} for part in ids.values()]
+        assert not used[0] & used[1] and not (used[0] | used[1]) & used[2]
+
+
+class TestNAIP:
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> NAIPChesapeakeDataModule:
+        make_naip(tmp_path)
+        return NAIPChesapeakeDataModule(
+            patch_size=8,
+            naip_paths=str(tmp_path / 'naip'),
+            chesapeake_paths=str(tmp_path / 'chesapeake'),
+        )
+
+    def test_files_that_overlap(
+        self, data: NAIPChesapeakeDataModule, tmp_path: Path
+    ) -> None:
+        out = tmp_path / 'out'
+        export_datamodule(data, out)
+        folder = PairFolder(out)
+        # a grid over all of it, none twice
+        assert len(folder) == 64
+        assert len({(*row.values(),)[1:] for row in places(out).values()}) == 64
+        for name in folder.ids:
+            for kind, source in (('images', 'naip'), ('masks', 'chesapeake')):
+                sources = [*(tmp_path / source).iterdir()]
+                assert at_its_place(out / kind / f'{name}.tif', sources)
+        assert folder.spec.codes == (11, 22, 42, 95)
+        assert folder.spec.colors[1] == (235, 6, 2)
+
+    def test_training_gives_way_where_tiles_share_ground(
+        self, data: NAIPChesapeakeDataModule, tmp_path: Path
+    ) -> None:
+        out = tmp_path / 'out'
+        export_datamodule(data, out, tile=12, stride=4)
+        module = PairFolderDataModule(str(out), batch_size=2)
+        # refuses ground that training shows
+        module.prepare_data()
+        taken = {
+            split: np.zeros((200, 200), bool) for split in ('train', 'val', 'test')
+        }
+        first = next(iter(places(out).values()))['place'].split('_')
+        for split, ids in module.split_ids().items():
+            for name in ids:
+                row = places(out)[name]
+                y, x = (
+                    48 * (int(block) - int(base)) + int(row[inside]) + 96
+                    for block, base, inside in zip(
+                        row['place'].split('_'), first, ('row', 'column'), strict=True
+                    )
+                )
+                taken[split][y : y + 12, x : x + 12] = True
+        assert not (taken['train'] & (taken['val'] | taken['test'])).any()
+        assert all(part.any() for part in taken.values())
+
+    def test_some_splits(self, data: NAIPChesapeakeDataModule, tmp_path: Path) -> None:
+        export_datamodule(data, tmp_path / 'out', ['test'])
+        assert PairFolder(tmp_path / 'out').count_splits() == {'test': 16}
+
+    def test_tiles_that_do_not_fit(
+        self, data: NAIPChesapeakeDataModule, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match='as large as a tile of 100 pixels'):
+            export_datamodule(data, tmp_path / 'out', tile=100)
+
+
+class TestOSCD:
+    @pytest.fixture(scope='class')
+    def root(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        root = tmp_path_factory.mktemp('oscd')
+        make_oscd(root)
+        return root
+
+    def test_ours_by_city(self, root: Path, tmp_path: Path) -> None:
+        out = tmp_path / 'out'
+        export_datamodule(OSCDDataModule(str(root), patch_size=16, overlap=0.5), out)
+        folder, where = PairFolder(out), places(out)
+        for split, cities in (('train', {*TRAIN} - {'bordeaux'}), ('test', {*TEST})):
+            found = {where[name]['place'] for name in folder.choose_ids(split)}
+            assert found == cities
+        for i in (0, 5):
+            row = where[folder.ids[i]]
+            window = self.window(row, 16)
+            city = (TRAIN | TEST)[row['place']]
+            image = fake_image(folder.spec.bands, *city)[window]
+            assert np.array_equal(folder[i]['image'], image)
+
+    def test_that_of_torchgeo_is_cut(self, root: Path, tmp_path: Path) -> None:
+        out = tmp_path / 'out'
+        data: Any = TorchGeoOSCD(root=str(root), patch_size=8)
+        export_datamodule(data, out, tile=16)
+        folder, where = PairFolder(out), places(out)
+        tiles = sum((h // 16) * (w // 16) for h, w in (TRAIN | TEST).values())
+        assert len(folder) == tiles
+        assert folder.spec.dates == 2 and folder.spec.classes == ('no change', 'change')
+        # whole cities, in the order of the split
+        row = next(row for row in where.values() if row['place'] == 'test_0')
+        sample = folder[folder.ids.index(row['id'])]
+        city = TEST[min(TEST)]
+        window = self.window(row, 16)
+        assert np.array_equal(sample['mask'][0], fake_mask(*city)[window])
+        assert torch.equal(
+            sample['image'],
+            torch.from_numpy(fake_image(folder.spec.bands, *city)[window]).float(),
+        )
+
+    def test_stops_and_goes_on(self, root: Path, tmp_path: Path) -> None:
+        out = tmp_path / 'out'
+        export_datamodule(TorchGeoOSCD(root=str(root)), out, tile=16)
+        whole = {p: p.read_bytes() for p in out.rglob('*') if p.is_file()}
+        (out / 'README.md').unlink()
+        (out / 'images' / '000003_2.tif').unlink()
+        export_datamodule(TorchGeoOSCD(root=str(root)), out, tile=16)
+        assert whole == {p: p.read_bytes() for p in out.rglob('*') if p.is_file()}
+        with pytest.raises(FileExistsError, match='tile: 16 there, 8 here'):
+            export_datamodule(TorchGeoOSCD(root=str(root)), out, tile=8)
+
+    def window(self, row: dict[str, str], size: int) -> Any:
+        top, left = int(row['row']), int(row['column'])
+        return (..., slice(top, top + size), slice(left, left + size))
+
+
+def test_numbers_that_say_nothing(tmp_path: Path) -> None:
+    for given in ({'tile': 0}, {'tile': 8, 'stride': 0}, {'stride': 4}):
+        with pytest.raises(ValueError, match='stride='):
+            export_datamodule(TorchGeoOSCD(), tmp_path, **given)
