@@ -21,7 +21,7 @@ L7_SIZE = (50, 70)
 L7_CODES = np.array([0, 64, 128, 192, 255], np.uint8)
 STATES = ('dc', 'de', 'md', 'ny', 'pa', 'va', 'wv')
 #: Side in pixels of all that NAIP shows here.
-NAIP_SIZE = 64
+NAIP_SIZE = 32
 NAIP_CODES = np.array([11, 22, 42, 95], np.uint8)
 
 
@@ -47,7 +47,7 @@ def make_naip(root: Path) -> None:
     image = random.integers(1, 255, (4, size, size)).astype(np.uint8)
     mask = NAIP_CODES[random.integers(0, 4, (1, size, size))]
     half = size // 2
-    for name, first, last in (('a', 0, half + 8), ('b', half - 8, size)):
+    for name, first, last in (('a', 0, half + 4), ('b', half - 4, size)):
         place = from_origin(500_000 + first, 4_300_000, 1, 1)
         path = root / 'naip' / f'm_380760{name == "b":d}_ne_18_1_20170501.tif'
         write_tiff(path, image[:, :, first:last], crs='EPSG:26918', transform=place)

@@ -85,10 +85,8 @@ def _grids(
     sets = {}
     for split, stage in zip(SPLITS, ('fit', 'validate', 'test'), strict=True):
         datamodule.setup(stage)
-        dataset = getattr(datamodule, f'{split}_dataset') or datamodule.dataset
-        sampler = getattr(datamodule, f'{split}_batch_sampler', None) or getattr(
-            datamodule, f'{split}_sampler'
-        )
+        dataset = _first(datamodule, f'{split}_dataset', 'dataset')
+        sampler = _first(datamodule, f'{split}_batch_sampler', f'{split}_sampler')
         if dataset is None or sampler is None or split not in splits:
             continue
         size = tile or round(sampler.size[1] / dataset.res[0])
@@ -100,6 +98,12 @@ def _grids(
             )
     drop_shared_ground(sets)
     return {split: tiles for split, tiles in sets.items() if len(tiles)}
+
+
+def _first(datamodule: GeoDataModule, *names: str) -> Any:
+    """The first attribute that is there; a sampler may be empty and still be one."""
+    found = (getattr(datamodule, name, None) for name in names)
+    return next((value for value in found if value is not None), None)
 
 
 def _keep_whole(sets: Mapping[str, Any]) -> None:

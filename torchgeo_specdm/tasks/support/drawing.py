@@ -3,6 +3,7 @@
 
 """Drawing a batch of samples, and writing it."""
 
+import logging
 import signal
 import warnings
 from pathlib import Path
@@ -23,6 +24,9 @@ from ...pairs.card import data_card
 from ...pairs.fingerprint import read_seen_samples, write_seen_samples
 from ...pairs.manifest import read_manifest
 from ...pairs.writer import PairWriter
+from .variation import measure_variation
+
+_log = logging.getLogger(__name__)
 
 
 def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -142,6 +146,19 @@ class PairPredictionWriter(BasePredictionWriter):
         data.keep_own(self.written, trainer.global_rank, trainer.world_size)
         # no process may write before all have seen what is there
         trainer.strategy.barrier()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if the generator is too poor to vary what it was given.
+
+        Args:
+            trainer: Tells the process.
+            pl_module: Has the generator.
+        """
+        task: Any = pl_module
+        if self.data.mode == 'vary' and trainer.is_global_zero:
+            found = measure_variation(task.generator, self.data.source)
+            if found.poor:
+                _log.warning(str(found))
 
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any
