@@ -25,6 +25,7 @@ from torchgeo_specdm import (
     PairFolderDataModule,
     SpecDMTask,
 )
+from torchgeo_specdm.pairs import cache
 
 matplotlib.use('agg')
 torch.set_num_threads(1)
@@ -59,6 +60,13 @@ PAIR_SPECTRA = np.array(
 )
 PAIR_SIZE = 32
 PAIR_LISTS = {'train': 16, 'val': 4, 'test': 4}
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is kept of the files of tests is theirs alone."""
+    cache.HOME = tmp_path_factory.mktemp('cache')
+    return cache.HOME
 
 
 def write_pair_folder(root: Path, dates: int = 1, seed: int = 0) -> Path:

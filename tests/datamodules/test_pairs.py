@@ -324,6 +324,31 @@ class TestAugmentation:
         assert found['image'].shape == (2, 4, 8, 8)
 
 
+class TestSizes:
+    @pytest.mark.parametrize('dates', [1, 2])
+    def test_samples_of_any_size_are_cropped(self, tmp_path: Path, dates: int) -> None:
+        make_pairs(tmp_path, 24, size=24, dates=dates)
+        make_pairs(tmp_path, 12, size=17, dates=dates)
+        with pytest.raises(ValueError, match=r'one size: cut them .*patch_size'):
+            PairFolderDataModule(str(tmp_path), 4).prepare_data()
+        data = PairFolderDataModule(str(tmp_path), 4, patch_size=16, val_share=0.4)
+        trainer = Trainer(logger=False, enable_checkpointing=False)
+        trainer.training, data.trainer = True, trainer
+        data.prepare_data()
+        data.setup('fit')
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            for batch in loader:
+                batch = data.on_after_batch_transfer(batch, 0)
+                assert batch['image'].shape[-2:] == batch['mask'].shape[-2:] == (16, 16)
+                # still one pixel, one label
+                image = batch['image'][..., :1, :, :] * data.std[0] + data.mean[0]
+                first = image if dates == 1 else image[:, 0]
+                mask = batch['mask'].reshape(-1, 1, 16, 16)
+                assert torch.equal(first.round().long() - 1, mask)
+        with pytest.raises(ValueError, match=r'patch_size=18 does not fit .* 17x17'):
+            PairFolderDataModule(str(tmp_path), 4, patch_size=18).prepare_data()
+
+
 class TestRefusals:
     def test_no_step(self, root: Path) -> None:
         with pytest.raises(ValueError, match='14 training samples for batch_size=16'):

@@ -5,11 +5,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from torchgeo.datamodules import NonGeoDataModule
+from torchvision.transforms.functional import center_crop
 
 from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
@@ -66,8 +70,9 @@ class PairFolderDataModule(NonGeoDataModule):
             num_workers: Number of workers for parallel data loading.
             bands: Names of the bands to load; ``live`` for all that are not the same
                 everywhere, or missing, in the whole folder; None for all.
-            patch_size: Side in pixels of the random crop in training; validation and
-                test see the whole patch. None for no crop.
+            patch_size: Side in pixels of the random crop in training, for samples of
+                any size; validation and test see whole samples, or where they differ in
+                size this much of the middle of each. None for no crop.
             val_share: Share of the samples for validation, if there is no list.
             test_share: Share of the samples for test, if there are no lists.
             seed: Seed of the split, if there are no lists, and of the folds.
@@ -104,6 +109,8 @@ class PairFolderDataModule(NonGeoDataModule):
         self.seed = seed
         self.fold = fold
         self.predict_root = predict_root
+        if patch_size is not None:
+            self.collate_fn = partial(_collate_crops, patch_size)
         self._folder: PairFolder | None = None
         self._verified = False
 
@@ -122,7 +129,10 @@ class PairFolderDataModule(NonGeoDataModule):
         if self._verified:
             return
         folder = self._everything()
-        folder.verify()
+        folder.verify(one_size=self.patch_size is None)
+        if self.patch_size is not None:
+            sizes = [folder.facts(i).form.size for i in range(len(folder))]
+            require_patch(self.patch_size, min(sizes, key=min))
         self._require_apart(folder)
         self._verified = True
 
@@ -145,14 +155,14 @@ class PairFolderDataModule(NonGeoDataModule):
             require_patch(self.patch_size, train.facts(0).form.size)
             self.train_dataset = train
         if stage in ('fit', 'validate'):
-            self.val_dataset = folder.select(ids['val'])
+            self.val_dataset = self._alike(folder.select(ids['val']))
         if stage == 'test':
             if not ids['test']:
                 raise ValueError(
                     f'{self.root} has no test set: 0 samples are for test. Write '
                     'test.txt, or remove all lists for a random split.'
                 )
-            self.test_dataset = folder.select(ids['test'])
+            self.test_dataset = self._alike(folder.select(ids['test']))
         if stage == 'predict':
             # scenes differ in size
             self.predict_batch_size = 1
@@ -185,6 +195,16 @@ class PairFolderDataModule(NonGeoDataModule):
         if self._folder is None:
             self._folder = PairFolder(self.root, bands=self.bands)
         return self._folder
+
+    def _alike(self, folder: PairFolder) -> PairFolder:
+        """Samples of one size: the middle of each where they differ."""
+        side = self.patch_size
+        if side is None:
+            return folder
+        sizes = {folder.facts(i).form.size for i in range(len(folder))}
+        if len(sizes) > 1:
+            folder.transforms = partial(_crop_middle, side)
+        return folder
 
     def _require_apart(self, folder: PairFolder) -> None:
         """Refuse to score copies or the ground of training samples."""
@@ -278,6 +298,28 @@ class PairFolderDataModule(NonGeoDataModule):
         for name in ids:
             cut[split_of[place_of[name]]].append(name)
         return cut
+
+
+def _crop_middle(side: int, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A square of the middle of a sample."""
+    return {key: center_crop(value, [side, side]) for key, value in sample.items()}
+
+
+def _collate_crops(side: int, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch; of samples that differ in size, squares at random places."""
+    if len({sample['mask'].shape for sample in samples}) > 1:
+        samples = [_crop_somewhere(side, sample) for sample in samples]
+    batch: dict[str, Tensor] = default_collate(samples)
+    return batch
+
+
+def _crop_somewhere(side: int, sample: dict[str, Tensor]) -> dict[str, Tensor]:
+    height, width = sample['mask'].shape[-2:]
+    require_patch(side, (height, width))
+    top = int(torch.randint(height - side + 1, ()))
+    left = int(torch.randint(width - side + 1, ()))
+    rows, columns = slice(top, top + side), slice(left, left + side)
+    return {key: value[..., rows, columns] for key, value in sample.items()}
 
 
 def _assign(

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import __version__
 from ..files import read_json, sha256, write_text
+from ..pairs.cache import FileCache, pack_facts, unpack_facts
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
@@ -173,7 +175,7 @@ class PairFolder(PlottedDataset):
         return [name for name in chosen if name not in rejected]
 
     def facts(self, index: int) -> SampleFacts:
-        """Facts of a sample, which is read once in the life of the folder.
+        """Facts of a sample, which is read once while its files do not change.
 
         Args:
             index: Position in :attr:`ids`.
@@ -186,7 +188,10 @@ class PairFolder(PlottedDataset):
         """
         name = self.ids[index]
         if name not in self._facts:
-            self._facts[name] = SampleFacts.of(self._load(name))
+            kept = self._cache.kept.get(name)
+            self._facts[name] = (
+                unpack_facts(kept) if kept else SampleFacts.of(self._load(name))
+            )
         return self._facts[name]
 
     def select(self, ids: Sequence[str]) -> 'PairFolder':
@@ -255,8 +260,11 @@ class PairFolder(PlottedDataset):
             content.update('\n'.join([name, *map(sha256, paths), '']).encode())
         return content.hexdigest()[:16]
 
-    def verify(self) -> None:
+    def verify(self, one_size: bool = True) -> None:
         """Read every sample once, and refuse the folder if any is at fault.
+
+        Args:
+            one_size: Whether all patches must have one size.
 
         Raises:
             ValueError: As :meth:`__getitem__`, and if patches differ in size, with
@@ -271,15 +279,23 @@ class PairFolder(PlottedDataset):
                 faults.append(str(error))
             else:
                 first, size = (name, shape) if size is None else (first, size)
-                if shape != size:
+                if one_size and shape != size:
                     faults.append(
                         f'{self.mask_path(name)} and its image have {_pixels(shape)}, '
                         f'but those of {first} {_pixels(size)}. All patches of a '
-                        'folder must have one size: cut them first.'
+                        'folder must have one size: cut them first, or train on '
+                        'crops with patch_size.'
                     )
             if len(faults) == _MOST_FAULTS:
                 faults.append('Further samples were not looked at.')
                 break
+        self._cache.keep(
+            {
+                n: pack_facts(f)
+                for n, f in self._facts.items()
+                if n not in self._cache.kept
+            }
+        )
         if faults:
             raise ValueError('\n'.join(faults))
         require_unchanged(self.root)
@@ -333,6 +349,12 @@ class PairFolder(PlottedDataset):
             raise ValueError(f'{self.root}: {error}') from error
         self._channels = [stored.bands.index(band) for band in bands]
         self._facts: dict[str, SampleFacts] = {}
+        settings = json.dumps([__version__, self._stored.spec.to_dict(), [*bands]])
+        self._cache = FileCache(self.root, settings, self._paths)
+
+    def _paths(self, name: str) -> list[Path]:
+        """All files of a sample."""
+        return [*self.image_paths(name), self.mask_path(name)]
 
     def _labels_beside(
         self, name: str, near: Sequence[str], corners: Mapping[str, tuple[int, int]]

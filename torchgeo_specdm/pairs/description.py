@@ -3,6 +3,7 @@
 
 """The description of a folder of pairs, as written in it or as found out."""
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
+from .cache import FileCache
 from .layout import DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, read_codes, read_raster
 from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
@@ -337,9 +339,14 @@ def _classes_of_masks(
     files: PairFiles, no_label: Sequence[int], variable: str | None
 ) -> list[int]:
     """All positions up to the highest in the masks, if they look like positions."""
-    found: set[int] = set()
+    cache = FileCache(files.root, f'codes {variable}', lambda name: (files.mask(name),))
+    texts = {name: text for name, (text, _) in cache.kept.items()}
     for name in files.ids:
-        found |= {*np.unique(read_codes(files.mask(name), variable)).tolist()}
+        if name not in texts:
+            codes = np.unique(read_codes(files.mask(name), variable))
+            texts[name] = json.dumps(codes.tolist())
+    cache.keep({name: (text, b'') for name, text in texts.items()})
+    found = {code for text in {*texts.values()} for code in json.loads(text)}
     ignored = {*no_label} or {USUAL_IGNORE}
     labels = sorted(found - ignored)
     top = max(labels, default=0)

@@ -1,0 +1,141 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""What was found in files, kept between runs for as long as they do not change."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .facts import BandMoments, SampleFacts, SampleForm
+
+#: Folder of all caches.
+HOME = (
+    Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'torchgeo_specdm'
+)
+#: Seconds within which a file may change again without another time.
+_RACY = 2.0
+#: What stands beside a raster and says how to read it.
+_BESIDE = ('.aux.xml', '.hdr')
+
+#: A text and numbers, (N,) float64.
+Entry = tuple[str, bytes]
+
+
+class FileCache:
+    """Entries by name, each true while its files have the same sizes and times.
+
+    It lies in the user's folder of caches (``XDG_CACHE_HOME``, else ``~/.cache``), since
+    data may be read-only, and what lies beside them is hashed. Where nothing can be
+    written, nothing is kept. Files that have changed just now are not trusted: they may
+    change again within the resolution of their time.
+
+    Args:
+        root: Folder of the files.
+        settings: All else that entries depend on.
+        paths: Gives the files of a name.
+    """
+
+    def __init__(
+        self, root: Path, settings: str, paths: Callable[[str], Sequence[Path]]
+    ) -> None:
+        """Find the place of the entries."""
+        key = hashlib.sha256(f'{root.resolve()}\n{settings}'.encode()).hexdigest()
+        self.path = HOME / f'{key[:16]}.sqlite'
+        self.paths = paths
+
+    @cached_property
+    def kept(self) -> dict[str, Entry]:
+        """The entries whose files have not changed; read once."""
+        found: dict[str, Entry] = {}
+        with contextlib.suppress(sqlite3.Error, OSError):
+            if self.path.exists():
+                with contextlib.closing(sqlite3.connect(self.path)) as store:
+                    rows = store.execute('SELECT name, stamp, text, data FROM found')
+                    for name, stamp, text, data in rows:
+                        if stamp == self._stamp(name):
+                            found[name] = (text, data)
+        return found
+
+    def keep(self, entries: Mapping[str, Entry]) -> None:
+        """Add entries that are not there yet.
+
+        Args:
+            entries: By name.
+        """
+        latest = time.time() - _RACY
+        rows = []
+        with contextlib.suppress(sqlite3.Error, OSError):
+            for name, entry in entries.items():
+                if name not in self.kept and self._changed(name) < latest:
+                    rows.append((name, self._stamp(name), *entry))
+            if not rows:
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(self.path)) as store, store:
+                store.execute(
+                    'CREATE TABLE IF NOT EXISTS found '
+                    '(name TEXT PRIMARY KEY, stamp TEXT, text TEXT, data BLOB)'
+                )
+                store.executemany('INSERT OR REPLACE INTO found VALUES (?,?,?,?)', rows)
+
+    def _stamp(self, name: str) -> str | None:
+        """Sizes and times of the files of a name; None if one is gone."""
+        try:
+            stats = [os.stat(path) for path in self.paths(name)]
+        except (OSError, KeyError):
+            return None
+        for path in self.paths(name):
+            for beside in (f'{path}{_BESIDE[0]}', path.with_suffix(_BESIDE[1])):
+                with contextlib.suppress(OSError):
+                    stats.append(os.stat(beside))
+        return ' '.join(f'{stat.st_size}:{stat.st_mtime_ns}' for stat in stats)
+
+    def _changed(self, name: str) -> float:
+        """Time at which a file of a name last changed, in seconds."""
+        return max(os.stat(path).st_mtime for path in self.paths(name))
+
+
+def pack_facts(facts: SampleFacts) -> Entry:
+    """Facts of a sample as an entry.
+
+    Args:
+        facts: The facts.
+
+    Returns:
+        The entry.
+    """
+    form, moments, level, *plain = facts
+    dtypes = [str(form.image_dtype), str(form.mask_dtype)]
+    text = [form.channels, form.layers, dtypes, form.size, *plain]
+    numbers = np.stack([*moments, level.double().numpy()])
+    return json.dumps(text), numbers.astype(np.float64).tobytes()
+
+
+def unpack_facts(entry: Entry) -> SampleFacts:
+    """Undo :func:`pack_facts`.
+
+    Args:
+        entry: The entry.
+
+    Returns:
+        The facts, equal to the bit.
+    """
+    channels, layers, dtypes, size, *plain = json.loads(entry[0])
+    pixels, mean, squares, level = np.frombuffer(entry[1]).reshape(4, -1)
+    image, mask = (getattr(torch, name.split('.')[-1]) for name in dtypes)
+    return SampleFacts(
+        SampleForm(tuple(channels), tuple(layers), image, mask, tuple(size)),
+        BandMoments(pixels.astype(np.int64), mean, squares),
+        torch.from_numpy(level.copy()).float(),
+        *plain,
+    )
