@@ -33,7 +33,10 @@ def test_every_preset_builds_every_codec(name: str, codec: str) -> None:
     times = len(made.streams) if generator.process.cases.separate else 1
     assert len(generator.denoiser.embeddings) == times - 1
     assert generator.process.num_steps == 1000
-    assert made.settings == preset[codec]['codec']
+    # what follows from the number of bands is settled
+    wanted = {k: v for k, v in preset[codec]['codec'].items() if v is not None}
+    assert wanted.items() <= made.settings.items()
+    assert None not in made.settings.values()
     assert {'lr', 'warmup', 'weight_decay'} <= set(preset['autoencoder'])
     assert 0 < preset['diffusion']['ema'] < 1
 

@@ -50,7 +50,9 @@ class TestContentHash:
         (folder / name).write_bytes(data)
         assert content_hash(folder) != before
 
-    @pytest.mark.parametrize('name', ['train.txt', 'classes.csv', 'dataset.json'])
+    @pytest.mark.parametrize(
+        'name', ['train.txt', 'classes.csv', 'dataset.json', 'images/0001.npy']
+    )
     def test_lists_and_descriptions_matter(self, folder: Path, name: str) -> None:
         before = content_hash(folder)
         (folder / name).write_text('0001\n')

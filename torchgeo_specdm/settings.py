@@ -19,6 +19,8 @@ class Begun(TypedDict):
     settings: dict[str, Any]
 
 
+#: What other programs leave beside rasters, and a writer that was killed.
+_BESIDE = ('.xml', '.ovr', '.part')
 #: Lists and descriptions of a folder of pairs.
 _TEXTS = ('.json', '.csv', '.txt')
 
@@ -73,7 +75,11 @@ def content_hash(root: Path) -> str:
         descriptions.
     """
     rasters = [*root.glob('images/*'), *root.glob('masks/*')]
-    files = [path for path in rasters if path.suffix.lower() in ('.tif', '.tiff')]
+    files = [
+        path
+        for path in rasters
+        if path.suffix.lower() not in _BESIDE and path.name[0] != '.'
+    ]
     files += [path for path in root.iterdir() if path.suffix in _TEXTS]
     digest = hashlib.sha256()
     for path in sorted(files):

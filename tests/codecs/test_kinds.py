@@ -204,3 +204,13 @@ class TestPaperPreset:
         assert codec.factor == 4
         widths = {name: s.stop - s.start for name, s in codec.streams.items()}
         assert widths == {'image_1': 3, 'image_2': 3, 'mask': 3}
+
+
+@pytest.mark.parametrize(('bands', 'latents'), [(3, 8), (13, 8), (50, 16), (200, 28)])
+def test_latents_grow_with_the_bands(bands: int, latents: int) -> None:
+    spec = SampleSpec(tuple(f'b{i}' for i in range(bands)), ('a', 'b'), dates=2)
+    preset = load_preset('tiny', None)['two_stream']['codec']
+    codec = make_codec('two_stream', spec, preset)
+    assert codec.streams['image_2'] == slice(latents, 2 * latents)
+    # as it is built again
+    assert codec.settings['image_latents'] == latents

@@ -150,7 +150,8 @@ def test_what_is_passed_over_is_named(
     for i in range(2):
         (root / 'images' / f'{i:04d}.png').write_bytes(b'a quicklook')
     assert len(PairFolder(root)) == 2
-    assert '.tif or .tiff; passed over are 2 in .png' in caplog.text
+    said = '.tif or .tiff; passed over are 2 in .png (0000.png, 0001.png).'
+    assert said in caplog.text
 
 
 def test_names_in_any_unicode_form(tmp_path: Path) -> None:

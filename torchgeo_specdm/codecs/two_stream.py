@@ -3,6 +3,7 @@
 
 """The two-stream codec of SpecDM: images and masks do not share a parameter."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -25,7 +26,8 @@ class TwoStreamCodec(Codec):
         spec: Description of a sample.
         image_widths: Channels of the image branch's levels.
         mask_widths: Channels of the mask branch's levels.
-        image_latents: Latent channels of one image.
+        image_latents: Latent channels of one image; None for as many as its bands need
+            (:func:`latents_for`).
         mask_latents: Latent channels of the mask.
         layers: Residual blocks of each level.
         stem: Side of the space-to-depth stem (1: as published).
@@ -45,7 +47,7 @@ class TwoStreamCodec(Codec):
         spec: SampleSpec,
         image_widths: Sequence[int] = (128, 256, 512),
         mask_widths: Sequence[int] = (128, 256, 512),
-        image_latents: int = 3,
+        image_latents: int | None = 3,
         mask_latents: int = 3,
         layers: int = 2,
         stem: int = 1,
@@ -55,6 +57,8 @@ class TwoStreamCodec(Codec):
         kl_weight: float = 1e-6,
     ) -> None:
         """Build both branches."""
+        if image_latents is None:
+            image_latents = latents_for(spec.num_bands)
         settings = plain_settings(locals())
         if len(image_widths) != len(mask_widths):
             raise ValueError(
@@ -108,3 +112,18 @@ class TwoStreamCodec(Codec):
         """Lay the dates (B x T, d, h, w) and the mask (B, d, h, w) side by side."""
         dates = rearrange(image, '(b t) d h w -> b (t d) h w', t=self.spec.dates)
         return torch.cat([dates, mask], 1)
+
+
+def latents_for(bands: int) -> int:
+    """Latent channels that an image of so many bands needs.
+
+    Bands of one sensor say much the same, so they grow with the root of their number
+    only (docs/notes/autoencoder.md).
+
+    Args:
+        bands: Number of bands.
+
+    Returns:
+        A multiple of 4: 8 up to 24 bands, 16 for 50, 28 for 200.
+    """
+    return max(8, 4 * round(math.sqrt(bands) / 2))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchgeo.datamodules import NonGeoDataModule
-from torchvision.transforms.functional import center_crop
 
 from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
@@ -302,7 +301,8 @@ class PairFolderDataModule(NonGeoDataModule):
 
 def _crop_middle(side: int, sample: dict[str, Tensor]) -> dict[str, Tensor]:
     """A square of the middle of a sample."""
-    return {key: center_crop(value, [side, side]) for key, value in sample.items()}
+    height, width = sample['mask'].shape[-2:]
+    return _crop(side, (height - side) // 2, (width - side) // 2, sample)
 
 
 def _collate_crops(side: int, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -318,6 +318,12 @@ def _crop_somewhere(side: int, sample: dict[str, Tensor]) -> dict[str, Tensor]:
     require_patch(side, (height, width))
     top = int(torch.randint(height - side + 1, ()))
     left = int(torch.randint(width - side + 1, ()))
+    return _crop(side, top, left, sample)
+
+
+def _crop(
+    side: int, top: int, left: int, sample: dict[str, Tensor]
+) -> dict[str, Tensor]:
     rows, columns = slice(top, top + side), slice(left, left + side)
     return {key: value[..., rows, columns] for key, value in sample.items()}
 

@@ -343,8 +343,8 @@ def _classes_of_masks(
     texts = {name: text for name, (text, _) in cache.kept.items()}
     for name in files.ids:
         if name not in texts:
-            codes = np.unique(read_codes(files.mask(name), variable))
-            texts[name] = json.dumps(codes.tolist())
+            values = np.unique(read_codes(files.mask(name), variable))
+            texts[name] = json.dumps(values.tolist())
     cache.keep({name: (text, b'') for name, text in texts.items()})
     found = {code for text in {*texts.values()} for code in json.loads(text)}
     ignored = {*no_label} or {USUAL_IGNORE}

@@ -270,11 +270,13 @@ def list_rasters(folder: Path) -> dict[str, Path]:
     kind = next((kind for kind in _KINDS if {*kind} & {*endings}), _KINDS[0])
     passed = {e: n for e, n in endings.items() if e not in (*kind, *_BESIDE)}
     if passed:
+        names = [path.name for path in paths if path.suffix.lower() in passed]
         _log.warning(
-            '%s: read are files ending in %s; passed over are %s.',
+            '%s: read are files ending in %s; passed over are %s (%s).',
             folder,
             ' or '.join(kind),
             ', '.join(f'{n} in {e or "nothing"}' for e, n in sorted(passed.items())),
+            ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else ''),
         )
     found: dict[str, Path] = {}
     for path in paths:
