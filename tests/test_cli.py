@@ -369,9 +369,26 @@ class TestGenerate:
         assert main([*arguments, *given]) == 0
         assert len(PairFolder(tmp_path / 'synthetic')) == 3
 
+    def test_labels_given_images(
+        self, arguments: list[str], tmp_path: Path, pair_folder: Path
+    ) -> None:
+        # one mask for each image, so no count
+        given = ['--images', str(pair_folder), '--draws', '2', '--guidance', '0.5']
+        assert main([*arguments[:-2], *given]) == 0
+        drawn = PairFolder(tmp_path / 'synthetic')
+        assert drawn.ids == PairFolder(pair_folder).ids
+        settings = drawn.provenance['settings']
+        assert settings['draws'] == 2 and settings['sampling']['guidance'] == 0.5
+
     @pytest.mark.parametrize(
         'change, said',
         [
+            (['--draws', '2'], '--draws cannot be used with what is drawn here'),
+            (['--images', 'x'], '--count cannot be used'),
+            (['--change', 'x', '--augment'], '--augment cannot be used'),
+            (['--change', 'x', '--vary', 'x'], '--vary cannot be used'),
+            (['--change', 'x'], 'x'),
+            (['--guidance', '-1'], 'guidance=-1.0 must be 0 or more'),
             (['--count', '0'], 'count=0'),
             (['--devices', '0'], 'devices'),
             (['--devices', '99'], '99'),

@@ -16,6 +16,7 @@ from torchgeo.main import main as torchgeo
 from torchgeo_specdm import PairFolder, quickstart
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.quickstart import Quickstart
+from torchgeo_specdm.scenes.writing import write_scenes
 from torchgeo_specdm.study import stages
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
@@ -127,7 +128,11 @@ def test_the_whole_path(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / 'results'
+    # other scenes, whose masks are not looked at
+    more = tmp_path / 'more'
+    write_scenes(more, (5, 1, 1), 32, seed=7)
     command = ['quickstart', '--out', str(out), '--minutes', '0.5']
+    command += ['--unlabelled', str(more)]
 
     def interrupted(task: LightningModule, batch: Any, batch_idx: int) -> None:
         raise KeyboardInterrupt
@@ -155,6 +160,11 @@ def test_the_whole_path(
     assert '1x synthetic changes mIoU by ' in said
     assert f'Report: {out / "report.html"}' in said
     check_results(out)
+    page = (out / 'report.html').read_text(encoding='utf-8')
+    seen = '16 samples of PairFolderDataModule and 7 images without labels'
+    assert seen in page
+    assert 'The generator alone also saw 7 images without labels' in page
+    assert seen in (out / 'synthetic' / 'README.md').read_text()
 
     # nothing is left to do
     files = [*(out / 'comparison' / 'runs').iterdir()]

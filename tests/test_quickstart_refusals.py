@@ -153,6 +153,7 @@ class TestRefusals:
             (['--minutes', '0'], 'minutes=0.0 must be above 0'),
             (['--minutes', 'nan'], 'minutes=nan must be above 0'),
             (['--data', 'nothing'], 'nothing'),
+            (['--unlabelled', 'nothing'], 'nothing is no folder'),
         ],
     )
     def test_wrong_numbers(

@@ -149,6 +149,10 @@ def _add_quickstart(verbs: Any) -> None:
         help='auto takes two_stream if it reconstructs well enough, else pixels',
     )
     _add_bands(quick)
+    quick.add_argument(
+        '--unlabelled',
+        help='folder of images without labels, from which the generator learns, too',
+    )
     quick.set_defaults(verb=run.quickstart)
 
 
@@ -256,11 +260,32 @@ def _add_generate(verbs: Any) -> None:
         '--masks', help='folder of masks, or of pairs: draw images for the masks'
     )
     given.add_argument('--vary', help='folder of pairs: vary its images, keep masks')
+    given.add_argument(
+        '--images', help='folder of images: draw masks for them, and how sure they are'
+    )
+    generate.add_argument(
+        '--draws', type=int, help='masks drawn for each of --images; 8 if left out'
+    )
+    generate.add_argument(
+        '--change',
+        help='folder of pairs of two dates, or of images: paint change into second '
+        'dates, inside moved masks of --masks or of the folder itself',
+    )
+    generate.add_argument(
+        '--first-outside',
+        action='store_true',
+        help='second dates of --change are the first ones outside of what is painted',
+    )
     generate.add_argument(
         '--strength',
         type=float,
-        default=0.6,
-        help='how far --vary goes: 0 keeps the image, 1 forgets it',
+        help='how far --vary (0.6 if left out) and --change (1) go: 0 keeps the image, '
+        '1 forgets it',
+    )
+    generate.add_argument(
+        '--guidance',
+        type=float,
+        help='how much further what is given is followed; 0 if left out',
     )
     generate.add_argument(
         '--augment',

@@ -19,14 +19,15 @@ from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.support.adapter import describe_datamodule, split_datasets
 from .datasets.pairs import PairFolder
-from .files import CONFIG, read_json, read_yaml, write_text
+from .diffusion.generator import GeneratorConfig
+from .files import CONFIG, read_config, read_json, read_yaml, write_text
 from .objects import Config, make_object
 from .pairs.export import write_real_pairs
 from .pairs.tiles import TileDataset
 from .reporting.folder import FACTS, report_folder
 from .scenes.writing import write_scenes
 from .settings import content_hash, require_same_settings
-from .study.configs import mixed_config, pairs_config
+from .study.configs import mixed_config, pairs_config, unlabelled_config
 from .study.design import Arm, Recipe, Study
 from .study.engine import Engine
 from .study.planning import PlanFile, make_plan
@@ -79,6 +80,8 @@ class Quickstart:
         codec: ``two_stream``, ``pixels``, or ``auto``.
         bands: Names of the bands to use; ``live`` for all that are not the same
             everywhere, or missing; None for all.
+        unlabelled: Folder of images without labels, which the generator learns from,
+            too; None for none.
     """
 
     out: Path
@@ -88,11 +91,14 @@ class Quickstart:
     seed: int = 0
     codec: Literal['auto', 'two_stream', 'pixels'] = 'auto'
     bands: Sequence[str] | Literal['live'] | None = None
+    unlabelled: Path | None = None
 
     def __post_init__(self) -> None:
         """Make paths absolute, for YAMLs that run from anywhere."""
         self.out = Path(self.out).absolute()
         self.data = None if self.data is None else Path(self.data).absolute()
+        if self.unlabelled is not None:
+            self.unlabelled = Path(self.unlabelled).absolute()
         self._extra_notes: list[str] = []
         if not 0 < self.minutes < math.inf:
             raise ValueError(
@@ -116,8 +122,9 @@ class Quickstart:
         plan = self._plan(data)
         config = pairs_config(data, plan, self.seed, self.bands)
         real = PairFolderDataModule(**config['init_args'])
-        codec, why = self._learn_codec(real, config, plan)
-        self._learn_denoiser(codec, config, plan)
+        learned = unlabelled_config(config, self.unlabelled)
+        codec, why = self._learn_codec(real, learned, plan)
+        self._learn_denoiser(codec, learned, plan)
         self._generate(plan)
         engine = self._engine(config, plan)
         curve = self._find_updates(engine, plan)
@@ -162,6 +169,14 @@ class Quickstart:
             'Intervals are of 95 %, over seeds, on one split: how other places would '
             'differ is not in them.'
         )
+        if self.unlabelled is not None:
+            same = same.replace(
+                'no others.',
+                'no other labels. The generator alone also saw '
+                f'{self._training()["unlabelled"]} images without labels, which the '
+                'networks did not: methods that train networks on such images are not '
+                'compared here.',
+            )
         notes = [same]
         notes += self._extra_notes
         if self.data is None:
@@ -176,6 +191,11 @@ class Quickstart:
                 'against synthetic data: give more --minutes.'
             )
         return notes
+
+    def _training(self) -> Config:
+        """The record of the generator's training."""
+        config = read_config(self.out / 'diffusion', 'diffusion', GeneratorConfig)
+        return config.get('training', {})
 
     def _prepare_data(self) -> Path:
         """The folder of real pairs, every file of it read once, and fit for this."""
@@ -204,6 +224,14 @@ class Quickstart:
             'codec': self.codec,
             'bands': None if self.bands is None else list(self.bands),
         }
+        if self.unlabelled is not None:
+            if not self.unlabelled.is_dir():
+                raise FileNotFoundError(
+                    f'--unlabelled {self.unlabelled} is no folder. Give one of images '
+                    'of all bands.'
+                )
+            digest = content_hash(self.unlabelled)
+            self._settings['unlabelled'] = f'{self.unlabelled.name} {digest}'
         require_same_settings(self.out / 'plan.json', self._settings)
         if self.data is None:
             verb = 'Checking' if (data / 'README.md').exists() else 'Making'

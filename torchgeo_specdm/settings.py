@@ -65,22 +65,24 @@ def compare_settings(
 
 
 def content_hash(root: Path) -> str:
-    """Hash what a folder of pairs holds, whatever else lies in it.
+    """Hash what a folder of pairs or of images holds, whatever else lies in it.
 
     Args:
-        root: The folder of pairs.
+        root: The folder.
 
     Returns:
         12 hexadecimal digits of names and contents of its images, masks, lists and
         descriptions.
     """
     rasters = [*root.glob('images/*'), *root.glob('masks/*')]
-    files = [
+    # a folder of images may have them in itself
+    rasters = rasters or [path for path in root.iterdir() if path.is_file()]
+    files = {
         path
         for path in rasters
         if path.suffix.lower() not in _BESIDE and path.name[0] != '.'
-    ]
-    files += [path for path in root.iterdir() if path.suffix in _TEXTS]
+    }
+    files |= {path for path in root.iterdir() if path.suffix in _TEXTS}
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f'{path.relative_to(root).as_posix()} {sha256(path)}\n'.encode())

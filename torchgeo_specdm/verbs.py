@@ -6,6 +6,7 @@
 Each imports what it needs when it runs, so that help needs no network.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ def quickstart(options: Namespace) -> None:
         seed=options.seed,
         codec=options.codec,
         bands=_bands(options),
+        unlabelled=None if options.unlabelled is None else Path(options.unlabelled),
     ).run()
 
 
@@ -194,23 +196,15 @@ def generate(options: Namespace) -> None:
     """Draw labelled samples."""
     from lightning.pytorch import Trainer
 
-    from .datamodules.generation import GenerationDataModule
     from .tasks.specdm import SpecDMTask
     from .tasks.support.drawing import describe_samples
     from .tasks.support.progress import StepProgressBar
 
-    task = SpecDMTask('diffusion', generator=options.generator)
-    datamodule = GenerationDataModule(
-        options.out,
-        options.count,
-        options.seed,
-        options.batch_size,
-        options.masks,
-        options.vary,
-        options.strength,
-        options.augment,
-        options.size,
+    asked = {} if options.guidance is None else {'guidance': options.guidance}
+    task = SpecDMTask(
+        'diffusion', generator=options.generator, settings={'sampling': asked}
     )
+    datamodule = _what_to_draw(options)
     trainer = Trainer(
         devices=options.devices, logger=False, callbacks=[StepProgressBar('generating')]
     )
@@ -223,6 +217,35 @@ def generate(options: Namespace) -> None:
     trainer.predict(task, datamodule=datamodule, return_predictions=False)
     if trainer.is_global_zero:
         print(describe_samples(datamodule.out))
+
+
+def _what_to_draw(options: Namespace) -> Any:
+    """The datamodule of what is drawn, with the options that it takes."""
+    from .datamodules.generation import GenerationDataModule
+    from .datamodules.labelling import LabellingDataModule
+    from .datamodules.painting import ChangeDataModule
+
+    names = (
+        *('out', 'count', 'seed', 'batch_size', 'masks', 'vary', 'images', 'draws'),
+        *('change', 'first_outside', 'strength', 'augment', 'size'),
+    )
+    values = {name: getattr(options, name) for name in names}
+    # what was not asked for is left to the datamodule
+    given = {n: v for n, v in values.items() if v is not None and v is not False}
+    kind: Any = GenerationDataModule
+    if options.images is not None:
+        kind = LabellingDataModule
+    elif options.change is not None:
+        kind = ChangeDataModule
+    unknown = sorted(given.keys() - inspect.signature(kind).parameters.keys())
+    if unknown:
+        flags = [f'--{name.replace("_", "-")}' for name in unknown]
+        raise ValueError(
+            f'{", ".join(flags)} cannot be used with what is drawn here: --draws goes '
+            'with --images, which takes no --count; --first-outside goes with --change, '
+            'and --size and --augment with neither. Leave it out.'
+        )
+    return kind(**given)
 
 
 def filter_pairs(options: Namespace) -> None:

@@ -189,7 +189,7 @@ class TestMasksAlone:
     ) -> None:
         for mask, said in (
             (codes + 77, r'values \[77, 78\].*classes\.csv'),
-            (codes[:31], r'a\.tif has \(31, 64\) pixels.*patches of \(32, 32\)'),
+            (codes[:31], r'a has \(31, 64\) pixels.*patches of \(32, 32\)'),
         ):
             write_mask(tmp_path / 'masks' / 'a.tif', mask)
             data = GenerationDataModule(str(tmp_path / 'set'), 1, masks=str(tmp_path))

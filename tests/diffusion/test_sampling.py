@@ -280,6 +280,41 @@ class TestScenes:
         assert off[0] < 1.2 * off[1]
 
 
+class TestInside:
+    @pytest.mark.parametrize('strength', [0.6, 1.0])
+    def test_only_there_is_drawn(self, strength: float) -> None:
+        generator = oracle_generator()
+        real = generator.sample(INDICES, seed=99, steps=50)
+        inside = torch.zeros(8, 32, 32, dtype=torch.bool)
+        inside[:, 8:24, 4:30] = True
+        given = {'image_1': real['image'][:, 0], 'mask': real['mask']}
+        sample = generator.sample(
+            INDICES,
+            0,
+            steps=30,
+            given=given,
+            start={'image_2': real['image'][:, 1]},
+            strength=strength,
+            inside=inside,
+        )
+        before, after = real['image'][:, 1, 0], sample['image'][:, 1, 0]
+        assert torch.equal(after[~inside], before[~inside])
+        assert float((after != before)[inside].float().mean()) > 0.99
+        # what is drawn is what first date and mask let expect
+        labels = real['mask'][:, 0] * 2.0 - 1
+        value = torch.stack([given['image_1'][:, 0][inside], labels[inside]])
+        mean, rest = conditional([1], [0, 2], value)
+        off = after[inside] - mean[0]
+        assert float(off.mean()) == pytest.approx(0, abs=0.05)
+        assert float(off.var()) == pytest.approx(float(rest[0, 0]), abs=0.05)
+
+    def test_needs_what_stays_outside(self) -> None:
+        mask = torch.zeros(1, 1, 32, 32, dtype=torch.long)
+        inside = torch.ones(1, 32, 32, dtype=torch.bool)
+        with pytest.raises(ValueError, match='samples to start from and only then'):
+            oracle_generator().sample([0], 0, given={'mask': mask}, inside=inside)
+
+
 class TestStrength:
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Real masks and images: drawn from the distribution that the oracle knows."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 
+from ..datasets.images import ImageFolder
 from ..datasets.masks import MaskFolder
 from ..datasets.pairs import PairFolder
 from ..diffusion.noise import SEED_LIMIT, stream_random
@@ -23,6 +24,10 @@ from ..pairs.layout import DESCRIPTION
 from ..pairs.spec import SampleSpec
 
 _log = logging.getLogger(__name__)
+
+
+#: Folders that samples are given from.
+Source = PairFolder | MaskFolder | ImageFolder
 
 
 class BatchDataset(Dataset[dict[str, Any]]):
@@ -46,7 +51,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         batches: Sequence[Sequence[int]],
-        source: PairFolder | MaskFolder | None,
+        source: Source | None,
         seed: int,
         size: tuple[int, int] | None,
         given: tuple[str, ...] = (),
@@ -107,7 +112,7 @@ class BatchDataset(Dataset[dict[str, Any]]):
         turns = turns if self.size[0] == self.size[1] else turns // 2 * 2
         return {'top': top, 'left': left, 'flip': flip, 'turns': turns}
 
-    def _take(self, index: int, source: PairFolder | MaskFolder) -> dict[str, Tensor]:
+    def _take(self, index: int, source: Source) -> dict[str, Tensor]:
         """A sample of the source, whole, or cropped, flipped and turned."""
         sample = source[index % len(source)]
         if self.size is None:
@@ -203,6 +208,10 @@ class GenerationDataModule(BaseDataModule):
         self.source_folder = masks or vary
         self.augment = augment
         self.size = size
+        #: Further settings, which are written down with the others.
+        self.settings: dict[str, Any] = {}
+        #: Streams of the samples that are real, not drawn.
+        self.real: tuple[str, ...] = ()
 
     def setup(self, stage: str) -> None:
         """Check the given samples, and put all samples into batches.
@@ -228,10 +237,32 @@ class GenerationDataModule(BaseDataModule):
         height, width = generator.config['patch_size']
         batches = self._batches((height, width))
         size = (height, width) if self.augment else self.size
+        self.predict_dataset = self.make_dataset(batches, size)
+
+    def make_dataset(
+        self, batches: Sequence[Sequence[int]], size: tuple[int, int] | None
+    ) -> BatchDataset:
+        """Make the data set of what is given.
+
+        Args:
+            batches: Sample numbers of each batch.
+            size: Height and width of the samples; None keeps given ones whole.
+
+        Returns:
+            The data set.
+        """
         start = ('image',) if self.mode == 'vary' else ()
-        self.predict_dataset = BatchDataset(
+        return BatchDataset(
             batches, self.source, self.seed, size, ('mask',), start, self.strength
         )
+
+    def sample_name(self, index: int) -> str:
+        """The name of a sample that is written.
+
+        Args:
+            index: Number of the sample.
+        """
+        return f'{index:06d}'
 
     def keep_own(self, written: set[int], rank: int, processes: int) -> None:
         """Keep the batches that this process has to draw.
@@ -263,7 +294,7 @@ class GenerationDataModule(BaseDataModule):
         return batch
 
     @cached_property
-    def source(self) -> PairFolder | MaskFolder | None:
+    def source(self) -> Source | None:
         """The folder of given samples, if there is one."""
         if self.source_folder is None:
             return None
@@ -293,7 +324,7 @@ class GenerationDataModule(BaseDataModule):
         sizes: dict[str, tuple[int, int]] = {'size': self.size or patch}
         if source is not None:
             used = range(min(count, len(source)))
-            sizes = {str(source.mask_path(source.ids[i])): source.size(i) for i in used}
+            sizes = {f'{source.root}/{source.ids[i]}': source.size(i) for i in used}
         _require_size(sizes, patch)
         drawn = [patch] if self.augment else [*sizes.values()]
         runs = groupby(range(count), lambda number: drawn[number % len(drawn)])

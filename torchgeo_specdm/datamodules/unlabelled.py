@@ -240,11 +240,12 @@ class UnlabelledDataModule(MixedDataModule):
             ('val', self.real.val_dataset),
             ('test', test_set(self.real)),
         ):
-            known = seen.intersection(fingerprints(dataset, True) if dataset else ())
+            found = fingerprints(dataset, True) if dataset else {}
+            known = {found[value] for value in seen.intersection(found)}
             if known:
                 raise ValueError(
-                    f'{len(known)} images of {self._name} are those of {split} samples '
-                    f'of {type(self.real).__name__}: scores would be those of another '
+                    f'{self._name} has the images of {len(known)} {split} samples of '
+                    f'{type(self.real).__name__}: scores would be those of another '
                     f'protocol, {LABELS_HERE}. Remove them, or set scored_places=True '
                     'if you mean it.'
                 )

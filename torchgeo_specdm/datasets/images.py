@@ -3,15 +3,17 @@
 
 """A folder of images without labels."""
 
+import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
+from ..files import sha256
 from ..pairs.description import name_bands
 from ..pairs.layout import list_rasters
-from ..pairs.rasters import Raster, measured_values, read_raster
+from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
 from ..pairs.spec import SampleSpec
 
 
@@ -46,6 +48,7 @@ class ImageFolder(NonGeoDataset):
                 'but one or more images of one date are needed. Put in GeoTIFFs of all '
                 'bands.'
             )
+        self.root = root
         self.spec = spec
         #: Sorted names of the images.
         self.ids = sorted(found)
@@ -79,6 +82,29 @@ class ImageFolder(NonGeoDataset):
         channels = [names.index(n) for n in wanted] if by_name else slice(None)
         values = measured_values(path, raster, self.spec.nodata, channels)
         return {'image': torch.from_numpy(values)}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image."""
+        height, width = self.read(index)[1].values.shape[-2:]
+        return height, width
+
+    def place(self, index: int) -> Place:
+        """Coordinate reference system and transform of an image, if it has them."""
+        return place_of(self._paths[self.ids[index]])
+
+    def digest(self, images: bool = True) -> str:
+        """Hash the names and files of the images.
+
+        Args:
+            images: Not looked at: there is nothing else.
+
+        Returns:
+            16 hexadecimal digits.
+        """
+        content = hashlib.sha256()
+        for name in self.ids:
+            content.update(f'{name}\n{sha256(self._paths[name])}\n'.encode())
+        return content.hexdigest()[:16]
 
     def read(self, index: int) -> tuple[Path, Raster]:
         """Path and whole content of an image, its georeference too.

@@ -17,7 +17,7 @@ from ..codecs.windows import in_windows
 from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
 from .cases import Role, case_name
 from .denoiser import JointDenoiser
-from .given import by_stream, encode_parts, put_back, without_condition
+from .given import by_stream, cells_of, encode_parts, put_back, without_condition
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .solver import STOCHASTIC, Sampler, make_solver
@@ -135,6 +135,7 @@ class Generator(nn.Module):
         given: Sample | None = None,
         start: Sample | None = None,
         strength: float = 1.0,
+        inside: Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
         """Draw samples; each is a function of (seed, index), size and the settings.
@@ -163,6 +164,8 @@ class Generator(nn.Module):
                 them; needs all that is drawn, and *strength* below 1.
             strength: Share of the way to noise that *start* is noised; 1 draws from
                 noise.
+            inside: Pixels to draw, bool (B, H, W); the others stay those of *start*,
+                equal to the bit, and are seen by the network while it draws.
             size: Height and width in pixels where nothing is given; those of the
                 patches of training if None.
 
@@ -182,7 +185,7 @@ class Generator(nn.Module):
         kept = by_stream(given or {}, spec, device)
         varied = by_stream(start or {}, spec, device)
         roles = {s: Role.GIVEN if s in kept else Role.DRAWN for s in self.codec.streams}
-        self._check_parts(kept, varied, len(indices), strength)
+        self._check_parts(kept, varied, len(indices), strength, inside)
         self._check_roles(roles, settings['guidance'])
         clean, parts, patch = None, {**kept, **varied}, self.config['patch_size']
         if parts:
@@ -197,9 +200,15 @@ class Generator(nn.Module):
             streams = self.process.streams
             return sample_noise(seed, indices, streams, cells, step).to(device)
 
-        latent = self._denoise(noise, clean, roles, settings, strength)
+        region = None
+        if inside is not None:
+            region = cells_of(inside.to(device), self.codec.factor)
+        latent = self._denoise(noise, clean, roles, settings, strength, region)
         sample = self.codec.decode(latent, self._window)
-        return put_back(kept, {k: v[..., :height, :width] for k, v in sample.items()})
+        sample = {k: v[..., :height, :width] for k, v in sample.items()}
+        if inside is not None:
+            sample = put_back(varied, sample, inside.to(device))
+        return put_back(kept, sample)
 
     def _denoise(
         self,
@@ -208,6 +217,7 @@ class Generator(nn.Module):
         roles: Mapping[str, Role],
         settings: Mapping[str, Any],
         strength: float,
+        region: Tensor | None = None,
     ) -> Tensor:
         """Run the sampler on all streams that are drawn.
 
@@ -217,6 +227,7 @@ class Generator(nn.Module):
             roles: Role of each stream, given or drawn.
             settings: ``sampler``, ``steps``, ``clip`` and ``guidance``.
             strength: Share of the way from clean to noise to start at.
+            region: Cells to draw, bool (B, 1, h, w); all if None.
 
         Returns:
             Latents (B, D, h, w).
@@ -238,6 +249,10 @@ class Generator(nn.Module):
         for step, moment in enumerate(solver.timesteps, start=1):
             # diffusers counts from the least noise; here 0 is a clean latent
             time = int(moment) + 1
+            if region is not None and clean is not None:
+                times = self._times(roles, len(state), time)
+                seen = self.process.add_noise(clean / scale, first, times)
+                state = state.where(region, seen)
             state = self._fill(state, clean, roles, Role.GIVEN)
             estimate = self._estimate(state, roles, time)
             if guidance and free != roles:
@@ -322,7 +337,12 @@ class Generator(nn.Module):
             )
 
     def _check_parts(
-        self, kept: Sample, varied: Sample, count: int, strength: float
+        self,
+        kept: Sample,
+        varied: Sample,
+        count: int,
+        strength: float,
+        inside: Tensor | None,
     ) -> None:
         """Refuse parts of samples that this generator can do nothing with."""
         streams = {*self.codec.streams}
@@ -336,10 +356,12 @@ class Generator(nn.Module):
             raise ValueError(
                 f'{sorted(kept)} are given, so nothing is left to draw. Leave one out.'
             )
-        if not 0 < strength <= 1 or (strength < 1) != bool(varied):
+        needed = strength < 1 or inside is not None
+        if not 0 < strength <= 1 or needed != bool(varied):
             raise ValueError(
                 f'strength={strength} must lie in 0..1 without 0, and be below 1 with '
-                'samples to start from and only then. Use 0.6 with start.'
+                'samples to start from and only then, but for those that are drawn '
+                'inside of a region. Use 0.6 with start.'
             )
         if varied and {*varied} != streams - {*kept}:
             raise ValueError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from ..codecs import Codec, Sample
 from ..pairs.spec import SampleSpec
@@ -82,23 +83,43 @@ def encode_parts(parts: Sample, codec: Codec, window: tuple[int, int]) -> Tensor
     return codec.encode({'image': images, 'mask': mask}, window).float()
 
 
-def put_back(parts: Sample, sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def cells_of(pixels: Tensor, factor: int) -> Tensor:
+    """Cells of a latent that have any of some pixels.
+
+    Args:
+        pixels: Bool (B, H, W).
+        factor: Pixels of a cell's side; the last cells may reach beyond the pixels.
+
+    Returns:
+        Bool (B, 1, h, w).
+    """
+    values = pixels[:, None].float()
+    return max_pool2d(values, factor, ceil_mode=True) > 0
+
+
+def put_back(
+    parts: Sample, sample: Mapping[str, Tensor], inside: Tensor | None = None
+) -> dict[str, Tensor]:
     """Put given parts into drawn samples, equal to the bit.
 
     Args:
         parts: ``image_1`` to ``image_T`` (B, C, H, W) and ``mask`` (B, H, W), as far as
             they are given.
         sample: Drawn ``image`` and ``mask``.
+        inside: Pixels that stay drawn, bool (B, H, W); none if None.
 
     Returns:
         ``image`` and ``mask`` of the same shapes.
     """
-    image, mask = sample['image'].clone(), sample['mask']
-    for name in parts.keys() - {'mask'}:
-        dates = image if image.ndim == 5 else image[:, None]
-        dates[:, _date(name)] = parts[name]
-    if 'mask' in parts:
-        mask = parts['mask'].reshape(mask.shape).clone()
+    image, mask = sample['image'].clone(), sample['mask'].clone()
+    dates = image if image.ndim == 5 else image[:, None]
+    planes = mask.view(len(mask), *mask.shape[-2:])
+    for name, part in parts.items():
+        drawn = planes if name == 'mask' else dates[:, _date(name)]
+        if inside is not None:
+            keep = inside if name == 'mask' else inside[:, None]
+            part = drawn.where(keep, part.to(drawn))
+        drawn.copy_(part)
     return {'image': image, 'mask': mask}
 
 

@@ -13,7 +13,7 @@ from .manifest import read_manifest
 
 _CARD = """# Synthetic labelled image patches
 
-**Every sample here was drawn by a generative model. None shows a real place.**
+**{warning}**
 
 | | |
 |---|---|
@@ -28,8 +28,8 @@ _CARD = """# Synthetic labelled image patches
 | clipped to the range of {dtype} | {clipped:.4%} of the values |
 
 `images/<id>.tif` and `masks/<id>.tif` are GeoTIFFs with band names, scale and class
-colours, and open in QGIS as they are. They have no georeference, because they lie
-nowhere. `manifest.jsonl` holds number, seed and SHA-256 of each sample,
+colours, and open in QGIS as they are. They have a georeference where what was given
+lies somewhere; all others lie nowhere. `manifest.jsonl` holds number, seed and SHA-256 of each sample,
 `training_samples.txt` fingerprints of the real samples that the generator saw.
 
 ## Before you train on it
@@ -41,9 +41,18 @@ this). Whether they help on your data is a question to measure, not to assume. T
 licence and the terms of the real data extend to what was learned from them.
 """
 
+_DRAWN = 'Every sample here was drawn by a generative model. None shows a real place.'
+_WARNINGS = {
+    'images': 'The images are real, and their masks were drawn by a generative model: '
+    'the class of most masks, with the share that agrees in confidence/.',
+    'change': 'First dates are real. Second dates are real outside of the masks, to '
+    'the bit, and what they show inside was painted by a generative model.',
+}
 _MODES = {
     'joint': 'image and mask together',
     'masks': 'images for the masks of {source}',
+    'images': 'masks for the images of {source}, {draws} for each',
+    'change': 'change painted into the scenes of {source} (strength {strength})',
     'vary': 'variations (strength {strength}) of the pairs of {source}',
 }
 
@@ -91,6 +100,7 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
         classes=', '.join(description['classes']),
         scale=description['scale'],
         dtype=description['dtype'],
+        warning=_WARNINGS.get(settings['mode'], _DRAWN),
         mode=_MODES[settings['mode']].format_map(provenance | settings),
         seed=settings['seed'],
         codec=provenance['codec'],

@@ -71,7 +71,7 @@ def write_real_pairs(
     everything = spec.bands
     spec = spec if bands is None else spec.choose_bands(bands)
     channels = [everything.index(name) for name in spec.bands]
-    writer = PairWriter(root, spec, {}, settings, synthetic=False)
+    writer = PairWriter(root, spec, {}, settings, real=('image', 'mask'))
     writer.clean()
     done = writer.done()
     placed: list[PlacedSample] = []

@@ -38,7 +38,7 @@ class Line(TypedDict):
     accepted: NotRequired[bool]
     clipped: NotRequired[Finite]
     files: NotRequired[
-        dict[Annotated[str, Field(pattern=r'^(images|masks)/[^/]+$')], str]
+        dict[Annotated[str, Field(pattern=r'^(images|masks|confidence)/[^/]+$')], str]
     ]
 
 

@@ -409,6 +409,31 @@ def write_class_raster(
     )
 
 
+def write_confidence_raster(
+    path: Path, confidence: NDArray[Any], tags: Mapping[str, str], **georeference: Any
+) -> str:
+    """Write how sure the class of each pixel is.
+
+    Args:
+        path: The file; its folder must exist.
+        confidence: 0..1 (H, W).
+        tags: Tags of the file.
+        **georeference: ``crs`` and ``transform`` as rasterio takes them, if known.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        OSError: If the file does not read back as it was written.
+    """
+
+    def describe(target: Any) -> None:
+        target.descriptions = ('confidence',)
+
+    values = confidence.astype(np.float32)[None]
+    return _write_raster(path, values, georeference, tags, describe)
+
+
 def _fit(values: NDArray[np.integer[Any]], dtype: str) -> bool:
     """Whether all whole numbers fit into an integer type."""
     limits = np.iinfo(dtype)

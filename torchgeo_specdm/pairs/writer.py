@@ -6,7 +6,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,16 @@ from ..files import naming_what_fails, read_json, sha256, write_text
 from ..settings import compare_settings
 from .layout import DESCRIPTION, image_stems
 from .manifest import MANIFEST, read_manifest
-from .rasters import to_dtype, write_class_raster, write_image_raster
+from .rasters import (
+    to_dtype,
+    write_class_raster,
+    write_confidence_raster,
+    write_image_raster,
+)
 from .spec import SampleSpec
+
+#: Folder of the confidence of masks, beside these.
+CONFIDENCE = 'confidence'
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +45,9 @@ class PairWriter:
         provenance: Origin of the samples, for ``dataset.json``; plain JSON types.
         settings: Settings that must be equal for a second run to go on in the same
             folder.
-        synthetic: Whether the samples were drawn, which every file then says.
+        real: Streams of the samples that are real (``image``, or of one date
+            ``image_<t>``, and ``mask``); every file of the others says that it is
+            synthetic.
 
     Raises:
         FileExistsError: If the folder holds something else, or was begun with other
@@ -51,12 +61,12 @@ class PairWriter:
         spec: SampleSpec,
         provenance: Mapping[str, Any],
         settings: Mapping[str, Any],
-        synthetic: bool = True,
+        real: Collection[str] = (),
     ) -> None:
         """Make the folder, or find it as this run left it."""
         self.root = Path(root)
         self.spec = spec
-        self.synthetic = synthetic
+        self.real = real
         self._settings = dict(settings)
         description = spec.to_dict() | {
             'format': 'torchgeo_specdm pairs 1',
@@ -92,6 +102,7 @@ class PairWriter:
         record: Mapping[str, Any],
         place: Mapping[str, Any] | None = None,
         missing: NDArray[np.bool_] | None = None,
+        confidence: NDArray[np.float32] | None = None,
     ) -> None:
         """Write one sample and its manifest line.
 
@@ -105,6 +116,8 @@ class PairWriter:
             record: Further entries of the line, ``index`` among them.
             place: ``crs`` and ``transform`` of the sample, if it lies somewhere.
             missing: Where the image has no value, of its shape; None if nowhere.
+            confidence: Chance that the class of each pixel is right, 0..1 (H, W), to be
+                written beside the mask; None for none.
 
         Raises:
             OSError: If a file cannot be written as it should be.
@@ -124,17 +137,26 @@ class PairWriter:
             return
         stored, clipped = to_dtype(dates, np.dtype(self.spec.dtype))
         files = {}
-        tags = {'SYNTHETIC': 'YES' if self.synthetic else 'NO', 'SAMPLE': name}
         stems = image_stems(name, self.spec.dates)
-        for stem, date, hole in zip(stems, stored, holes, strict=True):
+        for number, (stem, date, hole) in enumerate(
+            zip(stems, stored, holes, strict=True), start=1
+        ):
             file = f'images/{stem}.tif'
+            tags = self._tags(name, 'image', f'image_{number}')
             files[file] = write_image_raster(
                 self.root / file, date, self.spec, tags, hole, **place
             )
+        tags = self._tags(name, 'mask')
         file = f'masks/{name}.tif'
         files[file] = write_class_raster(
             self.root / file, mask, self.spec, tags, **place
         )
+        if confidence is not None:
+            file = f'{CONFIDENCE}/{name}.tif'
+            (self.root / CONFIDENCE).mkdir(exist_ok=True)
+            files[file] = write_confidence_raster(
+                self.root / file, confidence, tags, **place
+            )
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
         self._append(row)
 
@@ -151,6 +173,11 @@ class PairWriter:
         """
         row = {'id': name, **record, 'accepted': False, 'reason': reason, 'files': {}}
         self._append(row)
+
+    def _tags(self, name: str, *streams: str) -> dict[str, str]:
+        """Tags of a file that holds a stream, which may be called in several ways."""
+        drawn = {*streams}.isdisjoint(self.real)
+        return {'SYNTHETIC': 'YES' if drawn else 'NO', 'SAMPLE': name}
 
     def finish(self, card: str) -> None:
         """Sort the manifest by index and write the data card.

@@ -9,8 +9,10 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from ..datasets.pairs import PairFolder
 from ..files import Count, Positive, Seed, read_json, read_text
 from ..objects import Config
+from ..pairs.card import training_data
 from ..study.design import REAL
 from ..study.runs import Run, read_run
 from ..trust.measuring import SETTINGS, measure_pairs
@@ -115,7 +117,9 @@ def report_folder(
         curves=read_curves(path / 'logs'),
         runs=[] if study is None else _runs(study),
         score='change_f1' if data.spec.dates > 1 else 'miou',
-        settings=facts.get('settings', {}) | _texts(path / 'configs'),
+        settings=_learned_from(folder)
+        | facts.get('settings', {})
+        | _texts(path / 'configs'),
         notes=facts.get('notes', []),
     )
     out = (path if is_run else trust) / 'report.html'
@@ -133,6 +137,14 @@ def _read_measured(path: Path) -> tuple[Config, int]:
             'data and must not name code: give --real with the YAML of the real data.'
         ) from error
     return dict(there['real']), there['updates']
+
+
+def _learned_from(folder: Path) -> dict[str, str]:
+    """Say what a generator learned from, if one drew the pairs."""
+    training = PairFolder(folder).provenance.get('training')
+    if not isinstance(training, dict):
+        return {}
+    return {'generator learned from': training_data(training)}
 
 
 def _if_there(path: Path) -> Path | None:

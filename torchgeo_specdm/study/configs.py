@@ -59,6 +59,23 @@ def subset_config(real: Config, size: int, seed: int) -> Config:
     )
 
 
+def unlabelled_config(real: Config, folder: Path | None) -> Config:
+    """The real data with images without labels, for both stages.
+
+    Args:
+        real: The real data.
+        folder: Folder of images without labels; None for none.
+
+    Returns:
+        ``class_path`` and ``init_args``.
+    """
+    if folder is None:
+        return real
+    return _object(
+        'torchgeo_specdm.UnlabelledDataModule', real=real, unlabelled=str(folder)
+    )
+
+
 def latents_config(real: Config, plan: Mapping[str, Any]) -> Config:
     """The real data as cached latents, for stage 2."""
     return _object(

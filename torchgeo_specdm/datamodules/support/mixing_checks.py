@@ -276,7 +276,8 @@ def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
         )
         return
     for split, dataset in (('val', real.val_dataset), ('test', test_set(real))):
-        known = seen.intersection(fingerprints(dataset, True) if dataset else ())
+        found = fingerprints(dataset, True) if dataset else {}
+        known = {found[value] for value in seen.intersection(found)}
         if known:
             raise ValueError(
                 f'{len(known)} {split} samples of {type(real).__name__} are among '

@@ -6,6 +6,7 @@
 import logging
 import signal
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.nn.functional import one_hot
 from tqdm import tqdm
 
 from ...datamodules.generation import BatchDataset, GenerationDataModule
+from ...datamodules.labelling import MOST_DRAWS
 from ...diffusion import Generator
 from ...files import WEIGHTS, sha256
 from ...pairs.card import data_card
+from ...pairs.facts import fingerprints
 from ...pairs.fingerprint import read_seen_samples, write_seen_samples
 from ...pairs.manifest import read_manifest
 from ...pairs.writer import PairWriter
@@ -35,25 +39,25 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     Args:
         generator: Generator, which draws with its own sampler settings.
         batch: Batch of :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``,
-            ``size``, ``given`` and ``start``.
+            ``size``, ``given`` and ``start``; maybe the pixels ``inside`` that are drawn,
+            or the number of ``draws`` of the mask of each given image.
 
     Returns:
-        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`), and where
-        images are varied ``missing``, of their shape: what they have no value for.
+        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`), where
+        images are given or varied ``missing``, of their shape: what they have no value
+        for, and with several draws the ``confidence`` of the mask.
 
     Raises:
         RuntimeError: If the device has too little memory.
     """
     indices = batch['index'].tolist()
+    names = ('seed', 'given', 'start', 'strength', 'size', 'inside')
+    settings = {name: batch[name] for name in names if name in batch}
     try:
-        sample = generator.sample(
-            indices,
-            seed=batch['seed'],
-            given=batch['given'],
-            start=batch['start'],
-            strength=batch['strength'],
-            size=batch['size'],
-        )
+        if 'draws' in batch:
+            sample = label_images(generator, indices, batch['draws'], settings)
+        else:
+            sample = generator.sample(indices, **settings)
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
             f'{len(indices)} samples at once need more memory than the device has. '
@@ -63,7 +67,50 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     known = batch['given'] | batch['start']
     if 'image' in known:
         sample['missing'] = known['image'].isnan()
+    elif 'image_1' in known:
+        dates = [known[name] for name in sorted(known) if name != 'mask']
+        sample['missing'] = torch.stack(dates, 1).isnan()
     return {'index': batch['index'], **sample}
+
+
+def label_images(
+    generator: Generator,
+    indices: Sequence[int],
+    draws: int,
+    settings: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """Draw several masks for each of some images, and count how far they agree.
+
+    Args:
+        generator: Generator, trained to read images.
+        indices: Number of each image.
+        draws: Masks for each image.
+        settings: Further arguments of :meth:`Generator.sample`, the ``given`` images
+            among them.
+
+    Returns:
+        ``image``; the ``mask`` of the most frequent class, the first of several, without
+        a label where the image has no value at all; and its ``confidence``, the share
+        of masks that have this class, float32 (B, H, W).
+    """
+    spec = generator.codec.spec
+    votes: Tensor | int = 0
+    for draw in range(draws):
+        # numbers do not depend on how many there are for an image
+        numbers = [index * MOST_DRAWS + draw for index in indices]
+        sample = generator.sample(numbers, **settings)
+        mask = sample['mask'].reshape(len(numbers), *sample['mask'].shape[-2:])
+        votes = votes + one_hot(mask, spec.num_classes)
+    assert isinstance(votes, Tensor)
+    count, mode = votes.max(-1)
+    if spec.ignore_index is not None:
+        image = sample['image'].reshape(len(mode), -1, *mode.shape[-2:])
+        mode = mode.where(image.isfinite().any(1), spec.ignore_index)
+    confidence = count.float() / draws
+    return sample | {
+        'mask': mode.reshape(sample['mask'].shape),
+        'confidence': confidence,
+    }
 
 
 def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> None:
@@ -138,7 +185,10 @@ class PairPredictionWriter(BasePredictionWriter):
         self.data, self.config = data, task.generator.config
         if trainer.is_global_zero:
             _open_folder(task, data).clean()
-            seen = sorted(read_seen_samples(task.generator_folder))
+            seen = read_seen_samples(task.generator_folder)
+            if data.real and data.source is not None:
+                # its images are in what is written
+                seen |= {*fingerprints(data.source, images=True)}
             write_seen_samples(data.out, seen)
         trainer.strategy.barrier()
         self.folder = _open_folder(task, data)
@@ -175,7 +225,7 @@ class PairPredictionWriter(BasePredictionWriter):
             SIGTERMException: After SIGTERM, when a sample is written.
         """
         images, masks = (prediction[key].cpu().numpy() for key in ('image', 'mask'))
-        missing = prediction.get('missing')
+        missing, sure = prediction.get('missing'), prediction.get('confidence')
         source, batches = self.data.source, self.data.predict_dataset
         assert isinstance(batches, BatchDataset)
         for i, index in enumerate(prediction['index'].tolist()):
@@ -189,8 +239,15 @@ class PairPredictionWriter(BasePredictionWriter):
                 if not self.data.augment:
                     place = source.place(index % len(source))
             mask = masks[i].reshape(masks.shape[-2:])
-            holes = None if missing is None else missing[i].cpu().numpy()
-            self.folder.write(f'{index:06d}', images[i], mask, record, place, holes)
+            self.folder.write(
+                self.data.sample_name(index),
+                images[i],
+                mask,
+                record,
+                place,
+                None if missing is None else missing[i].cpu().numpy(),
+                None if sure is None else sure[i].cpu().numpy(),
+            )
             if trainer.received_sigterm:
                 raise SIGTERMException(128 + signal.SIGTERM)
 
@@ -254,6 +311,7 @@ def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
         'sampling': generator.config['sampling'],
         # batches of another size differ by float noise
         'batch_size': data.batch_size,
+        **data.settings,
     }
     provenance = {
         'synthetic': True,
@@ -261,4 +319,6 @@ def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
         'codec': generator.codec.name,
         'training': generator.config.get('training', {}),
     }
-    return PairWriter(data.out, generator.codec.spec, provenance, settings)
+    return PairWriter(
+        data.out, generator.codec.spec, provenance, settings, real=data.real
+    )
