@@ -113,6 +113,13 @@ class TestSteps:
         with pytest.raises(RuntimeError, match=r'nothing was trained: 0 steps'):
             fit(tmp_path, **options)
 
+    @pytest.mark.parametrize('kind', ['bf16', '16'])
+    def test_refuses_pixels_of_half_precision(self, tmp_path: Path, kind: str) -> None:
+        with pytest.raises(
+            ValueError, match=rf'={kind}-true would .* Use {kind}-mixed'
+        ):
+            fit(tmp_path, precision=f'{kind}-true')
+
     def test_refuses_to_go_on_without_batches(self, tmp_path: Path) -> None:
         fit(tmp_path)
         (checkpoint,) = (tmp_path / 'checkpoints').iterdir()

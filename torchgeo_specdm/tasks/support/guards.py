@@ -26,6 +26,8 @@ class StepGuard(LightningModule):
     task that overrides one of the hooks below calls ``super()`` in it. Lightning alone
     lets these pass (docs/notes/torchgeo.md):
 
+    * half precision for pixels and losses too (``bf16-true``): it ends in a traceback
+      or in numbers of two digits;
     * folders that cannot be written: it drops some of the checkpoint's errors;
     * a loss that is NaN or infinite: it trains on, and saves what comes out;
     * a loader without a batch: it skips the training and reports success;
@@ -42,8 +44,15 @@ class StepGuard(LightningModule):
 
         Raises:
             RuntimeError: With the folder and the reason.
+            ValueError: If all numbers are to be of half precision, the pixels too.
         """
         super().prepare_data()
+        if self.trainer.precision in ('bf16-true', '16-true'):
+            mixed = self.trainer.precision.replace('true', 'mixed')
+            raise ValueError(
+                f'trainer.precision={self.trainer.precision} would round pixels and '
+                f'losses to a few digits. Use {mixed}, or 32-true.'
+            )
         if self.trainer.state.fn == TrainerFn.FITTING:
             for folder in sorted(_folders_to_write(self.trainer)):
                 require_writable(folder)
