@@ -1,13 +1,19 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Documents that are named exist."""
+"""Documents that are named exist, and commands in them are real."""
 
 import ast
 import re
+import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from torchgeo.main import main as torchgeo
+
+import torchgeo_specdm
+from torchgeo_specdm.cli import make_parser
 
 ROOT = Path(__file__).parents[1]
 #: Documents that commands write, not this repository.
@@ -18,8 +24,9 @@ SOURCES = [
     for file in sorted((ROOT / folder).rglob('*'))
     if file.suffix in {'.py', '.yaml'}
 ]
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'experiments').glob('*.md'))]
+PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'experiments').glob('*.md'))]
 PAGES += sorted((ROOT / 'docs').rglob('*.md'))
+PAGES = [page for page in PAGES if '_build' not in page.parts]
 
 
 def test_sources_name_documents_of_the_repository() -> None:
@@ -38,6 +45,56 @@ def test_links_of_pages_lead_somewhere(page: Path) -> None:
     links = re.findall(r'\]\(([^)#]+)', page.read_text())
     local = [link for link in links if '://' not in link]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def shown_commands() -> set[tuple[str, ...]]:
+    """Words of each command that a page shows, in a block or in a line."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text()
+        blocks = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
+        lines = [line for block in blocks for line in block.splitlines()]
+        # a verb alone is a name, not a command
+        lines += re.findall(r'(?<!`)`([^`\n]+ [^`\n]+ [^`\n]+)`(?!`)', text)
+        for part in (part for line in lines for part in re.split('&&|>>', line)):
+            known = 'torchgeo' in part and '...' not in part
+            words = shlex.split(part, comments=True) if known else []
+            if words and Path(words[0]).name in ('torchgeo', 'torchgeo-specdm'):
+                found.add((Path(words[0]).name, *words[1:]))
+    return found
+
+
+def test_commands_are_understood(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    commands = sorted(shown_commands())
+    assert len(commands) > 40
+    if find_spec('shtab') is None:
+        commands.remove(('torchgeo-specdm', '--print-completion', 'bash'))
+    for program, *words in commands:
+        if program == 'torchgeo-specdm':
+            parse = make_parser().parse_args
+        elif len(words) > 3 and words[2].startswith('experiments/'):
+            # those without further options are run in test_experiments.py
+            parse, words = torchgeo, [*words, '--print_config']
+        else:
+            assert words[0] in ('fit', 'validate', 'test', 'predict')
+            continue
+        try:
+            parse(words)
+        except SystemExit as stop:
+            assert stop.code == 0, f'{program} {words}: {capsys.readouterr().err}'
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    pages = (ROOT / 'docs' / 'reference').glob('*.md')
+    documented = {
+        name
+        for page in pages
+        for name in re.findall(r'autoclass:: (\w+)$', page.read_text(), re.MULTILINE)
+    }
+    assert documented == set(torchgeo_specdm.__all__)
 
 
 def _tests_of(file: Path) -> set[str]:

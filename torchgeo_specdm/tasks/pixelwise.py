@@ -6,12 +6,14 @@
 import math
 from abc import abstractmethod
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -233,6 +235,19 @@ class PixelTask(
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test set."""
         self.log_scores('test', self.test_scores)
+
+    def on_fit_end(self) -> None:
+        """Say where the weights are, and how to test them."""
+        super().on_fit_end()
+        # the best ones, or the last ones where no score chooses
+        saver: Any = self.trainer.checkpoint_callback
+        path = saver and (saver.best_model_path or saver.last_model_path)
+        config = Path(self.trainer.log_dir or '', 'config.yaml')
+        if path and config.is_file():
+            rank_zero_info(
+                f'The weights are in {path}. Score them on the test set: '
+                f'torchgeo test --config {config} --ckpt_path {path}'
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and linear decay over all steps of the run.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import AdamW
 from torchgeo.datamodules import BaseDataModule
@@ -283,9 +284,10 @@ class SpecDMTask(
         self._write_folder()
 
     def on_fit_end(self) -> None:
-        """Write the folder if a finished run was resumed, so that nothing trained."""
+        """Write the folder if nothing was left to train, and say what comes next."""
         super().on_fit_end()
         self._write_folder()
+        rank_zero_info(self.model.next_step.format(folder=self.out))
 
     def configure_callbacks(self) -> list[Callback]:
         """Save a training that is stopped, or write the samples that are drawn."""

@@ -48,6 +48,8 @@ class Stage(nn.Module, ABC):
 
     #: The name in configurations.
     name: ClassVar[str]
+    #: A sentence for the end of training, about the *folder* that was written.
+    next_step: ClassVar[str]
     #: Height and width of the patches that the networks are for; None for any.
     patch_size: list[int] | None = None
 
@@ -124,6 +126,10 @@ class AutoencoderStage(Stage):
     """
 
     name = 'autoencoder'
+    next_step = (
+        'The codec is in {folder}. Stage diffusion takes it: set '
+        'model.init_args.codec to {folder}.'
+    )
     check = staticmethod(require_learnable)
 
     def __init__(self, codec: Codec) -> None:
@@ -180,6 +186,10 @@ class DiffusionStage(Stage):
     """
 
     name = 'diffusion'
+    next_step = (
+        'The generator is in {folder}. Draw from it: torchgeo-specdm generate '
+        '--generator {folder} --out FOLDER --count 100'
+    )
     check = staticmethod(require_learned)
 
     def __init__(
