@@ -15,11 +15,13 @@ from typing_extensions import TypedDict
 from ..codecs import Codec, Sample, load_codec, load_state, save_codec
 from ..codecs.windows import in_windows
 from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
+from ..pairs.fingerprint import read_seen_samples
 from .cases import Role, case_name
 from .denoiser import JointDenoiser
 from .given import by_stream, cells_of, encode_parts, put_back, without_condition
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
+from .sharing import Shared
 from .solver import STOCHASTIC, Sampler, make_solver
 
 #: Pixels of a side of a patch.
@@ -47,11 +49,14 @@ class GeneratorConfig(TypedDict):
     training: NotRequired[dict[str, Any]]
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, Shared):
     """Draws labelled samples.
 
     >>> generator = Generator.load('runs/demo/diffusion')
     >>> pairs = generator.sample(indices=[0, 1, 2], seed=0)
+
+    ``push_to_hub('user/name')`` and ``Generator.from_pretrained('user/name')`` share it
+    (see huggingface_hub.ModelHubMixin).
 
     Args:
         codec: Codec with measured statistics.
@@ -74,6 +79,7 @@ class Generator(nn.Module):
         self.process = process
         self.denoiser = denoiser
         self.config = dict(config)
+        self.seen = set()
 
     @classmethod
     def build(cls, codec: Codec, config: Mapping[str, Any]) -> 'Generator':
@@ -116,6 +122,7 @@ class Generator(nn.Module):
         config = read_config(folder, 'diffusion', GeneratorConfig)
         generator = cls.build(load_codec(folder / 'codec'), config)
         load_state(generator.denoiser, folder)
+        generator.seen = read_seen_samples(folder)
         return generator.eval().requires_grad_(False)
 
     def save(self, folder: str | Path) -> None:
