@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 from torchgeo.main import main
+from torchvision.models._api import WeightsEnum
 
 from torchgeo_specdm.models.segformer import BandMapper
 from torchgeo_specdm.pairs.spec import SampleSpec
@@ -336,6 +338,25 @@ class TestArguments:
         known_task(backbone='mit_b0')
         with pytest.raises(RuntimeError, match='weights of mit_b0 cannot be fetched'):
             known_task(backbone='mit_b0', weights=True)
+
+    def test_weights_of_torchgeo(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = smp.encoders.get_encoder('resnet18', in_channels=13, weights=None)
+        monkeypatch.setattr(
+            WeightsEnum, 'get_state_dict', lambda self, **options: made.state_dict()
+        )
+        given = {'model': 'unet', 'backbone': 'resnet18', 'num_classes': 3}
+        given |= {'weights': 'ResNet18_Weights.SENTINEL2_ALL_MOCO'}
+        task = MultispectralSegmentationTask(
+            in_channels=13, freeze_backbone=True, **given
+        )
+        encoder = task.model.network.encoder
+        assert encoder.conv1.weight.equal(made.conv1.weight)
+        assert not any(p.requires_grad for p in encoder.parameters())
+        assert any(p.requires_grad for p in task.parameters())
+        with pytest.raises(ValueError, match=r'resnet18 and 4 bands .*size mismatch'):
+            MultispectralSegmentationTask(in_channels=4, **given)
+        with pytest.raises(ValueError, match=r"weights='ResNet18_Weights\.MARS' must"):
+            known_task(weights='ResNet18_Weights.MARS')
 
     def test_hyperparameters_are_plain(self) -> None:
         task = known_task(class_weights=[1.0, 2.0, 3.0])

@@ -72,6 +72,7 @@ class MultispectralChangeDetectionTask(PixelTask):
         warmup: float = 0.05,
         relu_logits: bool = False,
         out: str | None = None,
+        freeze_backbone: bool = False,
     ) -> None:
         """Initialize a new MultispectralChangeDetectionTask instance.
 
@@ -86,7 +87,9 @@ class MultispectralChangeDetectionTask(PixelTask):
             in_channels: Number of bands of one date; None for that of the datamodule's
                 ``spec``.
             num_classes: Number of classes; None for that of the datamodule's ``spec``.
-            weights: Whether to fetch ImageNet weights for the encoder; or a file that
+            weights: Whether to fetch ImageNet weights for the encoder; or the name of
+                weights of TorchGeo, such as ``'ResNet18_Weights.SENTINEL2_ALL_MOCO'``,
+                which fetches them for FC-Siam networks; or a file that
                 ``torchgeo-specdm convert`` wrote for ChangeFormer or SiamCRNN.
             loss: Cross-entropy, or its sum with 0.75 times the Lovasz loss, as
                 SiamCRNN's authors train (docs/notes/networks.md).
@@ -99,6 +102,7 @@ class MultispectralChangeDetectionTask(PixelTask):
             relu_logits: ChangeFormer only: clip the logits at zero, as published.
             out: Folder for the predicted map of each scene, ``<scene>.tif``, that
                 ``torchgeo test`` and ``torchgeo predict`` write; None for none.
+            freeze_backbone: Whether the backbone keeps its weights.
 
         Raises:
             ValueError: If a choice is unknown or a value does not fit.

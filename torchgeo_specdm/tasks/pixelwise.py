@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+from torchgeo.models import get_weight
 
 from ..compat import BaseTask
 from ..metrics.segmentation import SegmentationScores, count_labelled
@@ -41,8 +42,8 @@ class PixelTask(
     """Training, scores and schedule of a task that gives every pixel a class.
 
     A subclass has the hyperparameters ``in_channels``, ``num_classes``, ``loss``,
-    ``class_weights``, ``ignore_index``, ``lr`` and ``warmup`` (maybe
-    ``head_lr_factor``), says in ``dates`` how many images a sample has, and builds
+    ``class_weights``, ``ignore_index``, ``lr``, ``warmup`` and ``freeze_backbone``
+    (maybe ``head_lr_factor``), says in ``dates`` how many images a sample has, and builds
     its network in :meth:`build_network`. The first three are read from the
     datamodule's ``spec`` where they are None.
 
@@ -59,7 +60,7 @@ class PixelTask(
     #: Channels of red, green and blue, where a spec tells them.
     rgb: tuple[int, int, int] | None = None
     class_weights: Tensor | None
-    #: Whether to fetch ImageNet weights; or a file of converted ones.
+    #: Whether to fetch ImageNet weights; or TorchGeo's by name; or a converted file.
     weights: bool | str
     model: nn.Module | None
 
@@ -77,22 +78,23 @@ class PixelTask(
 
         Raises:
             RuntimeError: If its weights cannot be fetched.
-            ValueError: If ``weights`` names a file of another network.
+            ValueError: If ``weights`` are those of another network.
         """
         self.model = None
         if not self._is_resolved():
             return
         try:
             self.model = self.build_network()
+            if isinstance(self.weights, str):
+                self._load_weights(self.weights)
         except OSError as error:
             backbone = self.hparams['backbone']
             raise RuntimeError(
-                f'the ImageNet weights of {backbone} cannot be fetched ({error}). Build '
+                f'the weights of {backbone} cannot be fetched ({error}). Build '
                 'the task once with network access, which keeps them in the cache, or '
                 'set weights to false.'
             ) from error
-        if isinstance(self.weights, str):
-            load_converted(self.model, self.weights)
+        self._encoder().requires_grad_(not self.hparams['freeze_backbone'])
 
     def configure_losses(self) -> None:
         """Keep the class weights on the device.
@@ -275,15 +277,36 @@ class PixelTask(
             'lr_scheduler': {'scheduler': scheduler, 'interval': 'step'},
         }
 
+    def _encoder(self) -> nn.Module:
+        """The backbone of the network."""
+        network: Any = getattr(self.model, 'network', self.model)
+        encoder: nn.Module = network.get_submodule('encoder')
+        return encoder
+
+    def _load_weights(self, weights: str) -> None:
+        """Start from TorchGeo's weights of a backbone, or from a converted file."""
+        assert self.model is not None
+        if '_Weights.' not in weights:
+            load_converted(self.model, weights)
+            return
+        try:
+            found = get_weight(weights).get_state_dict(progress=True)
+            self._encoder().load_state_dict(found)
+        except (RuntimeError, ValueError) as error:
+            given, reason = self.hparams, str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f'weights={weights!r} must be weights of TorchGeo for the backbone '
+                f'{given["backbone"]} and {given["in_channels"]} bands ({reason}). Use '
+                'the backbone and the bands that they were made for.'
+            ) from error
+
     def _is_resolved(self) -> bool:
         return None not in (self.hparams['in_channels'], self.hparams['num_classes'])
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Backbone and head, norms and others: four groups with their own rates."""
         assert self.model is not None
-        network: Any = getattr(self.model, 'network', self.model)
-        encoder = network.get_submodule('encoder')
-        backbone = {id(p) for p in encoder.parameters()}
+        backbone = {id(p) for p in self._encoder().parameters()}
         norms = {
             id(p)
             for module in self.model.modules()

@@ -64,6 +64,7 @@ class MultispectralSegmentationTask(PixelTask):
         lr: float = 6e-5,
         head_lr_factor: float = 10.0,
         warmup: float = 0.05,
+        freeze_backbone: bool = False,
     ) -> None:
         """Initialize a new MultispectralSegmentationTask instance.
 
@@ -79,8 +80,10 @@ class MultispectralSegmentationTask(PixelTask):
                 three (see :func:`~torchgeo_specdm.models.segformer.segformer`). A
                 ``'map'`` starts from the RGB bands if ``in_channels`` is read from the
                 ``spec``, else at random.
-            weights: Whether to fetch ImageNet weights for the backbone; or a file that
-                ``torchgeo-specdm convert pfsegnet`` wrote.
+            weights: Whether to fetch ImageNet weights for the backbone; or the name of
+                weights of TorchGeo, such as ``'ResNet18_Weights.SENTINEL2_ALL_MOCO'``,
+                which fetches them; or a file that ``torchgeo-specdm convert pfsegnet``
+                wrote.
             loss: Cross-entropy, or its sum with soft Dice, which favours rare classes.
                 ``'pfsegnet'`` trains on the cross-entropy of the hard pixels and on
                 edges (see :func:`~torchgeo_specdm.models.pfsegnet.pfsegnet_loss`); its
@@ -93,6 +96,7 @@ class MultispectralSegmentationTask(PixelTask):
                 one; from scratch, 1e-3 with ``head_lr_factor=1`` is a fair start.
             head_lr_factor: Learning rate of all other layers, as a multiple of ``lr``.
             warmup: Share of the steps with a growing learning rate, in [0, 1).
+            freeze_backbone: Whether the backbone keeps its weights.
 
         Raises:
             ValueError: If a choice is unknown or a value does not fit.
