@@ -3,6 +3,7 @@
 
 """A scene and its labels, cut into a folder of pairs."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +21,12 @@ from tqdm import tqdm
 from ..files import write_atomically
 from .description import CLASSES
 from .layout import PLACES, PlacedSample, write_table
-from .rasters import read_raster
+from .rasters import read_raster, write_categories
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
+#: Highest code of classes whose names are written beside each mask.
+_MOST_NAMED = 255
 #: Code of pixels outside of all polygons.
 _OUTSIDE = 0
 
@@ -105,6 +108,7 @@ class _Labels:
         self.names: dict[int, str] = {}
         self.no_label: list[int] = []
         self.codes: NDArray[Any] | None = None
+        self.colours: dict[int, Any] = {}
         try:
             raster = read_raster(path)
         except ValueError:
@@ -124,6 +128,9 @@ class _Labels:
                 'of the scene, for example with gdalwarp -r near.'
             )
         self.codes = raster.values[0]
+        with rasterio.open(path) as source, contextlib.suppress(ValueError):
+            # there may be none
+            self.colours = source.colormap(1)
         if raster.nodata is not None:
             self.no_label = [int(raster.nodata)]
 
@@ -167,9 +174,13 @@ class _Labels:
                 crs=self.scene.crs,
                 transform=transform(window, self.scene.transform),
             ) as target:
+                if self.colours:
+                    target.write_colormap(1, self.colours)
                 target.write(mask.astype(dtype), 1)
 
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.names and min(self.names) >= 0 and max(self.names) <= _MOST_NAMED:
+            write_categories(path, self.names)
         write_atomically(path, save)
 
     def write_classes(self, out: Path) -> None:

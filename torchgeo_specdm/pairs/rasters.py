@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -18,7 +19,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ..bands import channel, parse_wavelength, stated_wavelength
-from ..files import write_verified
+from ..files import write_text, write_verified
 from .arrays import ARRAYS, read_array
 from .spec import SampleSpec
 
@@ -365,6 +366,9 @@ def write_class_raster(
 ) -> str:
     """Write a map of classes with their codes, names and colours.
 
+    Names are tags, and of a map that lies somewhere the category names of GDAL, too,
+    in a file beside it, from which QGIS makes its legend.
+
     Args:
         path: The file; its folder must exist.
         mask: Class positions (H, W); any other value is no label.
@@ -403,6 +407,9 @@ def write_class_raster(
             target.colorinterp = [ColorInterp.palette]
             target.write_colormap(1, table)
 
+    if georeference and dtype == 'uint8':
+        # before the map, which is whole with it
+        write_categories(path, dict(zip(spec.codes, spec.classes, strict=True)))
     profile = {'nodata': empty, **georeference}
     return _write_raster(
         path, stored[None], profile, {**(tags or {}), **names}, describe
@@ -432,6 +439,22 @@ def write_confidence_raster(
 
     values = confidence.astype(np.float32)[None]
     return _write_raster(path, values, georeference, tags, describe)
+
+
+def write_categories(path: Path, names: Mapping[int, str]) -> None:
+    """Write the names of the values of a map beside it, as GDAL has them.
+
+    Args:
+        path: The map.
+        names: Name of each value, 0 or more.
+    """
+    root = ElementTree.Element('PAMDataset')
+    band = ElementTree.SubElement(root, 'PAMRasterBand', band='1')
+    categories = ElementTree.SubElement(band, 'CategoryNames')
+    for value in range(max(names) + 1):
+        ElementTree.SubElement(categories, 'Category').text = names.get(value, '')
+    text = ElementTree.tostring(root, encoding='unicode')
+    write_text(path.with_name(f'{path.name}.aux.xml'), text + '\n')
 
 
 def _fit(values: NDArray[np.integer[Any]], dtype: str) -> bool:
