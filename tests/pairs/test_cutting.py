@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import yaml
 from rasterio.transform import from_origin
+from scipy.io import savemat
 from shapely.geometry import box
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
@@ -107,6 +108,25 @@ def test_polygons(
     assert list(spec.classes) == ([background] if background else []) + wanted
     with pytest.raises(ValueError, match=r"attribute='x' is no column .*'cover'"):
         export_scene(path, tmp_path / 'labels.gpkg', tmp_path / 'b', 16, None, 'x')
+
+
+@pytest.mark.parametrize('last', [True, False])
+def test_a_cube_of_matlab(tmp_path: Path, last: bool) -> None:
+    random = np.random.default_rng(0)
+    cube = random.integers(0, 9000, (20, 33, 35)).astype(np.uint16)
+    codes = random.integers(0, 4, (33, 35)).astype(np.uint8)
+    values = cube.transpose(1, 2, 0) if last else cube
+    savemat(tmp_path / 'cube.mat', {'cube': values})
+    savemat(tmp_path / 'labels.mat', {'labels': codes})
+    out = tmp_path / 'out'
+    export_scene(tmp_path / 'cube.mat', tmp_path / 'labels.mat', out, 8)
+    folder = PairFolder(out, no_label=0)
+    assert folder.spec.num_bands == 20 and len(folder) == 16
+    sample = folder[folder.ids.index('00016_00008')]
+    assert np.array_equal(sample['image'], cube[:, 16:24, 8:16])
+    wanted = codes[16:24, 8:16].astype(int) - 1
+    found = sample['mask'].numpy()
+    assert np.array_equal(np.where(found == 255, -1, found), wanted)
 
 
 def test_labels_on_another_grid(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:

@@ -158,11 +158,10 @@ class Codec(nn.Module, ABC):
         self.require_statistics()
         raw = latent * _channels(self.latent_std) + _channels(self.latent_mean)
         joined = in_windows(self._images_and_logits, [raw], window)
-        images, logits = joined.split(
-            [joined.shape[1] - self.spec.num_classes, self.spec.num_classes], 1
-        )
-        images = images.unflatten(1, (self.spec.dates, self.spec.num_bands))
-        return self._finish(images, logits)
+        classes = self.spec.num_classes
+        shape = (self.spec.dates, self.spec.num_bands)
+        images = joined[:, :-classes].unflatten(1, shape)
+        return self._finish(images, joined[:, -classes:])
 
     def roundtrip(self, sample: Sample) -> tuple[dict[str, Tensor], Tensor]:
         """Encode and decode a batch without gradients, as stage 2 will see it.

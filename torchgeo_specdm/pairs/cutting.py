@@ -13,15 +13,17 @@ import geopandas
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio import MemoryFile
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from rasterio.windows import Window, bounds, transform
 from tqdm import tqdm
 
 from ..files import write_atomically
+from .arrays import ARRAYS
 from .description import CLASSES
 from .layout import PLACES, PlacedSample, write_table
-from .rasters import read_raster, write_categories
+from .rasters import read_codes, read_raster, write_categories
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
@@ -47,9 +49,10 @@ def export_scene(
     without a valid or a labelled pixel are left out.
 
     Args:
-        image: Georaster of all bands.
-        labels: Georaster of class codes on the same grid, or a file of polygons, such
-            as a GeoPackage, in any coordinate reference system.
+        image: Georaster of all bands, or a file of arrays (:mod:`.arrays`) such as a
+            cube of MATLAB.
+        labels: Georaster or array of class codes on the same grid, or a file of
+            polygons, such as a GeoPackage, in any coordinate reference system.
         out: Folder to write, empty or new.
         tile: Side of a tile in pixels.
         stride: Pixels between the corners of two tiles; *tile* if None.
@@ -74,7 +77,7 @@ def export_scene(
     places = []
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(image) as scene:
+        with _open_scene(image, labels) as scene:
             reader = _Labels(labels, scene, attribute, background)
             corners = [*_block_corners((scene.height, scene.width), tile, step)]
             for row, column, place in tqdm(
@@ -98,6 +101,32 @@ def export_scene(
     return len(places)
 
 
+@contextlib.contextmanager
+def _open_scene(image: Path, labels: Path) -> Iterator[Any]:
+    """Open a scene; one of arrays as a georaster that lies nowhere."""
+    if image.suffix.lower() not in ARRAYS:
+        with rasterio.open(image) as scene:
+            yield scene
+        return
+    raster = read_raster(image, read_codes(labels).shape)
+    count, height, width = raster.values.shape
+    with MemoryFile() as memory:
+        with memory.open(
+            driver='GTiff',
+            count=count,
+            height=height,
+            width=width,
+            dtype=raster.values.dtype,
+            nodata=raster.nodata,
+        ) as target:
+            target.write(raster.values)
+            for band, wavelength in enumerate(raster.wavelengths, start=1):
+                if wavelength is not None:
+                    target.update_tags(band, WAVELENGTH_NM=str(wavelength))
+        with memory.open() as scene:
+            yield scene
+
+
 class _Labels:
     """Class codes of a scene, from a raster or from polygons."""
 
@@ -118,7 +147,9 @@ class _Labels:
             else:
                 self.no_label = [_OUTSIDE]
             return
-        grid = (raster.values.shape, raster.crs, raster.transform)
+        # arrays lie nowhere
+        place = raster.transform or scene.transform
+        grid = (raster.values.shape, raster.crs or scene.crs, place)
         if grid != ((1, scene.height, scene.width), scene.crs, scene.transform):
             raise ValueError(
                 f'{path} has {raster.values.shape} values, {raster.crs} and '
@@ -128,9 +159,10 @@ class _Labels:
                 'of the scene, for example with gdalwarp -r near.'
             )
         self.codes = raster.values[0]
-        with rasterio.open(path) as source, contextlib.suppress(ValueError):
-            # there may be none
-            self.colours = source.colormap(1)
+        if path.suffix.lower() not in ARRAYS:
+            with rasterio.open(path) as source, contextlib.suppress(ValueError):
+                # there may be none
+                self.colours = source.colormap(1)
         if raster.nodata is not None:
             self.no_label = [int(raster.nodata)]
 
