@@ -159,8 +159,9 @@ class Codec(nn.Module, ABC):
         raw = latent * _channels(self.latent_std) + _channels(self.latent_mean)
         joined = in_windows(self._images_and_logits, [raw], window)
         classes = self.spec.num_classes
-        shape = (self.spec.dates, self.spec.num_bands)
-        images = joined[:, :-classes].unflatten(1, shape)
+        images = rearrange(
+            joined[:, :-classes], 'b (t c) h w -> b t c h w', t=self.spec.dates
+        )
         return self._finish(images, joined[:, -classes:])
 
     def roundtrip(self, sample: Sample) -> tuple[dict[str, Tensor], Tensor]:
