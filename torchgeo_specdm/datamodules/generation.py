@@ -179,7 +179,7 @@ class GenerationDataModule(BaseDataModule):
             raise ValueError(
                 f'count={count} and batch_size={batch_size} must be 1 or more.'
             )
-        if masks is vary is count is None:
+        if count is None and masks is None and vary is None:
             raise ValueError(
                 'count=None says nothing where no samples are given. Give a number.'
             )

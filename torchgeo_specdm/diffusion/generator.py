@@ -196,7 +196,8 @@ class Generator(nn.Module, Shared):
         self._check_roles(roles, settings['guidance'])
         clean, parts, patch = None, {**kept, **varied}, self.config['patch_size']
         if parts:
-            size = next(iter(parts.values())).shape[-2:]
+            shape = next(iter(parts.values())).shape
+            size = shape[-2], shape[-1]
         height, width = self._check_size(*(size or patch))
         if parts:
             clean = encode_parts(parts, self.codec, (patch[0], patch[1]))

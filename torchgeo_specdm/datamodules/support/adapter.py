@@ -126,7 +126,7 @@ def describe_dataset(
         'scale': scale,
         'dtype': dtype,
     }
-    return SampleSpec.from_dict(found | overrides)
+    return SampleSpec.from_dict({**found, **overrides})
 
 
 def split_datasets(datamodule: Any) -> dict[str, Any]:
