@@ -233,8 +233,10 @@ def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
     for tiles in sets.values():
         tiles.codes = tuple(codes)
     for part in parts:
-        table = getattr(part, 'cmap', None) or {}
-        if not getattr(part, 'is_image', True) and {*codes} <= {*table}:
+        table = getattr(part, 'cmap', None)
+        # a table by value; since TorchGeo 0.10 it may be a colormap of matplotlib
+        told = isinstance(table, Mapping) and {*codes} <= {*table}
+        if told and not getattr(part, 'is_image', True):
             found['colors'] = [[*table[code][:3]] for code in codes]
     return found
 

@@ -14,6 +14,7 @@ import torch
 from rasterio.windows import from_bounds
 from torchgeo.datamodules import L7IrishDataModule, NAIPChesapeakeDataModule
 from torchgeo.datamodules import OSCDDataModule as TorchGeoOSCD
+from torchgeo.datasets import ChesapeakeDC
 
 from tests.data.geo import L7_CODES, make_l7irish, make_naip
 from tests.data.oscd import TEST, TRAIN, fake_image, fake_mask, make_oscd
@@ -114,7 +115,9 @@ class TestNAIP:
                 sources = [*(tmp_path / source).iterdir()]
                 assert at_its_place(out / kind / f'{name}.tif', sources)
         assert folder.spec.codes == (11, 22, 42, 95)
-        assert folder.spec.colors[1] == (235, 6, 2)
+        if isinstance(ChesapeakeDC.cmap, dict):
+            # as long as TorchGeo has a table of values
+            assert folder.spec.colors[1] == (235, 6, 2)
 
     def test_some_splits(self, data: NAIPChesapeakeDataModule, tmp_path: Path) -> None:
         export_datamodule(data, tmp_path / 'out', ['test'])
