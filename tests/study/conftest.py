@@ -10,5 +10,5 @@ from tests.study.worlds import write_world
 
 @pytest.fixture(scope='session')
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders ``poor``, ``rich``, ``right`` and ``shuffled``."""
+    """Folders ``poor``, ``rich``, ``right`` and ``wrong``."""
     return write_world(tmp_path_factory.mktemp('world'))

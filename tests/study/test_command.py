@@ -15,6 +15,7 @@ import pytest
 from tests.study.worlds import table_of, tiny_task, write_yaml
 from torchgeo_specdm.cli import main
 
+ROOT = Path(__file__).parents[2]
 Output = pytest.CaptureFixture[str]
 
 
@@ -51,7 +52,11 @@ def test_killed_and_started_again(
     path = write_yaml(tmp_path, world / 'rich', **mixing(world))
     command = Path(sys.executable).with_name('torchgeo-specdm')
     process = subprocess.Popen(
-        [command, 'study', path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [command, 'study', path],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # where its network is
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
     )
     runs = tmp_path / 'out' / 'runs'
     deadline = time.monotonic() + 90

@@ -62,9 +62,9 @@ class TestPlanted:
             tmp_path,
             world / 'rich',
             seeds=3,
-            updates=15,
+            updates=25,
             arms={'synthetic': mixed(real_share=0.25)},
-            generators={'own': {'pairs': str(world / 'shuffled')}},
+            generators={'own': {'pairs': str(world / 'wrong')}},
         )
         (sentence,) = verdicts(Engine(study).run(study.cells()))
         assert sentence.startswith('4x synthetic changes mIoU by -')

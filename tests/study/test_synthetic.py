@@ -51,6 +51,17 @@ ARMS: dict[str, tuple[dict[str, Any], list[tuple[int, int, int]]]] = {
 }
 
 
+#: Two processes, of which neither waits until the other has imported anything.
+TWO_MACHINES = """
+import os, sys
+import torchgeo_specdm.study.engine
+from torchgeo_specdm.cli import main
+child = os.fork()
+code = main(['study', sys.argv[1], '--shard', '2/2' if child else '1/2'])
+sys.exit(code or (os.waitpid(child, 0)[1] if child else 0))
+"""
+
+
 def arm(**changes: Any) -> dict[str, Any]:
     """An arm with a generator, unless that is None."""
     synthetic = changes.get('generator', 'own') is not None
@@ -273,12 +284,9 @@ class TestMoreMachinesThanSubsets:
             for file in (home / name).rglob('*')
         }
         assert len(drawn) > 3 * 16
-        command = [Path(sys.executable).with_name('torchgeo-specdm'), 'study', path]
-        machines = [
-            subprocess.Popen([*command, '--shard', f'{i}/2'], stdout=subprocess.DEVNULL)
-            for i in (1, 2)
-        ]
-        assert [machine.wait(300) for machine in machines] == [0, 0]
+        command = [sys.executable, '-c', TWO_MACHINES, path]
+        root = Path(__file__).parents[2]
+        subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=300)
         # nobody writes what is there
         assert drawn == {file: file.stat().st_mtime_ns for file in drawn}
         # the table of the last one may be older than the other's last run

@@ -5,6 +5,7 @@
 
 import csv
 import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from torchgeo_specdm import SampleSpec
+from torchgeo_specdm import MultispectralSegmentationTask, SampleSpec
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.study.design import Cell, Study
 from torchgeo_specdm.study.engine import Engine
@@ -37,7 +38,7 @@ def write_world(root: Path) -> Path:
 
     The eight training samples of ``poor`` show half of the classes and those of
     ``rich`` all of them. The pairs of ``right`` are as real as the test samples, so
-    they must help the poor; in ``shuffled``, each image has the mask of another one,
+    they must help the poor; in ``wrong``, every class bears the name of the next one,
     so they must harm the rich.
     """
     random = np.random.default_rng(0)
@@ -50,7 +51,8 @@ def write_world(root: Path) -> Path:
             (root / name / f'{split}.txt').write_text(ids)
     pairs = [draw(random, everything) for _ in range(32)]
     write(root / 'right', pairs)
-    write(root / 'shuffled', pairs, shift=1)
+    wrong = [(image, (mask + 1) % len(SPECTRA)) for image, mask in pairs]
+    write(root / 'wrong', wrong)
     return root
 
 
@@ -62,20 +64,29 @@ def draw(random: np.random.Generator, classes: Sequence[int]) -> Sample:
     return image + random.normal(0, 100, image.shape), mask
 
 
-def write(root: Path, samples: list[Sample], shift: int = 0) -> None:
-    """A folder of pairs; with a shift, each image has the mask of another one."""
+def write(root: Path, samples: list[Sample]) -> None:
+    """A folder of pairs."""
     writer = PairWriter(root, SPEC, {}, {})
-    for i, (image, _) in enumerate(samples):
-        mask = samples[(i + shift) % len(samples)][1]
+    for i, (image, mask) in enumerate(samples):
         writer.write(f'{i:03d}', image, mask, {'index': i})
     writer.finish('A test.')
 
 
+class TinyTask(MultispectralSegmentationTask):
+    """A network of two layers, which is enough for these worlds."""
+
+    def build_network(self) -> nn.Module:
+        bands, classes = self.hparams['in_channels'], self.hparams['num_classes']
+        encoder = nn.Sequential(nn.Conv2d(bands, 32, 3, padding=1), nn.ReLU())
+        return nn.Sequential(
+            OrderedDict(encoder=encoder, head=nn.Conv2d(32, classes, 1))
+        )
+
+
 def tiny_task(**changes: Any) -> dict[str, Any]:
     """The smallest network there is."""
-    arguments = {'backbone': 'mit_b0', 'lr': 2e-3, 'head_lr_factor': 1.0, **changes}
-    path = 'torchgeo_specdm.MultispectralSegmentationTask'
-    return {'class_path': path, 'init_args': arguments}
+    arguments = {'lr': 1e-2, 'head_lr_factor': 1.0, **changes}
+    return {'class_path': f'{__name__}.{TinyTask.__name__}', 'init_args': arguments}
 
 
 def pairs_data(folder: Path, batch_size: int = 8) -> dict[str, Any]:
