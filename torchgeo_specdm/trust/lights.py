@@ -241,12 +241,8 @@ def blind_judges(measures: Mapping[str, Any]) -> str:
         A sentence without its end; empty if they read real pairs better than shuffled
         ones, or nothing was measured.
     """
-    alignment = measures.get('alignment') or {}
-    low, *reals = (
-        find_number(alignment, 'judge', side, str(alignment.get('score')))
-        for side in ('shuffled', 'real', 'held_out')
-    )
-    known = [real for real in reals if real is not None]
+    score = str((measures.get('alignment') or {}).get('score'))
+    low, known = _bounds(measures, 'judge', score)
     if low is None or not known or min(known) - low >= _TELLS:
         return ''
     return (
@@ -341,15 +337,23 @@ def _way(measures: Mapping[str, Any], name: str, best: bool = False) -> float | 
     Those of the training places and of others are real alike: 1 is the lower of both,
     or the *best*.
     """
-    value, low, *reals = (
-        find_number(measures, 'alignment', name, side)
-        for side in ('synthetic', 'shuffled', 'real', 'held_out')
-    )
-    known = [real for real in reals if real is not None]
+    value = find_number(measures, 'alignment', name, 'synthetic')
+    low, known = _bounds(measures, name)
     if value is None or low is None or not known:
         return None
     high = max(known) if best else min(known)
     return None if high - low < _TELLS else (value - low) / (high - low)
+
+
+def _bounds(
+    measures: Mapping[str, Any], name: str, *score: str
+) -> tuple[float | None, list[float]]:
+    """Agreement of shuffled pairs, and of real ones of training and other places."""
+    low, *reals = (
+        find_number(measures, 'alignment', name, side, *score)
+        for side in ('shuffled', 'real', 'held_out')
+    )
+    return low, [real for real in reals if real is not None]
 
 
 def _swapped(measures: Mapping[str, Any]) -> tuple[float | None, float | None]:
