@@ -1,6 +1,8 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -40,20 +42,34 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return real, drawn
 
 
+#: Options of the measures of :func:`measured`.
+UPDATES = ['--updates', '25']
+
+
+@pytest.fixture(scope='module')
+def measured(
+    folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str], str]:
+    """Results of a filter, its command, and what it said."""
+    real, drawn = folders
+    root = tmp_path_factory.mktemp('measured')
+    command = ['filter', str(drawn), '--real', str(real), '--out', str(root / 'kept')]
+    command += ['--trust', str(root / 'trust'), *UPDATES, '--quantile', '0']
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(command) == 0
+    return root, command, said.getvalue()
+
+
 def test_filter_and_report(
     folders: tuple[Path, Path],
-    tmp_path: Path,
+    measured: tuple[Path, list[str], str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, drawn = folders
-    trust = tmp_path / 'trust'
-    measuring = ['--real', str(real), '--trust', str(trust), '--updates', '25']
-    out = tmp_path / 'kept'
-    command = ['filter', str(drawn), '--out', str(out), *measuring, '--quantile', '0']
-    assert main(command) == 0
-    said = capsys.readouterr().out
-    kept, control = PairFolder(out), PairFolder(tmp_path / 'kept-random')
+    drawn, (root, command, said) = folders[1], measured
+    trust = root / 'trust'
+    kept, control = PairFolder(root / 'kept'), PairFolder(root / 'kept-random')
     copies = {*PairFolder(drawn).ids[:COPIES]}
     assert copies and not copies & {*kept.ids}
     assert len(kept) == len(control) <= len(PairFolder(drawn)) - COPIES
@@ -112,6 +128,7 @@ def require_doubtful_ignored(drawn: Path, readings: Path, out: Path) -> None:
 
 def test_doubtful_pixels_and_results_that_name_code(
     folders: tuple[Path, Path],
+    measured: tuple[Path, list[str], str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -121,7 +138,9 @@ def test_doubtful_pixels_and_results_that_name_code(
     real, drawn = (shutil.copytree(f, tmp_path / f.name) for f in folders)
     plant_everywhere(drawn)
     trust, study = tmp_path / 'drawn-trust', tmp_path / 'study'
-    pairs = ['--real', str(real), '--updates', '25']
+    # judges of the same real pairs are there
+    shutil.copytree(measured[0] / 'trust' / 'judges', trust / 'judges')
+    pairs = ['--real', str(real), *UPDATES]
     filtered = ['filter', str(drawn), *pairs, '--pixels', '--by', 'edges', '--out']
     assert main([*filtered, str(tmp_path / 'kept')]) == 0
     require_doubtful_ignored(drawn, trust / 'readings', tmp_path / 'kept')
