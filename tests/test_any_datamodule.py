@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 from torchgeo.datamodules import NonGeoDataModule
-from torchgeo.datasets import LoveDA
+from torchgeo.datasets import LandCoverAI, LoveDA
 
 from tests.datamodules.torchgeo_fakes import (
     write_landcoverai,
@@ -22,10 +23,10 @@ from tests.datamodules.torchgeo_fakes import (
     write_loveda,
     write_random_pairs,
 )
-from torchgeo_specdm import PairFolder, PairFolderDataModule
+from tests.study.worlds import tiny_task
+from torchgeo_specdm import PairFolder, PairFolderDataModule, quickstart
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.pairs.spec import SampleSpec
-from torchgeo_specdm.quickstart import Quickstart
 from torchgeo_specdm.study.runs import read_run
 
 #: As ``torchgeo fit`` takes them: short names, and arguments behind ``**kwargs``.
@@ -76,9 +77,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the YAML of a datamodule, and its files once."""
     root = tmp_path_factory.mktemp('real')
     writers = {
-        'LandCoverAIDataModule': write_landcoverai,
+        'LandCoverAIDataModule': partial(write_landcoverai, train=20),
         'LoveDADataModule': write_loveda,
-        'LEVIRCDDataModule': write_levircd,
+        'LEVIRCDDataModule': partial(write_levircd, train=20),
         'ForeignDataModule': write_foreign,
     }
 
@@ -104,37 +105,57 @@ def test_overlap(
     assert '0 of 4 val samples show' in capsys.readouterr().out or config is FOREIGN
 
 
+def short_plan(*arguments: Any) -> dict[str, Any]:
+    """A plan that was not timed: one step of each kind."""
+    return {
+        'samples': arguments[3],
+        'patch_size': 32,
+        'batch_size': 4,
+        'precision': '32-true',
+        'latent_batch_size': 4,
+        'passes': 1,
+        'steps': {'autoencoder': 1, 'diffusion': 1, 'network': 1},
+        'seconds': dict.fromkeys(('autoencoder', 'diffusion', 'network', 'sample'), 0),
+    }
+
+
 @pytest.mark.parametrize(
     'config, spec, counts',
     [
-        (LAND, {}, (8, 4, 4)),
+        (LAND, {}, (20, 4, 4)),
         # without a labelled test set, that for validation is the test set
         (LOVEDA, {}, (19, 5, 4)),
-        (LEVIR, {}, (8, 4, 4)),
+        (LEVIR, {}, (20, 4, 4)),
         (FOREIGN, {'classes': ['field', 'town']}, (10, 3, 3)),
     ],
 )
-def test_quickstart_writes_pairs(
+def test_quickstart(
     make: Callable[..., Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     config: dict[str, Any],
     spec: dict[str, Any],
     counts: tuple[int, int, int],
 ) -> None:
-    task: Any = 'change' if config is LEVIR else 'segmentation'
-    start = Quickstart(tmp_path, make(config, spec=spec), task)
-    folder = start._prepare_data()
-    assert start._check(folder) == (counts[0], (32, 32))
-    pairs = PairFolderDataModule(str(folder))
+    monkeypatch.setattr(quickstart, 'make_plan', short_plan)
+    monkeypatch.setattr(quickstart, '_RATIOS', (1.0,))
+    monkeypatch.setattr(quickstart, '_SEEDS', 2)
+    monkeypatch.setitem(quickstart.NETWORKS, 'segmentation', tiny_task())
+    out, task = tmp_path / 'out', 'change' if config is LEVIR else 'segmentation'
+    command = ['quickstart', '--data', str(make(config, spec=spec)), '--task', task]
+    command += ['--codec', 'pixels', '--out', str(out)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f'Report: {out / "report.html"}' in said
+    page = (out / 'report.html').read_text(encoding='utf-8')
+    assert f'{counts[0]} labelled training' in page
+    assert ('labelled test set' in page) == (config is LOVEDA)
+    pairs = PairFolderDataModule(str(out / 'real'))
     assert tuple(map(len, pairs.split_ids().values())) == counts
-    assert ('labelled test set' in ' '.join(start._notes({'samples': 8}, True))) == (
-        config is LOVEDA
-    )
-    # as it was, and not called drawn
-    data = start._settings['data']
-    assert Quickstart(tmp_path, make(config, spec=spec), task)._prepare_data() == folder
-    assert start._settings['data'] == data
-    with rasterio.open(next((folder / 'images').iterdir())) as file:
+    assert len(PairFolder(out / 'synthetic')) == counts[0]
+    # real ones are as they were, and not called drawn
+    with rasterio.open(next((out / 'real' / 'images').iterdir())) as file:
         assert file.tags()['SYNTHETIC'] == 'NO' and file.dtypes[0] == 'uint8'
 
 
@@ -200,11 +221,12 @@ def test_study(
         assert 0 <= run.scores['miou'] <= 1
 
 
-@pytest.mark.parametrize('config, dates', [(LOVEDA, 1), (LEVIR, 2)])
+@pytest.mark.parametrize('config, dates', [(LAND, 1), (LOVEDA, 1), (LEVIR, 2)])
 def test_filter_and_report(
     make: Callable[..., Path], tmp_path: Path, config: dict[str, Any], dates: int
 ) -> None:
-    classes = ('no change', 'change') if dates == 2 else LoveDA.classes
+    classes = LoveDA.classes if config is LOVEDA else LandCoverAI.classes
+    classes = ('no change', 'change') if dates == 2 else classes
     spec = SampleSpec(('R', 'G', 'B'), classes, dates, dtype='uint8', scale=1 / 255)
     drawn = write_random_pairs(tmp_path / 'drawn', spec, 20, seed=1)
     real = ['--real', str(make(config)), '--updates', '1']
@@ -213,15 +235,7 @@ def test_filter_and_report(
     assert 'looks real' in page.lower()
     measures = json.loads((tmp_path / 'drawn-trust' / 'measures.json').read_text())
     assert measures['counts']['held_out'] == 4
-    if config is LOVEDA:
-        # a judge of one update tells nothing, and scores need 20 real samples
-        chosen = [
-            '--by',
-            'spectrum',
-            '--quantile',
-            '0',
-            '--out',
-            str(tmp_path / 'kept'),
-        ]
-        assert main(['filter', str(drawn), *real, *chosen]) == 0
-        assert len(PairFolder(tmp_path / 'kept')) > 0
+    # a judge of one update tells nothing
+    chosen = ['--by', 'spectrum', '--quantile', '0', '--out', str(tmp_path / 'kept')]
+    assert main(['filter', str(drawn), *real, *chosen]) == 0
+    assert len(PairFolder(tmp_path / 'kept')) > 0

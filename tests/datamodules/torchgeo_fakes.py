@@ -133,11 +133,11 @@ def write_coded_splits(
     return root
 
 
-def write_landcoverai(root: Path, size: int = 32) -> Path:
+def write_landcoverai(root: Path, size: int = 32, train: int = 8) -> Path:
     """LandCover.ai: JPEG tiles, masks of class positions, lists of tiles."""
     random = np.random.default_rng(0)
     (root / 'output').mkdir(parents=True)
-    for split, count in (('train', 8), ('val', 4), ('test', 4)):
+    for split, count in (('train', train), ('val', 4), ('test', 4)):
         names = [f'M-{split}_{i}_{i}' for i in range(count)]
         (root / f'{split}.txt').write_text(''.join(f'{name}\n' for name in names))
         for name in names:
@@ -165,12 +165,12 @@ def write_loveda(root: Path, size: int = 32) -> Path:
     return root
 
 
-def write_levircd(root: Path, size: int = 32) -> Path:
+def write_levircd(root: Path, size: int = 32, train: int = 8) -> Path:
     """LEVIR-CD: PNG images of two dates, and masks of 0 and 255."""
     random = np.random.default_rng(0)
     for folder in ('A', 'B', 'label'):
         (root / folder).mkdir(parents=True)
-    for split, count in (('train', 8), ('val', 4), ('test', 4)):
+    for split, count in (('train', train), ('val', 4), ('test', 4)):
         for i in range(count):
             name = f'{split}_{i}.png'
             for folder in ('A', 'B'):
