@@ -110,7 +110,7 @@ class TestNamedGenerators:
             with torch.device('meta'):
                 given = load_preset(preset, settings)[codec]['codec']
                 made = make_codec(codec, SPEC, given)
-            assert made.settings.items() >= GENERATORS[name][1].items()
+            assert made.settings.items() >= GENERATORS[name][1].get('codec', {}).items()
 
     def test_no_two_are_the_same(self) -> None:
         found = [repr(GENERATORS[name]) for name in GENERATORS]

@@ -7,6 +7,7 @@ from .denoiser import JointDenoiser
 from .errors import ERRORS, DenoisingErrors, plain_errors, read_errors
 from .generator import Generator
 from .noise import sample_noise, stream_random
+from .prior import begin_with
 from .process import JointProcess
 from .training import move_average, warm_up_and_decay
 
@@ -16,6 +17,7 @@ __all__ = (
     'Generator',
     'JointDenoiser',
     'JointProcess',
+    'begin_with',
     'move_average',
     'plain_errors',
     'read_errors',

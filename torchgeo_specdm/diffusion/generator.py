@@ -46,6 +46,7 @@ class GeneratorConfig(TypedDict):
     denoiser: Settings
     sampling: Sampling
     patch_size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    prior: NotRequired[str]
     training: NotRequired[dict[str, Any]]
 
 

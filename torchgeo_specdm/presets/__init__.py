@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,18 @@ _WHOLE = 'cases'
 #: open how the mask enters, so both ways are here.
 GENERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     'specdm': ('two_stream', {}),
-    'specdm without SAD': ('two_stream', {'sad_weight': 0.0}),
-    'ldm': ('single_stream', {'sad_weight': 0.0, 'mask_input': 'one_hot'}),
-    'ldm, weak mask': ('single_stream', {'sad_weight': 0.0, 'mask_input': 'index'}),
-    'satsynth': ('pixels', {'fold': 1}),
+    'specdm without SAD': ('two_stream', {'codec': {'sad_weight': 0.0}}),
+    'ldm': ('single_stream', {'codec': {'sad_weight': 0.0, 'mask_input': 'one_hot'}}),
+    'ldm, weak mask': (
+        'single_stream',
+        {'codec': {'sad_weight': 0.0, 'mask_input': 'index'}},
+    ),
+    'satsynth': ('pixels', {'codec': {'fold': 1}, 'prior': None}),
     'unmixdiff': ('abundances', {}),
 }
+
+#: The folder of the generator of procedural scenes, which others can begin with.
+SCENES = 'scenes'
 
 
 def load_preset(
@@ -87,9 +94,18 @@ def named_generator(
     codec, own = GENERATORS.get(name, (name, {}))
     if not own:
         return codec, dict(settings)
-    section = settings.get(codec, {})
-    merged = {'codec': own | section.get('codec', {})}
-    return codec, {**settings, codec: {**section, **merged}}
+    section = {**own, **settings.get(codec, {})}
+    section['codec'] = {**own.get('codec', {}), **section.get('codec', {})}
+    return codec, {**settings, codec: section}
+
+
+def prior_folder(name: str) -> Path:
+    """The folder of a generator to begin with.
+
+    Args:
+        name: ``scenes``, which comes with the package, or a folder.
+    """
+    return Path(str(files(__name__) / SCENES)) if name == SCENES else Path(name)
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], path: str) -> dict[str, Any]:

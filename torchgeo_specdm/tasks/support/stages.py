@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchgeo.datamodules import BaseDataModule
 from torchmetrics import MeanMetric
@@ -30,11 +31,12 @@ from ...diffusion import (
     DenoisingErrors,
     Generator,
     JointDenoiser,
+    begin_with,
     move_average,
     plain_errors,
 )
 from ...files import write_text
-from ...presets import generator_settings
+from ...presets import SCENES, generator_settings, prior_folder
 
 Batch = dict[str, Tensor]
 
@@ -213,11 +215,14 @@ class DiffusionStage(Stage):
     def build(
         cls, codec: Codec, preset: Mapping[str, Any], patch_size: list[int]
     ) -> Self:
-        """Make an untrained generator, and a copy of its denoiser to train."""
+        """Make a generator, its weights random or a prior's, and a copy to train."""
         settings = generator_settings(preset, codec.name)
         generator = Generator.build(
             codec, {'stage': cls.name, **settings, 'patch_size': patch_size}
         )
+        prior = preset[codec.name].get('prior')
+        if prior is not None:
+            _begin(generator, prior)
         return cls(generator, deepcopy(generator.denoiser), preset[cls.name]['ema'])
 
     @property
@@ -284,6 +289,19 @@ class DiffusionStage(Stage):
             return batch['latent'], batch['coverage']
         with torch.no_grad():
             return self.codec.encode(batch).float(), self.codec.coverage(batch)
+
+
+def _begin(generator: Generator, prior: str) -> None:
+    """Let a generator begin with a prior, which its config.json then names."""
+    try:
+        begin_with(generator, Generator.load(prior_folder(prior)))
+    except ValueError as error:
+        # what presets name is a default, which gives way to the user's settings
+        if prior != SCENES:
+            raise
+        rank_zero_info(f'{error} Until then, weights begin at random.')
+    else:
+        generator.config['prior'] = prior
 
 
 #: The stages by their name in configurations.
