@@ -358,3 +358,28 @@ class TestStrength:
             real, fake = start['image'][:, a], sample['image'][:, b]
             assert float(fake.mean()) == pytest.approx(float(real.mean()), abs=0.06)
             assert float(fake.std()) == pytest.approx(float(real.std()), abs=0.06)
+
+
+def test_masks_first_and_then_images_for_them(generator: Generator) -> None:
+    shares = {'mask': 0.5, 'image|mask': 0.5}
+    settings = generator.config['process'] | {'cases': shares}
+    process = JointProcess(generator.codec.streams, **settings)
+    sampling = {'sampler': 'sde', 'steps': 3, 'order': 'mask_first'}
+    config = generator.config | {'sampling': sampling}
+    first = Generator(generator.codec, process, generator.denoiser, config)
+    pairs = first.sample([3, 4], seed=0)
+    given = {'mask': pairs['mask']}
+    again = first.sample([3, 4], seed=0, given=given)
+    torch.testing.assert_close(again['image'], pairs['image'], rtol=0, atol=0)
+    # the images that are absent in the first pass say nothing of the masks
+    single = first.sample([4], seed=0)
+    assert (single['mask'] == pairs['mask'][1:]).all()
+    assert pairs['mask'].unique().numel() > 1
+
+
+def test_masks_first_need_their_case(generator: Generator) -> None:
+    sampling = {'sampler': 'sde', 'steps': 3, 'order': 'mask_first'}
+    config = generator.config | {'sampling': sampling}
+    parts = generator.codec, generator.process, generator.denoiser
+    with pytest.raises(ValueError, match='never trained on mask'):
+        Generator(*parts, config).sample([0], seed=0)

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, get_args
+from typing import Annotated, Any, Literal, NotRequired, get_args
 
 import torch
 from pydantic import Field, with_config
@@ -24,6 +24,9 @@ from .process import JointProcess
 from .sharing import Shared
 from .solver import STOCHASTIC, Sampler, make_solver
 
+#: Draw all streams together, or masks by themselves and then images for them.
+Order = Literal['joint', 'mask_first']
+
 #: Pixels of a side of a patch.
 Side = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -36,6 +39,7 @@ class Sampling(TypedDict):
     steps: Positive
     clip: NotRequired[Finite | None]
     guidance: NotRequired[Finite]
+    order: NotRequired[Order]
 
 
 @with_config(OPEN)
@@ -150,7 +154,9 @@ class Generator(nn.Module, Shared):
 
         Settings of the sampler that are None are those of ``config['sampling']``.
         Samples larger than the patches of training are drawn as one seamless scene
-        (see :func:`.in_windows`), of any size from the patch up.
+        (see :func:`.in_windows`), of any size from the patch up. Where nothing is
+        given and the ``order`` of the settings is ``mask_first``, masks are drawn by
+        themselves, and then images for them.
 
         Args:
             indices: Number of each sample, 0 or more.
@@ -186,16 +192,21 @@ class Generator(nn.Module, Shared):
                 patches of training, or the generator was not trained for what is given.
         """
         asked = {'sampler': sampler, 'steps': steps, 'clip': clip, 'guidance': guidance}
-        settings = {'clip': None, 'guidance': 0.0, **self.config['sampling']}
+        settings: dict[str, Any] = {'clip': None, 'guidance': 0.0, 'order': 'joint'}
+        settings |= self.config['sampling']
         settings |= {name: value for name, value in asked.items() if value is not None}
         self._check_numbers(indices, seed, settings)
         device, spec = self.process.signal.device, self.codec.spec
         kept = by_stream(given or {}, spec, device)
         varied = by_stream(start or {}, spec, device)
-        roles = {s: Role.GIVEN if s in kept else Role.DRAWN for s in self.codec.streams}
+        clean, parts, patch = None, {**kept, **varied}, self.config['patch_size']
+        first = not parts and settings['order'] == 'mask_first'
+        rest = Role.ABSENT if first else Role.DRAWN
+        roles = {s: Role.GIVEN if s in kept else rest for s in self.codec.streams}
+        if first:
+            roles['mask'], settings['guidance'] = Role.DRAWN, 0.0
         self._check_parts(kept, varied, len(indices), strength, inside)
         self._check_roles(roles, settings['guidance'])
-        clean, parts, patch = None, {**kept, **varied}, self.config['patch_size']
         if parts:
             shape = next(iter(parts.values())).shape
             size = shape[-2], shape[-1]
@@ -217,6 +228,9 @@ class Generator(nn.Module, Shared):
         sample = {k: v[..., :height, :width] for k, v in sample.items()}
         if inside is not None:
             sample = put_back(varied, sample, inside.to(device))
+        if first:
+            masks = {'mask': sample['mask']}
+            return self.sample(indices, seed, sampler, steps, clip, guidance, masks)
         return put_back(kept, sample)
 
     def _denoise(
@@ -228,12 +242,12 @@ class Generator(nn.Module, Shared):
         strength: float,
         region: Tensor | None = None,
     ) -> Tensor:
-        """Run the sampler on all streams that are drawn.
+        """Run the sampler on all streams that are drawn; absent ones stay noise.
 
         Args:
             noise: Fresh noise (B, D, h, w) for each step; 0 is the one to begin with.
             clean: Latents with those of given parts, and of those to start from.
-            roles: Role of each stream, given or drawn.
+            roles: Role of each stream.
             settings: ``sampler``, ``steps``, ``clip`` and ``guidance``.
             strength: Share of the way from clean to noise to start at.
             region: Cells to draw, bool (B, 1, h, w); all if None.
@@ -263,6 +277,7 @@ class Generator(nn.Module, Shared):
                 seen = self.process.add_noise(clean / scale, first, times)
                 state = state.where(region, seen)
             state = self._fill(state, clean, roles, Role.GIVEN)
+            state = self._fill(state, first, roles, Role.ABSENT)
             estimate = self._estimate(state, roles, time)
             if guidance and free != roles:
                 blind = self._fill(state, first, free, Role.ABSENT)

@@ -75,7 +75,7 @@ def generator_settings(preset: Mapping[str, Any], codec: str) -> dict[str, Any]:
     return {
         'process': preset['schedule'] | preset[codec]['process'],
         'denoiser': preset['denoiser'],
-        'sampling': preset['sampling'],
+        'sampling': preset['sampling'] | preset[codec].get('sampling', {}),
     }
 
 
