@@ -73,6 +73,26 @@ class TestDenoiser:
         with torch.no_grad():
             assert not denoiser(torch.randn(1, 4, 8, 8), torch.ones(1, 2)).any()
 
+    @torch.no_grad()
+    def test_details_are_of_pixels(self) -> None:
+        plain = {'widths': (8, 16), 'attention': (False, False), 'head_dim': 8}
+        denoiser = JointDenoiser(12, 2, layers=1, groups=8, **plain, fold=2, detail=4)
+        latent, times = torch.randn(1, 12, 8, 8), torch.tensor([[500, 0]])
+        before = denoiser(latent, times)
+        assert (before == denoiser.network(latent, 500, times[:, 0]).sample).all()
+        for parameter in denoiser.detail.parameters():
+            torch.nn.init.normal_(parameter)
+        # the UNet adds nothing yet, so one pixel is seen by its neighbours alone
+        pixels = torch.nn.functional.pixel_shuffle(latent, 2)
+        pixels[..., 8, 8] += 1
+        other = torch.nn.functional.pixel_unshuffle(pixels, 2)
+        change = (denoiser(other, times) - denoiser(latent, times)).abs()
+        seen = torch.nn.functional.pixel_shuffle(change, 2).amax((0, 1)) > 0
+        assert seen[5:12, 5:12].all() and int(seen.sum()) == 49
+        # and it is told the time of each stream
+        later = torch.tensor([[500, 9]])
+        assert not torch.equal(denoiser(latent, later), denoiser(latent, times))
+
     def test_size_is_refused_with_numbers(self) -> None:
         denoiser = flat_denoiser(3, 1)
         with pytest.raises(ValueError, match=r'7 x 8 cells .* multiples of 2'):

@@ -21,6 +21,7 @@ def make(
     dates: int = 1,
     fold: int = 2,
     width: int = 8,
+    detail: int = 0,
     **process: Any,
 ) -> Generator:
     """A generator whose weights are all random, the last layers included."""
@@ -37,6 +38,7 @@ def make(
         'groups': 4,
         'head_dim': 8,
         'residual_resampling': False,
+        'detail': detail,
     }
     process = {'prediction': 'sample', 'cases': {'joint': 1, 'image|mask': 1}} | process
     config = {'process': process, 'denoiser': settings}
@@ -60,8 +62,9 @@ def prior() -> Generator:
     return make()
 
 
-def test_the_same_data_get_the_same_network(prior: Generator) -> None:
-    own = make()
+@pytest.mark.parametrize('detail', [0, 8])
+def test_the_same_data_get_the_same_network(detail: int) -> None:
+    own, prior = make(detail=detail), make(detail=detail)
     for parameter in own.denoiser.parameters():
         parameter.zero_()
     begin_with(own, prior)
@@ -93,8 +96,9 @@ def test_bands_without_wavelengths_are_met_by_position(prior: Generator) -> None
     torch.testing.assert_close(predict(own, pixels, 1, 1), known[[0, 9, 10]])
 
 
-def test_dates_are_drawn_alike_at_first(prior: Generator) -> None:
-    own = make(dates=2)
+@pytest.mark.parametrize('detail', [0, 8])
+def test_dates_are_drawn_alike_at_first(detail: int) -> None:
+    own, prior = make(dates=2, detail=detail), make(detail=detail)
     begin_with(own, prior)
     first, second, bits = torch.randn(23, 8, 8).split([10, 10, 3])
     found = predict(own, torch.cat([first, second, bits]), 7, 300, 900)
@@ -112,13 +116,13 @@ def test_more_classes_begin_with_the_bits_that_are_known() -> None:
     )
 
 
-def test_streams_that_share_a_time(prior: Generator) -> None:
-    own = make(cases={'joint': 1.0})
-    begin_with(own, prior)
+def test_streams_that_share_a_time() -> None:
+    own = make(cases={'joint': 1.0}, detail=8)
+    begin_with(own, make(detail=8))
     assert predict(own, torch.randn(13, 8, 8), 7).isfinite().all()
 
 
-@pytest.mark.parametrize('other', [{'fold': 4}, {'width': 16}])
+@pytest.mark.parametrize('other', [{'fold': 4}, {'width': 16}, {'detail': 8}])
 def test_other_networks_are_refused(prior: Generator, other: dict[str, int]) -> None:
     with pytest.raises(ValueError, match='Set prior: null'):
         begin_with(make(**other), prior)

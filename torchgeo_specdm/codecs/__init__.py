@@ -5,7 +5,7 @@
 
 from .abundances import AbundanceCodec
 from .base import Codec, Sample, by_channel
-from .pixels import PixelCodec
+from .pixels import FoldedCodec, PixelCodec
 from .scores import ReconstructionScores, mask_fidelity
 from .single_stream import SingleStreamCodec
 from .storage import (
@@ -25,6 +25,7 @@ __all__ = (
     'CODECS',
     'AbundanceCodec',
     'Codec',
+    'FoldedCodec',
     'PixelCodec',
     'ReconstructionScores',
     'Sample',

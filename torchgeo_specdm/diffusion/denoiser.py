@@ -12,7 +12,10 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+#: Brings times to about 1.
+_TIMES = 1000
 #: Heads of each attention of LDM's UNet, whatever its width.
 _HEADS = 8
 
@@ -36,6 +39,10 @@ class JointDenoiser(nn.Module):
             as LDM does.
         residual_resampling: Down- and upsample in residual blocks and let the time
             scale and shift, as the LDM for churches does (docs/notes/diffusion.md).
+        fold: Side of the square of pixels that a cell of the latent holds.
+        detail: Channels of three convolutions over pixels, which see the noisy pixels
+            and those that the UNet predicts, and add what cells are too coarse for;
+            0 for none, as published.
 
     The last layer of each residual block, of each attention and of the network starts
     at zero, as in LDM: at first every block passes on what it gets.
@@ -55,6 +62,8 @@ class JointDenoiser(nn.Module):
         groups: int = 32,
         head_dim: int | None = None,
         residual_resampling: bool = True,
+        fold: int = 1,
+        detail: int = 0,
     ) -> None:
         """Build the network."""
         super().__init__()
@@ -82,6 +91,10 @@ class JointDenoiser(nn.Module):
         self.embeddings = nn.ModuleList(
             TimestepEmbedding(width, 4 * width) for _ in range(num_times - 1)
         )
+        self.fold = fold
+        self.detail = (
+            _detail(channels // fold**2, num_times, detail) if detail else None
+        )
 
     def forward(self, latent: Tensor, times: Tensor) -> Tensor:
         """Predict.
@@ -103,7 +116,13 @@ class JointDenoiser(nn.Module):
         ]
         labels = torch.stack(extra).sum(0) if extra else None
         output: Tensor = self.network(latent, times[:, 0], class_labels=labels).sample
-        return output
+        if self.detail is None:
+            return output
+        noisy, coarse = (pixel_shuffle(part, self.fold) for part in (latent, output))
+        planes = (times[..., None, None] / _TIMES).to(noisy)
+        planes = planes.expand(-1, -1, *noisy.shape[-2:])
+        added = self.detail(torch.cat([noisy, coarse, planes], 1))
+        return output + pixel_unshuffle(added, self.fold)
 
     def require_size(self, height: int, width: int) -> None:
         """Refuse a latent whose size does not go through the levels.
@@ -122,6 +141,20 @@ class JointDenoiser(nn.Module):
                 f'be multiples of {self.divisor}. Use patches of another size, or '
                 'fewer levels.'
             )
+
+
+def _detail(channels: int, times: int, width: int) -> nn.Sequential:
+    """Convolutions over pixels that begin by adding nothing."""
+    last = nn.Conv2d(width, channels, 3, padding=1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(
+        nn.Conv2d(2 * channels + times, width, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.SiLU(),
+        last,
+    )
 
 
 def _set_heads(network: nn.Module) -> None:

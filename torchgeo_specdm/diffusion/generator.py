@@ -12,7 +12,7 @@ from pydantic import Field, with_config
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from ..codecs import Codec, Sample, load_codec, load_state, save_codec
+from ..codecs import Codec, FoldedCodec, Sample, load_codec, load_state, save_codec
 from ..codecs.windows import in_windows
 from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
 from ..pairs.fingerprint import read_seen_samples
@@ -105,7 +105,10 @@ class Generator(nn.Module, Shared):
             process = JointProcess(codec.streams, **config['process'])
             # streams that never differ in time share one, as published
             times = len(codec.streams) if process.cases.separate else 1
-            denoiser = JointDenoiser(codec.latent_channels, times, **config['denoiser'])
+            fold = codec.factor if isinstance(codec, FoldedCodec) else 1
+            denoiser = JointDenoiser(
+                codec.latent_channels, times, fold=fold, **config['denoiser']
+            )
         except TypeError as error:
             raise ValueError(
                 f'The process or the denoiser does not take these settings: {error}. '

@@ -3,6 +3,8 @@
 
 """A denoiser that begins with what another one has learned of other data."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -38,21 +40,42 @@ def begin_with(generator: Generator, prior: Generator) -> None:
             f'pixels, and the generator {own.name} with {own.factor}: only between two '
             'codecs pixels of equal fold does a prior carry over. Set prior: null.'
         )
-    cell = torch.eye(own.factor**2)
-    read, drawn = (torch.kron(matrix, cell) for matrix in _channels(own, theirs))
     state = prior.denoiser.state_dict()
-    first, last = 'network.conv_in.weight', 'network.conv_out'
-    state[first] = torch.einsum('wpij,po->woij', state[first], read)
-    for name in (f'{last}.weight', f'{last}.bias'):
-        state[name] = torch.tensordot(drawn, state[name], dims=1)
+    pixels = _channels(own, theirs)
+    cells = [torch.kron(matrix, torch.eye(own.factor**2)) for matrix in pixels]
+    _replace(state, 'network.conv_in', 'network.conv_out', cells)
+    state = _with_times(generator.denoiser, state)
+    if 'detail.0.weight' in state:
+        # noisy pixels, those of the UNet, and a plane for each time
+        times = _planes(len(generator.denoiser.embeddings) + 1)
+        read = torch.block_diag(pixels[0], pixels[0], times)
+        _replace(state, 'detail.0', 'detail.4', [read, pixels[1]])
     try:
-        generator.denoiser.load_state_dict(_with_times(generator.denoiser, state))
+        generator.denoiser.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
             f'The prior has a denoiser of {prior.config["denoiser"]}, and the generator '
             f'one of {generator.config["denoiser"]}, which its weights do not fit. Set '
             'prior: null.'
         ) from error
+
+
+def _replace(
+    state: dict[str, Tensor], first: str, last: str, maps: Sequence[Tensor]
+) -> None:
+    """Let the first and the last layer of some weights have other channels."""
+    read, drawn = maps
+    weights = f'{first}.weight'
+    state[weights] = torch.einsum('wpij,po->woij', state[weights].float(), read)
+    for name in (f'{last}.weight', f'{last}.bias'):
+        state[name] = torch.tensordot(drawn, state[name].float(), dims=1)
+
+
+def _planes(count: int) -> Tensor:
+    """How the two times of the prior, of image and mask, are made of own ones (2, S)."""
+    planes = torch.zeros(2, count)
+    planes[0, 0] = planes[1, -1] = 1
+    return planes
 
 
 def _channels(own: PixelCodec, theirs: PixelCodec) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ def generator_settings(preset: Mapping[str, Any], codec: str) -> dict[str, Any]:
     """
     return {
         'process': preset['schedule'] | preset[codec]['process'],
-        'denoiser': preset['denoiser'],
+        'denoiser': preset['denoiser'] | preset[codec].get('denoiser', {}),
         'sampling': preset['sampling'] | preset[codec].get('sampling', {}),
     }
 

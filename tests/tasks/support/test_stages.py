@@ -43,7 +43,12 @@ class TestPrior:
 
     @pytest.mark.parametrize(
         'settings',
-        [{'pixels': {'prior': None}}, {'denoiser': {'widths': [32, 64, 64]}}],
+        [
+            {'pixels': {'prior': None}},
+            {'denoiser': {'widths': [32, 64, 64]}},
+            {'pixels': {'denoiser': {'detail': 0}}},
+            {'pixels': {'codec': {'fold': 2}}},
+        ],
     )
     def test_other_settings_begin_at_random(self, settings: dict[str, Any]) -> None:
         assert 'prior' not in build(settings).config
