@@ -47,7 +47,6 @@ class TestPrior:
             {'pixels': {'prior': None}},
             {'denoiser': {'widths': [32, 64, 64]}},
             {'pixels': {'denoiser': {'detail': 0}}},
-            {'pixels': {'codec': {'fold': 2}}},
         ],
     )
     def test_other_settings_begin_at_random(self, settings: dict[str, Any]) -> None:
