@@ -146,8 +146,8 @@ class JointDenoiser(nn.Module):
 def _detail(channels: int, times: int, width: int) -> nn.Sequential:
     """Convolutions over pixels that begin by adding nothing."""
     last = nn.Conv2d(width, channels, 3, padding=1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(
         nn.Conv2d(2 * channels + times, width, 3, padding=1),
         nn.SiLU(),

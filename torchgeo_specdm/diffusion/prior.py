@@ -48,7 +48,7 @@ def begin_with(generator: Generator, prior: Generator) -> None:
     if 'detail.0.weight' in state:
         # noisy pixels, those of the UNet, and a plane for each time
         times = _planes(len(generator.denoiser.embeddings) + 1)
-        read = torch.block_diag(pixels[0], pixels[0], times)
+        read: Tensor = torch.block_diag(pixels[0], pixels[0], times)  # type: ignore[no-untyped-call]
         _replace(state, 'detail.0', 'detail.4', [read, pixels[1]])
     try:
         generator.denoiser.load_state_dict(state)
