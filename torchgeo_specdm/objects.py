@@ -3,7 +3,7 @@
 
 """Objects from configurations, as TorchGeo's command line makes them."""
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torchgeo.datamodules  # noqa: F401
 from jsonargparse import ArgumentError, ArgumentParser
@@ -16,7 +16,10 @@ Config = dict[str, Any]
 #: Nested settings of a task, plain values all of them. The type of the values is left
 #: out: what is called ``Any`` jsonargparse builds if it names a class, and on TorchGeo's
 #: command line a checkpoint brings such arguments along.
-Settings = dict  # type: ignore[type-arg]
+if TYPE_CHECKING:
+    Settings = dict[str, Any]
+else:
+    Settings = dict
 
 _Made = TypeVar('_Made')
 

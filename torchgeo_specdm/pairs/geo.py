@@ -235,8 +235,9 @@ def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
     for part in parts:
         table = getattr(part, 'cmap', None)
         # a table by value; since TorchGeo 0.10 it may be a colormap of matplotlib
-        told = isinstance(table, Mapping) and {*codes} <= {*table}
-        if told and not getattr(part, 'is_image', True):
+        if not isinstance(table, Mapping) or getattr(part, 'is_image', True):
+            continue
+        if {*codes} <= {*table}:
             found['colors'] = [[*table[code][:3]] for code in codes]
     return found
 
