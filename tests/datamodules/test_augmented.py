@@ -308,9 +308,9 @@ def test_set_up_reads_each_sample_once(
     write_seen_samples(synthetic, ['0123456789abcdef'])
     read: list[Path] = []
 
-    def count(path: Path) -> Any:
+    def count(path: Path, *others: Any) -> Any:
         read.append(path)
-        return read_codes(path)
+        return read_codes(path, *others)
 
     monkeypatch.setattr('torchgeo_specdm.datasets.pairs.read_codes', count)
     datamodule = SyntheticAugmentedDataModule(

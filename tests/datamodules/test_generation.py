@@ -287,7 +287,7 @@ class TestArguments:
     ) -> None:
         task = SpecDMTask('diffusion', generator=str(diffusion_run.out))
         assert task.generator is not None
-        own = {'sampler': 'sde', 'steps': 4, 'clip': None}
+        own = {'sampler': 'sde', 'steps': 4, 'clip': None, 'guidance': 0.0}
         assert task.generator.config['sampling'] == own
         task = SpecDMTask(
             'diffusion',

@@ -71,7 +71,7 @@ def sample() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize('placed', [True, False])
 def test_pairs(tmp_path: Path, sample: Any, placed: bool) -> None:
     # what is drawn for masks, varied, filtered and exported, and class maps
-    writer = PairWriter(tmp_path, SPEC, {}, {}, synthetic=True)
+    writer = PairWriter(tmp_path, SPEC, {}, {})
     writer.write('a', *sample, {'index': 0}, PLACE if placed else {})
     image = gdalinfo(tmp_path / 'images' / 'a.tif')
     bands = image['bands']

@@ -291,7 +291,7 @@ class Codec(nn.Module, ABC):
         so a latent is true to this share only.
 
         Args:
-            sample: As :meth:`encode` takes it.
+            sample: A batch with ``image`` and ``mask`` (see :meth:`encode`).
 
         Returns:
             Shares in 0..1 (B, S, H / factor, W / factor) for S streams: valid values

@@ -72,14 +72,14 @@ def _replace(
 
 
 def _planes(count: int) -> Tensor:
-    """How the two times of the prior, of image and mask, are made of own ones (2, S)."""
+    """The two times of the prior, of image and mask, as sums of own ones (2, S)."""
     planes = torch.zeros(2, count)
     planes[0, 0] = planes[1, -1] = 1
     return planes
 
 
 def _channels(own: PixelCodec, theirs: PixelCodec) -> tuple[Tensor, Tensor]:
-    """How the prior's pixels are made of own ones (P, O), and own ones of its (O, P)."""
+    """The prior's pixels as sums of own ones (P, O), and own ones of its (O, P)."""
     bands, dates = own.spec.num_bands, own.spec.dates
     known = theirs.spec.num_bands
     bits, known_bits = own.codes.shape[1], theirs.codes.shape[1]

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What was found in files, kept between runs for as long as they do not change."""
+"""Facts of files, kept between runs for as long as the files do not change."""
 
 import contextlib
 import hashlib

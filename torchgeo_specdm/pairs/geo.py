@@ -125,7 +125,7 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
         return sorted(found)
 
     def _query(self, tile: GeoTile) -> tuple[slice, slice, slice]:
-        """What TorchGeo indexes with: x, y and time."""
+        """The box of x, y and time that TorchGeo is indexed with."""
         width, height = (self.tile * step for step in self.dataset.res)
         return (
             slice(tile.left, tile.left + width),
@@ -205,7 +205,7 @@ def drop_shared_ground(sets: Mapping[str, GeoTiles]) -> None:
 
 
 def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
-    """What the files and the data sets say of their samples.
+    """Read what files and data sets say of their samples.
 
     Args:
         sets: Tiles by the name of their split; they are told the codes of the classes.

@@ -356,7 +356,7 @@ class TestTorchGeo:
         data = LandCoverAIDataModule(root=root, batch_size=4)
         trainer = quiet_trainer(tmp_path, max_epochs=1)
         trainer.fit(task, data)
-        assert trainer.global_step == 3
+        assert trainer.global_step == len(data.train_dataset) // 4 > 0
         assert bool(trainer.callback_metrics['val_rmse'].isfinite())
         codec = load_codec(tmp_path / 'c')
         # digital numbers of bytes

@@ -209,7 +209,7 @@ def measure_moments(dataset: Dataset[Any], max_samples: int = 2000) -> BandMomen
     """Measure what mean and standard deviation of each band follow from.
 
     Args:
-        dataset: As :func:`measure_statistics` takes it.
+        dataset: Has samples with an ``image`` (see :func:`measure_statistics`).
         max_samples: Read at most this many samples.
 
     Returns:

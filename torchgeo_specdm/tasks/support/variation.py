@@ -32,7 +32,7 @@ class Variation(NamedTuple):
         return self.varied > near
 
     def __str__(self) -> str:
-        """What to tell a user."""
+        """A sentence for the user."""
         return (
             f'Variations at strength {_STRENGTH} lie {self.varied:.3g} from their '
             f'images, which the codec alone misses by {self.decoded:.3g} and which vary '
