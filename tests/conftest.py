@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,16 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is kept of the files of tests is theirs alone."""
     cache.HOME = tmp_path_factory.mktemp('cache')
     return cache.HOME
+
+
+@pytest.fixture(autouse=True)
+def settings_of_gdal() -> Iterator[None]:
+    """TorchGeo's command line, called in a test, leaves settings for GDAL behind."""
+    before = {*os.environ}
+    yield
+    for name in {*os.environ} - before:
+        if name.startswith(('GDAL_', 'VSI_', 'AWS_')):
+            del os.environ[name]
 
 
 def write_pair_folder(root: Path, dates: int = 1, seed: int = 0) -> Path:

@@ -5,7 +5,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,29 @@ class Raster(NamedTuple):
     transform: Any  #: affine transform from pixels to coordinates
 
 
+@contextmanager
+def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """Open a file with what lies beside it: ENVI headers, masks, names of classes.
+
+    TorchGeo's command line tells GDAL not to look for such files.
+
+    Args:
+        path: A file that GDAL opens.
+
+    Yields:
+        The open file.
+    """
+    with (
+        warnings.catch_warnings(),
+        # look for each of them by name, and do not list large folders
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE'),
+    ):
+        # patches have no georeference, and need none here
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        with rasterio.open(path) as source:
+            yield source
+
+
 def read_raster(
     path: Path, size: Sequence[int] | None = None, variable: str | None = None
 ) -> Raster:
@@ -74,12 +98,9 @@ def read_raster(
     if path.suffix.lower() in ARRAYS:
         return _require_real(path, _of_array(*read_array(path, size, variable)))
     try:
-        with warnings.catch_warnings():
-            # patches have no georeference, and need none here
-            warnings.simplefilter('ignore', NotGeoreferencedWarning)
-            with rasterio.open(path) as source:
-                pages = len(source.subdatasets)
-                raster = _read_spectral(source)
+        with open_raster(path) as source:
+            pages = len(source.subdatasets)
+            raster = _read_spectral(source)
     except (RasterioError, OSError) as error:
         raise ValueError(
             f'{path} cannot be read as an image ({error}). Extract it again, write it as '
@@ -211,12 +232,10 @@ def place_of(path: Path) -> Place:
     """
     if path.suffix.lower() in ARRAYS:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as source:
-            if source.crs is None:
-                return {}
-            return {'crs': source.crs, 'transform': source.transform}
+    with open_raster(path) as source:
+        if source.crs is None:
+            return {}
+        return {'crs': source.crs, 'transform': source.transform}
 
 
 def measured_values(
