@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,12 +70,10 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def settings_of_gdal() -> Iterator[None]:
-    """TorchGeo's command line, called in a test, leaves settings for GDAL behind."""
-    before = {*os.environ}
-    yield
-    for name in {*os.environ} - before:
-        if name.startswith(('GDAL_', 'VSI_', 'AWS_')):
+def settings_of_gdal() -> None:
+    """TorchGeo's command line leaves settings for GDAL behind, even in fixtures."""
+    for name in [*os.environ]:
+        if name.startswith('GDAL_'):
             del os.environ[name]
 
 
