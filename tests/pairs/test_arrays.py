@@ -124,23 +124,24 @@ def test_folder_of_arrays(tmp_path: Path, ending: str) -> None:
         assert one['image'].equal(two['image']) and one['mask'].equal(two['mask'])
 
 
-def test_envi_and_png_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_envi_and_png_masks(tmp_path: Path) -> None:
     root = make_pairs(tmp_path, 2, ['a', 'b', 'c'])
-    for number, driver, ending in ((0, 'ENVI', '.dat'), (1, 'ENVI', '.dat')):
-        path = root / 'images' / f'{number:04d}.tif'
-        with rasterio.open(path) as source:
-            rasterio.shutil.copy(source, path.with_suffix(ending), driver=driver)
-        path.unlink()
-        path = root / 'masks' / f'{number:04d}.tif'
-        with rasterio.open(path) as source:
-            rasterio.shutil.copy(source, path.with_suffix('.png'), driver='PNG')
-        path.unlink()
-    # as on TorchGeo's command line, where GDAL would not see the headers
-    monkeypatch.setenv('GDAL_DISABLE_READDIR_ON_OPEN', 'EMPTY_DIR')
-    folder = PairFolder(root)
-    folder.verify()
+    kinds = {'images': ('ENVI', '.dat'), 'masks': ('PNG', '.png')}
+    # not as TorchGeo's command line, which other tests call, has told GDAL
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='FALSE'):
+        for kind, (driver, ending) in kinds.items():
+            for path in sorted((root / kind).iterdir()):
+                with rasterio.open(path) as source:
+                    copy = path.with_suffix(ending)
+                    rasterio.shutil.copy(source, copy, driver=driver)
+                path.unlink()
+    # as there, where GDAL would not see the headers
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR'):
+        folder = PairFolder(root)
+        folder.verify()
+        samples = [*folder]
     assert folder.spec.bands == ('a', 'b', 'c')
-    for sample in folder:
+    for sample in samples:
         wanted = image_of(sample['mask'].numpy(), 3)
         assert np.array_equal(sample['image'], wanted)
 

@@ -61,7 +61,9 @@ def test_wavelengths_of_an_envi_header(
 ) -> None:
     tif = write_tiff(tmp_path / 'a.tif', np.ones((3, 4, 4), np.int16))
     path = tmp_path / 'a.dat'
-    rasterio.shutil.copy(tif, path, driver='ENVI')
+    # not as TorchGeo's command line, which other tests call, has told GDAL
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='FALSE'):
+        rasterio.shutil.copy(tif, path, driver='ENVI')
     header = path.with_suffix('.hdr')
     lines = [x for x in header.read_text().splitlines() if 'Band' not in x]
     lines = [x for x in lines if not x.startswith('band names')]
