@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from . import __version__
 from . import verbs as run
 
 try:
-    import shtab
+    shtab: Any = import_module('shtab')
 except ImportError:
     shtab = None
 
