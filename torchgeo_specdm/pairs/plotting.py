@@ -61,14 +61,26 @@ def show_image(
         Colours (H, W, 3) in 0..1.
     """
     rgb = image[list(spec.rgb)].detach().cpu().float().numpy().transpose(1, 2, 0)
-    if limits is None:
-        seen = rgb[np.isfinite(rgb)]
-        low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
-    else:
-        low, high = limits
+    low, high = stretch_of(image, spec) if limits is None else limits
     stretched = np.nan_to_num((rgb - low) / max(high - low, 1e-6))
     colors: NDArray[np.float32] = np.clip(stretched, 0, 1).astype(np.float32)
     return colors
+
+
+def stretch_of(images: Tensor, spec: SampleSpec) -> tuple[float, float]:
+    """Digital numbers to show as black and white.
+
+    Args:
+        images: Digital numbers (..., C, H, W); missing ones do not count.
+        spec: Tells which bands are red, green and blue.
+
+    Returns:
+        The 2nd and 98th percentile of these bands.
+    """
+    rgb = images[..., list(spec.rgb), :, :].detach().cpu().float().numpy()
+    seen = rgb[np.isfinite(rgb)]
+    low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
+    return float(low), float(high)
 
 
 def show_mask(mask: Tensor, spec: SampleSpec) -> NDArray[np.float32]:
@@ -93,11 +105,12 @@ def plot_sample(
     show_titles: bool = True,
     suptitle: str | None = None,
 ) -> Figure:
-    """Plot each date of a sample, its mask and, if there, the prediction.
+    """Plot each date of a sample, its mask and, if there, what a network made of them.
 
     Args:
         sample: ``image`` (C, H, W) or (T, C, H, W), ``mask`` and maybe ``prediction``
-            (H, W) or (1, H, W).
+            (H, W) or (1, H, W), and maybe ``reconstruction`` as ``image``, which is
+            stretched as the image is.
         spec: Description of the sample.
         show_titles: Whether to show a title above each panel.
         suptitle: A title for the figure.
@@ -128,11 +141,14 @@ def _panels(
     sample: dict[str, Tensor], spec: SampleSpec
 ) -> list[tuple[str, NDArray[np.float32]]]:
     """Title and colours (H, W, 3) of each panel."""
-    image = sample['image']
-    if image.ndim == 3:
-        panels = [('Image', show_image(image, spec))]
-    else:
-        panels = [(f'Image {i + 1}', show_image(x, spec)) for i, x in enumerate(image)]
+    images = sample['image'].reshape(-1, *sample['image'].shape[-3:])
+    panels = []
+    for key in ('image', 'reconstruction'):
+        if key in sample:
+            for number, date in enumerate(sample[key].reshape(images.shape), 1):
+                title = key.title() if len(images) == 1 else f'{key.title()} {number}'
+                limits = stretch_of(images[number - 1], spec)
+                panels.append((title, show_image(date, spec, limits)))
     for key in ('mask', 'prediction'):
         if key in sample:
             mask = sample[key].reshape(sample[key].shape[-2:])

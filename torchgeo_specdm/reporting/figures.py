@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..pairs.plotting import show_image, show_mask
+from ..pairs.plotting import show_image, show_mask, stretch_of
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import Tiles
 from ..study.design import REAL, arm_label
@@ -66,7 +66,7 @@ def pair_grid(
     Returns:
         The figure.
     """
-    limits = _stretch(next(iter(rows.values())), spec)
+    limits = stretch_of(next(iter(rows.values())).images, spec)
     handles, on_a_line = _legend(spec)
     pitch = (WIDTH - _LABEL) / columns
     side = pitch - _GAP
@@ -256,14 +256,6 @@ def tidy(axis: Axes) -> None:
     """Leave out what carries nothing."""
     axis.spines[['top', 'right']].set_visible(False)
     axis.tick_params(labelsize=SMALL)
-
-
-def _stretch(tiles: Tiles, spec: SampleSpec) -> tuple[float, float]:
-    """Digital numbers of black and white; missing pixels do not count."""
-    bands = tiles.images[..., list(spec.rgb), :, :].float().numpy()
-    seen = bands[np.isfinite(bands)]
-    low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
-    return float(low), float(high)
 
 
 def _legend(spec: SampleSpec) -> tuple[list[Patch], int]:

@@ -21,12 +21,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchgeo.models import get_weight
 
 from ..compat import BaseTask
+from ..datamodules.support.adapter import digital_numbers
 from ..metrics.segmentation import SegmentationScores, count_labelled
 from ..models.convert import load_converted
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
 from .support.guards import StepGuard
 from .support.maps import ClassMapWriter
+from .support.pictures import SHOWN, log_samples
 
 _WEIGHT_DECAY = 0.01
 _WARMUP_START = 1e-6
@@ -160,6 +162,7 @@ class PixelTask(
         """
         loss, labelled = self.training_loss(batch)
         self.log('train_loss', loss, batch_size=len(batch['image']))
+        self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'])
         self.log(
             'train_unlabelled_batches',
             float(labelled == 0),
@@ -191,7 +194,13 @@ class PixelTask(
             batch: ``image`` and ``mask``, as the task describes them.
             batch_idx: Index of the batch.
         """
-        self.evaluate(batch, 'val', self.val_scores)
+        logits = self.evaluate(batch, 'val', self.val_scores)
+        data: Any = getattr(self.trainer, 'datamodule', None)
+        if batch_idx == 0 and data is not None:
+            kept = {key: batch[key][:SHOWN] for key in ('image', 'mask')}
+            kept['image'] = digital_numbers(data, kept['image'])
+            kept['prediction'] = logits[:SHOWN].argmax(1)
+            log_samples(self, 'image', lambda: kept, data.plot)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Score a test batch.

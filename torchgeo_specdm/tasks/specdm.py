@@ -3,6 +3,7 @@
 
 """Trainer for SpecDM: learn labelled samples, and draw new ones."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,9 +30,11 @@ from ..diffusion import Generator, warm_up_and_decay
 from ..objects import Settings
 from ..pairs.facts import fingerprints
 from ..pairs.fingerprint import write_seen_samples
+from ..pairs.plotting import plot_sample
 from ..presets import load_preset
 from .support.drawing import PairPredictionWriter, draw_batch
 from .support.guards import StepGuard, require_writable
+from .support.pictures import log_samples
 from .support.stages import STAGES, DiffusionStage, Stage
 from .support.stopping import SaveWhenStopped
 
@@ -62,7 +65,7 @@ class SpecDMTask(
     """
 
     # stage and paths belong to a run, not to the model: see on_load_checkpoint
-    ignore = ('weights', 'stage', 'out', 'generator')
+    ignore = ('weights', 'stage', 'out', 'generator', 'pictures')
     #: Missing values stay NaN in its batches: they are no part of a loss.
     takes_missing = True
 
@@ -78,6 +81,7 @@ class SpecDMTask(
         settings: Settings | None = None,
         spec: Settings | None = None,
         generator: str | None = None,
+        pictures: int | None = None,
     ) -> None:
         """Initialize a new SpecDMTask instance.
 
@@ -93,6 +97,10 @@ class SpecDMTask(
             spec: Fields of :class:`SampleSpec` where the datamodule does not tell
                 them, for example ``{classes: [...], scale: 1.e-4, nodata: -9999}``.
             generator: The folder that stage 2 wrote, to draw samples from.
+            pictures: Number of pictures in each validation for loggers that take
+                figures: reconstructions in stage autoencoder; samples of seed 0 in
+                stage diffusion, which have to be drawn each time. None for 4
+                reconstructions, but no samples.
 
         Raises:
             FileNotFoundError: If a folder of an earlier stage is missing.
@@ -108,9 +116,15 @@ class SpecDMTask(
                 f'generator={generator!r} is what stage diffusion wrote, but this is '
                 f'stage {stage!r}. Draw from it with stage=diffusion.'
             )
+        if pictures is not None and pictures < 0:
+            raise ValueError(
+                f'pictures={pictures} must be 0 or more: so many are shown in each '
+                'validation. Use 0 for none.'
+            )
         self.stage = stage
         self.out = out
         self.generator_folder = generator
+        self.pictures = STAGES[stage].pictures if pictures is None else pictures
         super().__init__()
 
     def configure_models(self) -> None:
@@ -235,6 +249,7 @@ class SpecDMTask(
             batch_size=len(next(iter(batch.values()))),
         )
         self.log('loss', losses['loss'].detach(), prog_bar=True, logger=False)
+        self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'])
         return losses['loss']
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -267,7 +282,15 @@ class SpecDMTask(
             dataloader_idx: Index of the current dataloader.
         """
         number = batch_idx * self.trainer.world_size + self.global_rank
-        self.model.evaluate(self._digital(batch), number * _BATCH_NUMBERS)
+        batch = self._digital(batch)
+        self.model.evaluate(batch, number * _BATCH_NUMBERS)
+        if batch_idx == 0 and self.pictures and self.trainer.state.fn == 'fit':
+            log_samples(
+                self,
+                self.model.pictured,
+                lambda: self.model.picture(batch, self.pictures),
+                partial(plot_sample, spec=self.codec.spec),
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of all batches."""

@@ -52,6 +52,9 @@ class Stage(nn.Module, ABC):
     name: ClassVar[str]
     #: A sentence for the end of training, about the *folder* that was written.
     next_step: ClassVar[str]
+    #: Name of the pictures in the logs, and how many of them cost next to nothing.
+    pictured: ClassVar[str]
+    pictures: ClassVar[int]
     #: Height and width of the patches that the networks are for; None for any.
     patch_size: list[int] | None = None
 
@@ -82,6 +85,10 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def evaluate(self, batch: Batch, first: int) -> None:
         """Score a batch; *first* is the number of its first sample."""
+
+    @abstractmethod
+    def picture(self, batch: Batch, count: int) -> Batch:
+        """Make *count* samples that show what was learned (see :func:`plot_sample`)."""
 
     @abstractmethod
     def scores(self) -> dict[str, Tensor]:
@@ -128,6 +135,7 @@ class AutoencoderStage(Stage):
     """
 
     name = 'autoencoder'
+    pictured, pictures = 'reconstruction', 4
     next_step = (
         'The codec is in {folder}. Stage diffusion takes it: set '
         'model.init_args.codec to {folder}.'
@@ -160,6 +168,15 @@ class AutoencoderStage(Stage):
         """Reconstruct a batch without sampling the posterior."""
         self.reconstruction.update(self.codec, batch)
 
+    def picture(self, batch: Batch, count: int) -> Batch:
+        """Reconstruct the first samples of a batch."""
+        shown = {key: value[:count] for key, value in batch.items()}
+        decoded, _ = self.codec.roundtrip(shown)
+        return shown | {
+            'reconstruction': decoded['image'],
+            'prediction': decoded['mask'],
+        }
+
     def scores(self) -> dict[str, Tensor]:
         """Return the errors of the reconstruction (see :class:`ReconstructionScores`)."""
         scores = self.reconstruction.compute()
@@ -188,6 +205,7 @@ class DiffusionStage(Stage):
     """
 
     name = 'diffusion'
+    pictured, pictures = 'sample', 0
     next_step = (
         'The generator is in {folder}. Draw from it: torchgeo-specdm generate '
         '--generator {folder} --out FOLDER --count 100'
@@ -254,6 +272,10 @@ class DiffusionStage(Stage):
         for name, value in losses.items():
             self.means[name].update(value, weights[name])
         self.errors.update(process, denoiser, latent, first, coverage)
+
+    def picture(self, batch: Batch, count: int) -> Batch:
+        """Draw samples with the averaged weights, from the same noise every time."""
+        return self.generator.sample(range(count), seed=0)
 
     def scores(self) -> dict[str, Tensor]:
         """Return the mean losses over samples, overall and of each stream.
