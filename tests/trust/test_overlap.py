@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from affine import Affine
 from numpy.random import Generator, Philox
 from torch import Tensor
+from torch.utils.data import Subset
 
 from torchgeo_specdm import PairFolderDataModule
 from torchgeo_specdm.scenes.land import Look, lay_out, render, scene_spec
@@ -150,6 +152,68 @@ def test_blocks_count_through(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [f[:2] for f in found] == [(4, 1), (0, 4), (2, 5)]
     assert calls[-1] == (35, 35) and len(calls) == 6
     assert find_overlaps([], theirs, SPEC) == []
+
+
+@pytest.mark.parametrize('kind', ['image', 'mask'])
+def test_of_many_pairs_those_with_common_landmarks_are_compared(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr('torchgeo_specdm.trust.overlap._ALL', 0)
+    whole = [scene(seed, 128) for seed in range(6)]
+    ours = [crop(sample, 0, 0, 96) for sample in whole[:4]]
+    theirs = [crop(sample, 30, 5, 96) for sample in whole[:1:-1]]
+    for sample in ours:
+        if kind == 'mask':
+            sample['image'] = 1000 * random(10, 96, 96)
+        else:
+            del sample['mask']
+    # nothing to find in them
+    theirs.append({key: torch.zeros_like(value) for key, value in theirs[0].items()})
+    calls: list[tuple[int, int]] = []
+    found = find_overlaps(ours, theirs, SPEC, lambda *done: calls.append(done))
+    assert [f[:4] for f in found] == [(3, 2, 30, 5), (2, 3, 30, 5)]
+    assert len(calls) < len(ours) * len(theirs)
+
+
+def test_small_patches_have_no_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torchgeo_specdm.trust.overlap._ALL', 0)
+    assert find_overlaps([scene(0, 24)], [scene(0, 24)], SPEC) == []
+
+
+class Placed(list[Any]):
+    """Samples that lie somewhere: pixels of 10 m from a corner on."""
+
+    def __init__(self, samples: list[Any], corners: list[tuple[int, int]]) -> None:
+        super().__init__(samples)
+        self.corners = corners
+
+    def size(self, index: int) -> tuple[int, int]:
+        height, width = self[index]['image'].shape[-2:]
+        return height, width
+
+    def place(self, index: int) -> dict[str, Any]:
+        row, column = self.corners[index]
+        left, top = 600_000 + 10 * column, 5_200_000 - 10 * row
+        return {'crs': 'EPSG:32632', 'transform': Affine(10, 0, left, 0, -10, top)}
+
+
+def test_georeference_tells_which_pairs_are_compared() -> None:
+    whole = scene(3, 192)
+    ours = Placed([scene(5), crop(whole, 0, 0, 96)], [(5000, 0), (0, 0)])
+    # the third one has a copy far away, and the last one touches an edge
+    theirs = Placed(
+        [crop(whole, 40, 20, 96), scene(7), scene(5), crop(whole, 0, 90, 96)],
+        [(40, 20), (30, 0), (0, 5000), (0, 90)],
+    )
+    calls: list[tuple[int, int]] = []
+    split = Subset(theirs, [2, 0, 1, 3])
+    found = find_overlaps(ours, split, SPEC, lambda *done: calls.append(done))
+    assert [f[:4] for f in found] == [(1, 1, 40, 20)]
+    assert calls == [(1, 2), (2, 2)]
+    # what lies nowhere, or all at one place, is found by what it shows
+    for others in (list(theirs), Placed(theirs, [(0, 0)] * 4)):
+        found = find_overlaps(ours, others, SPEC)
+        assert [f[:2] for f in found] == [(1, 0), (0, 2)]
 
 
 class Splits:

@@ -4,15 +4,18 @@
 """Patches of one place in two splits, found by what they show."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import Subset
 
 from ..datamodules.support.adapter import split_datasets
 from ..pairs.spec import SampleSpec
+from .candidates import Candidates, Landmarks, by_georeference, by_landmarks
 
 #: Least share of the smaller patch that both must show. Chance agrees best where little
 #: is compared, and a strip along an edge leaks little.
@@ -22,6 +25,8 @@ _SIDE = 128
 #: Samples of each split that are in memory at a time, and pairs that are compared so:
 #: more is slower, since their maps leave the processor's cache.
 _BLOCK, _PAIRS = 64, 16
+#: Pairs that are all compared; of more, those that have landmarks in common.
+_ALL = 100_000
 #: Side in pixels of what gradients are compared with, to make dim land count as much.
 _AROUND = 9
 # How alike two patches must be: correlation times the square root of the common share,
@@ -163,12 +168,16 @@ def find_overlaps(
     several dates, mostly without change, are not looked at; each date is compared
     with each. Flipped or turned copies are not found.
 
+    Where all samples of both lie somewhere, those whose footprints have ground in
+    common are compared. Of others all pairs are compared up to 100,000, and beyond that
+    those in which two landmarks or more look alike and are shifted alike, which misses
+    some of other seasons (docs/notes/trust.md).
+
     Each pair costs an inverse Fourier transform of twice the patch for each two dates
     and one for the masks: with patches of 128 pixels 2.4 ms on one core, so 9 s for
-    81 x 46 and 40 minutes for 1,000 x 1,000. Patches of 256 pixels or more are reduced
-    to 128..255 first, by a whole number, which is then the step of the shifts. Memory
-    holds 64 samples of each data set; the second one is read again for every 64 of the
-    first.
+    81 x 46. Patches of 256 pixels or more are reduced to 128..255 first, by a whole
+    number, which is then the step of the shifts. Memory holds 64 samples of each data
+    set, and where landmarks are needed 48 for each map of each sample, 7 kB.
 
     Small patches prove little: below 128 pixels, more must agree. With 64 pixels a
     quarter that is the same is found, with 32 pixels about half.
@@ -188,15 +197,63 @@ def find_overlaps(
         return []
     side = max(max(one[0]['image'].shape[-2:]) for one in (first, second))
     factor = max(1, side // _SIDE)
+    candidates = by_georeference(first, second)
+    if candidates is None and len(first) * len(second) > _ALL:
+        sides = (_landmarks(one, spec, factor) for one in (first, second))
+        alike = {pair for both in zip(*sides) for pair in by_landmarks(*both)}
+        candidates = sorted(alike)
+    blocks = _all_blocks(first, second, spec, factor)
+    if candidates is not None:
+        blocks = _chosen_blocks(first, second, candidates, spec, factor)
     found: list[Overlap] = []
-    done, total = 0, len(first) * len(second)
+    done = 0
+    total = len(first) * len(second) if candidates is None else len(candidates)
+    for ours, theirs in blocks:
+        found += _compare(ours, theirs, factor)
+        done += len(ours.masks) * len(theirs.masks)
+        if progress is not None:
+            progress(done, total)
+    return sorted(found, key=lambda o: (o.second, -_alike(o)))
+
+
+def _all_blocks(
+    first: Any, second: Any, spec: SampleSpec | None, factor: int
+) -> Iterator[tuple[_Block, _Block]]:
+    """Each block of one data set with each of the other."""
     for ours in _read_blocks(first, spec, factor):
         for theirs in _read_blocks(second, spec, factor):
-            found += _compare(ours, theirs, factor)
-            done += len(ours.masks) * len(theirs.masks)
-            if progress is not None:
-                progress(done, total)
-    return sorted(found, key=lambda o: (o.second, -_alike(o)))
+            yield ours, theirs
+
+
+def _chosen_blocks(
+    first: Any,
+    second: Any,
+    candidates: Candidates,
+    spec: SampleSpec | None,
+    factor: int,
+) -> Iterator[tuple[_Block, _Block]]:
+    """Chosen pairs of samples, each a block of its own."""
+
+    @lru_cache(2 * _BLOCK)
+    def read(is_first: bool, index: int) -> _Block:
+        (block,) = _read_blocks(
+            Subset(first if is_first else second, [index]), spec, factor
+        )
+        return block._replace(start=index)
+
+    for one, other in candidates:
+        yield read(True, one), read(False, other)
+
+
+def _landmarks(
+    dataset: Any, spec: SampleSpec | None, factor: int
+) -> tuple[Landmarks, Landmarks]:
+    """Landmarks of the images, and of the borders between classes."""
+    images, borders = [], []
+    for block in _read_blocks(dataset, spec, factor):
+        images.append(Landmarks.of(block.images, block.start))
+        borders.append(Landmarks.of(_borders(block.masks), block.start))
+    return Landmarks.join(images), Landmarks.join(borders)
 
 
 def _read_blocks(
