@@ -18,11 +18,11 @@ from torch import Tensor
 
 from .. import __version__
 from ..files import read_json, sha256, write_text
-from ..pairs.cache import FileCache, pack_facts, unpack_facts
+from ..pairs.cache import Entry, FileCache, pack_facts, unpack_facts
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
-from ..pairs.manifest import read_manifest, require_unchanged
+from ..pairs.manifest import manifest_lines, require_unchanged
 from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import (
     Place,
@@ -159,7 +159,7 @@ class PairFolder(PlottedDataset):
             FileNotFoundError: If there is no such list.
             ValueError: If the list has ids without files.
         """
-        rows = read_manifest(self.root) if accepted_only else []
+        rows = manifest_lines(self.root) if accepted_only else ()
         rejected = {row['id'] for row in rows if not row.get('accepted', True)}
         chosen = list(self._files.ids)
         if split is not None:
@@ -189,10 +189,9 @@ class PairFolder(PlottedDataset):
         name = self.ids[index]
         if name not in self._facts:
             kept = self._cache.kept.get(name)
-            self._facts[name] = (
-                unpack_facts(kept) if kept else SampleFacts.of(self._load(name))
-            )
-        return self._facts[name]
+            # packed, facts of a million samples fit into memory
+            self._facts[name] = kept or pack_facts(SampleFacts.of(self._load(name)))
+        return unpack_facts(self._facts[name])
 
     def select(self, ids: Sequence[str]) -> 'PairFolder':
         """The same folder with just these ids, in this order."""
@@ -289,13 +288,7 @@ class PairFolder(PlottedDataset):
             if len(faults) == _MOST_FAULTS:
                 faults.append('Further samples were not looked at.')
                 break
-        self._cache.keep(
-            {
-                n: pack_facts(f)
-                for n, f in self._facts.items()
-                if n not in self._cache.kept
-            }
-        )
+        self._cache.keep(self._facts)
         if faults:
             raise ValueError('\n'.join(faults))
         require_unchanged(self.root)
@@ -348,7 +341,7 @@ class PairFolder(PlottedDataset):
         except ValueError as error:
             raise ValueError(f'{self.root}: {error}') from error
         self._channels = [stored.bands.index(band) for band in bands]
-        self._facts: dict[str, SampleFacts] = {}
+        self._facts: dict[str, Entry] = {}
         settings = json.dumps([__version__, self._stored.spec.to_dict(), [*bands]])
         self._cache = FileCache(self.root, settings, self._paths)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files import read_json
 from .layout import DESCRIPTION
-from .manifest import read_manifest
+from .manifest import manifest_lines
 
 _CARD = """# Synthetic labelled image patches
 
@@ -89,13 +89,17 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
     description = read_json(folder / DESCRIPTION, dict[str, Any])
     provenance = description['provenance']
     settings = provenance['settings']
-    rows = read_manifest(folder)
-    accepted = [row for row in rows if row.get('accepted', True)]
-    clipped = sum(row.get('clipped', 0.0) for row in accepted) / max(len(accepted), 1)
+    accepted, rejected, clipped = 0, 0, 0.0
+    for row in manifest_lines(folder):
+        if row.get('accepted', True):
+            accepted += 1
+            clipped += row.get('clipped', 0.0)
+        else:
+            rejected += 1
     training = config.get('training', {})
     return _CARD.format(
-        accepted=len(accepted),
-        rejected=len(rows) - len(accepted),
+        accepted=accepted,
+        rejected=rejected,
         bands=', '.join(description['bands']),
         classes=', '.join(description['classes']),
         scale=description['scale'],
@@ -108,5 +112,5 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
         trained_on=training_data(training),
         updates=training.get('updates', 'unknown'),
         preset=training.get('preset', 'unknown'),
-        clipped=clipped,
+        clipped=clipped / max(accepted, 1),
     )

@@ -4,7 +4,9 @@
 """One line for each sample of a folder: where it comes from, and its scores."""
 
 import hashlib
+import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -12,7 +14,15 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from ..files import OPEN, Count, Finite, read_json_lines, sha256, write_text
+from ..files import (
+    OPEN,
+    Count,
+    Finite,
+    read_json_lines,
+    sha256,
+    write_atomically,
+    write_text,
+)
 
 MANIFEST = 'manifest.jsonl'
 #: Hash of names, sizes and times of all listed files when they were as drawn.
@@ -43,22 +53,69 @@ class Line(TypedDict):
 
 
 def read_manifest(root: Path) -> list[dict[str, Any]]:
-    """Read ``manifest.jsonl``; a torn line (a killed writer) is dropped.
+    """All lines of a manifest at once (see :func:`manifest_lines`)."""
+    return [*manifest_lines(root)]
+
+
+def manifest_lines(root: Path) -> Iterator[dict[str, Any]]:
+    """Read ``manifest.jsonl`` line by line; a torn one (a killed writer) is dropped.
+
+    In memory are only ids.
 
     Args:
         root: The folder of pairs.
 
-    Returns:
-        One dict a line, the last one of an id winning, in file order.
+    Yields:
+        A dict for each line, the last one of an id alone, in file order.
 
     Raises:
         ValueError: If a line is of another form; the message names it.
     """
     path = root / MANIFEST
     if not path.exists():
-        return []
-    rows = read_json_lines(path, Line, torn=True)
-    return list({row['id']: dict(row) for row in rows}.values())
+        return
+    rows = enumerate(read_json_lines(path, Line, torn=True))
+    last = {row['id']: number for number, row in rows}
+    for number, row in enumerate(read_json_lines(path, Line, torn=True)):
+        # others may have written more in between
+        if last.get(row['id']) == number:
+            yield dict(row)
+
+
+def sort_manifest(root: Path) -> None:
+    """Sort ``manifest.jsonl`` by index; the last line of an id stays.
+
+    A manifest that is in order is not touched, and of others, ids and places of lines
+    are in memory.
+
+    Args:
+        root: The folder of pairs, with a manifest.
+
+    Raises:
+        OSError: If the manifest cannot be written.
+        ValueError: If a line is of another form; the message names it.
+    """
+    path = root / MANIFEST
+    places: dict[str, tuple[int, int]] = {}
+    starts = [0]
+    with path.open('rb') as file:
+        for line in file:
+            with suppress(json.JSONDecodeError, UnicodeDecodeError):
+                row = json.loads(line)
+                places[row['id']] = row.get('index', 0), starts[-1]
+            starts.append(starts[-1] + len(line))
+        order = [start for _, start in sorted(places.values())]
+        if order == starts[:-1]:
+            return
+
+        def write(part: Path) -> None:
+            with part.open('wb') as target:
+                for start in order:
+                    file.seek(start)
+                    # the last one may have been cut just before its end
+                    target.write(file.readline().rstrip(b'\n') + b'\n')
+
+        write_atomically(path, write)
 
 
 def require_unchanged(root: Path) -> None:
@@ -73,29 +130,25 @@ def require_unchanged(root: Path) -> None:
     Raises:
         ValueError: With the first files that were changed or removed.
     """
-    listed: dict[str, str] = {}
-    for row in read_manifest(root):
-        listed |= row.get('files', {})
-    if not listed:
-        return
-    state = hashlib.sha256()
-    for file, digest in sorted(listed.items()):
+    state, count = hashlib.sha256(), 0
+    for file, digest in _listed_files(root):
+        count += 1
         found = None
         with suppress(OSError):
             found = os.stat(root / file)
         times = (found.st_size, found.st_mtime_ns) if found else None
         state.update(f'{file} {digest} {times}\n'.encode())
     path, verdict = root / _UNCHANGED, state.hexdigest()
-    if path.is_file() and path.read_text() == verdict:
+    if not count or (path.is_file() and path.read_text() == verdict):
         return
     changed = [
         file
-        for file, digest in listed.items()
+        for file, digest in _listed_files(root)
         if not (root / file).is_file() or sha256(root / file) != digest
     ]
     if changed:
         raise ValueError(
-            f'{len(changed)} of {len(listed)} files of {root} are not as they were '
+            f'{len(changed)} of {count} files of {root} are not as they were '
             f'written: {changed[:_SHOWN]}. Run the command that wrote the folder again '
             'to have them back, or accept an edit by removing the lines of these '
             f'samples from {MANIFEST}.'
@@ -103,3 +156,9 @@ def require_unchanged(root: Path) -> None:
     # a folder that cannot be written is hashed each time
     with suppress(OSError):
         write_text(path, verdict)
+
+
+def _listed_files(root: Path) -> Iterator[tuple[str, str]]:
+    """Each file of the manifest, and its SHA-256."""
+    for row in manifest_lines(root):
+        yield from row.get('files', {}).items()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..files import naming_what_fails, read_json, sha256, write_text
 from ..settings import compare_settings
 from .layout import DESCRIPTION, image_stems
-from .manifest import MANIFEST, read_manifest
+from .manifest import MANIFEST, manifest_lines, sort_manifest
 from .rasters import (
     to_dtype,
     write_class_raster,
@@ -91,7 +91,7 @@ class PairWriter:
         Returns:
             The indices; a file that was lost or changed makes its sample undone.
         """
-        rows = read_manifest(self.root)
+        rows = manifest_lines(self.root)
         return {row['index'] for row in rows if 'index' in row and self._whole(row)}
 
     def write(
@@ -185,9 +185,7 @@ class PairWriter:
         Args:
             card: Markdown for ``README.md``.
         """
-        rows = sorted(read_manifest(self.root), key=lambda row: row.get('index', 0))
-        lines = ''.join(json.dumps(row) + '\n' for row in rows)
-        write_text(self.root / MANIFEST, lines)
+        sort_manifest(self.root)
         write_text(self.root / 'README.md', card)
 
     def _require_own_folder(self, wanted: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@
 import logging
 import signal
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from ...files import WEIGHTS, sha256
 from ...pairs.card import data_card
 from ...pairs.facts import fingerprints
 from ...pairs.fingerprint import read_seen_samples, write_seen_samples
-from ...pairs.manifest import read_manifest
+from ...pairs.manifest import manifest_lines
 from ...pairs.writer import PairWriter
 from .variation import measure_variation
 
@@ -284,9 +285,8 @@ def describe_samples(root: Path) -> str:
     Raises:
         RuntimeError: If not a single sample was accepted.
     """
-    rows = read_manifest(root)
-    accepted = sum(row.get('accepted', True) for row in rows)
-    rejected = len(rows) - accepted
+    counts = Counter(row.get('accepted', True) for row in manifest_lines(root))
+    accepted, rejected = counts[True], counts[False]
     if not accepted:
         raise RuntimeError(
             f'{root} has no sample: all {rejected} were rejected for pixels that are '
