@@ -5,6 +5,7 @@
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from .study.runs import Run, table
 from .study.stages import draw_pairs, learn_stage, write_config
 from .study.verdicts import NAMES, verdicts
 from .tasks.support.networks import NETWORKS
-from .tasks.support.plateau import Curve, settled
+from .tasks.support.plateau import Curve
 from .tasks.support.progress import StepProgressBar
 from .trust.measures import MEASURES
 from .trust.measuring import measure_pairs, real_config
@@ -146,10 +147,11 @@ class Quickstart:
             ],
             'minutes of the last start': (time.monotonic() - started) / 60,
         }
-        notes = self._notes(plan, settled(curve))
+        notes = self._notes(plan)
         facts = {
             'title': str(self.data or 'Procedural demo scenes'),
             'settings': settings,
+            'made': {'command': self._command()},
             'notes': notes,
         }
         write_text(self.out / FACTS, json.dumps(facts, indent=2) + '\n')
@@ -160,7 +162,7 @@ class Quickstart:
         print(f'\nReport: {report}\nYAMLs to copy: {self.out / "configs"}')
         return report
 
-    def _notes(self, plan: Config, has_settled: bool) -> list[str]:
+    def _notes(self, plan: Config) -> list[str]:
         """Sentences that a reader has to know before any number."""
         same = (
             f'The generator and the networks saw the same {plan["samples"]} labelled '
@@ -184,13 +186,21 @@ class Quickstart:
                 'These are procedural demo scenes: the numbers say nothing about real '
                 'images. Use --data with a folder of your own.'
             )
-        if not has_settled:
-            notes.append(
-                'Real-only was still rising on validation at the most updates that the '
-                'time allowed, so a longer run may change the verdict, and rather '
-                'against synthetic data: give more --minutes.'
-            )
         return notes
+
+    def _command(self) -> str:
+        """The command line that does the same."""
+        words = ['torchgeo-specdm', 'quickstart']
+        for name in ('data', 'task', 'minutes', 'seed', 'codec', 'unlabelled'):
+            value = getattr(self, name)
+            if value is not None:
+                words += [
+                    f'--{name}',
+                    f'{value:g}' if name == 'minutes' else str(value),
+                ]
+        if self.bands is not None:
+            words += ['--bands', *self.bands]
+        return shlex.join(words)
 
     def _training(self) -> Config:
         """The record of the generator's training."""

@@ -17,6 +17,7 @@ from torchgeo_specdm import SampleSpec
 from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.pairs.tiles import Tiles
 from torchgeo_specdm.reporting import report
+from torchgeo_specdm.reporting.advice import Evidence
 from torchgeo_specdm.reporting.report import (
     Captioned,
     Neighbours,
@@ -124,19 +125,19 @@ def full() -> ReportContent:
     return ReportContent(
         'my <fields>',
         SPEC,
-        _measures(),
         samples,
         {'real': tiles(), 'reconstructed': tiles(), 'generated': tiles()},
         Captioned(tiles(), captions),
         Captioned(tiles(), captions),
         Neighbours(tiles(), tiles(), [f'distance 0.01{i}' for i in range(8)]),
         {'diffusion': {'train_loss': [(0.0, 1.0), (10.0, 0.5)]}},
-        runs(),
+        Evidence(runs(), measures=_measures()),
         settings={
             'updates': 200,
             'pilot': [[100, 0.31]],
             'a.yaml': '# torchgeo fit\nm: <x>\n',
         },
+        made={'versions': {'torch': '2.6'}, 'seeds': [0, 1]},
         notes=['These are procedural <demo> scenes.'],
     )
 
@@ -236,6 +237,7 @@ class TestPage:
             'samples',
             'codec',
             'overlap',
+            'citing',
             'settings',
         ]
 
@@ -245,7 +247,8 @@ class TestPage:
             ('pictures', {'rows': {}}),
             ('extremes', {'best': None, 'worst': None}),
             ('nearest', {'nearest': None}),
-            ('comparison', {'runs': ()}),
+            ('comparison', {'evidence': Evidence(measures=_measures())}),
+            ('citing', {'made': {}}),
             ('training', {'curves': {}}),
             ('samples', {'scores': ()}),
             ('settings', {'settings': {}}),
@@ -273,14 +276,14 @@ class TestPage:
         measures = _measures()
         for key in keys:
             measures[key] = None
-        left = page(measures=measures).sections
+        left = page(evidence=Evidence(runs(), measures=measures)).sections
         assert left == [name for name in whole.sections if name != missing]
 
     def test_nothing_at_all(self, tmp_path: Path) -> None:
         out = write_report(tmp_path / 'a.html', ReportContent('x', SPEC))
         found = Page(out.read_text(encoding='utf-8'))
         assert found.sections == ['trust']
-        assert 'Not compared: run torchgeo-specdm study.' in found.text
+        assert 'Not compared' in found.text and 'torchgeo-specdm study' in found.text
         assert found.texts.count('not measured') == 3
 
     def test_begins_with_the_verdict(self, whole: Page) -> None:
@@ -288,14 +291,19 @@ class TestPage:
         # the largest ratio first
         texts = [text for text in whole.texts if text in sentences]
         assert texts == sentences[::-1] and len(texts) == 2
-        assert whole.text.index(texts[0]) < 250 < whole.text.index('Looks real')
+        assert whole.text.index(texts[0]) < 350 < whole.text.index('Looks real')
+        boxes = [a['class'] for tag, a in whole.tags if tag == 'div' and a]
+        assert boxes[0] == 'verdict good'
+        assert whole.text.index('3 seeds are few') < whole.text.index(texts[0])
+        assert 'real only 41.0 \N{PLUS-MINUS SIGN} 1.0, 1x' in whole.text
+        assert whole.text.index('Use them: 5x') < whole.text.index('Looks real')
         assert 'Not compared' not in whole.text
 
     def test_lights_have_words(self, whole: Page) -> None:
         names = ('Looks real', 'Labels fit', 'Not copied')
         after = [whole.texts[whole.texts.index(name) + 1] for name in names]
         assert after == ['bad', 'doubtful', 'doubtful']
-        classes = [a.get('class') for tag, a in whole.tags if tag == 'li'][:3]
+        classes = [a['class'] for tag, a in whole.tags if tag == 'li' and 'class' in a]
         assert classes == after
 
     def test_scores_of_each_arm(self, whole: Page) -> None:
@@ -310,7 +318,13 @@ class TestPage:
             replace(run, scores={}, iou={}, reason='lost') if run.ratio == 5 else run
             for run in runs()
         ]
-        assert page(runs=lost).row('5x synthetic') == [DASH, DASH, DASH, DASH, '']
+        assert page(evidence=Evidence(lost)).row('5x synthetic') == [
+            DASH,
+            DASH,
+            DASH,
+            DASH,
+            '',
+        ]
 
     def test_numbers_stand_beside_their_references(self, whole: Page) -> None:
         assert whole.row('Fréchet distance, images') == ['14.2', DASH, '10.3', '8.1']
@@ -334,7 +348,7 @@ class TestPage:
 
     @pytest.mark.parametrize('seeds', [1, 3])
     def test_what_is_no_number_is_a_dash(self, page: Any, seeds: int) -> None:
-        found = page(runs=runs(seeds))
+        found = page(evidence=Evidence(runs(seeds), measures=_measures()))
         assert not re.search(r'\b(nan|inf|None|undefined)\b', found.text, re.IGNORECASE)
         spread, difference = found.row('1x synthetic')[1::3]
         assert (spread == DASH) == (seeds == 1)
@@ -365,6 +379,15 @@ class TestPage:
         assert 'The first 1000 of 1200 samples' in whole.text
         assert whole.row('000001') == [DASH, 'no']
         assert 'The first' not in page(scores=full().scores[:9]).text
+
+    def test_scores_of_samples_are_explained(self, whole: Page) -> None:
+        assert 'Agreement: share of the labelled pixels' in whole.text
+        # there is no such column
+        assert 'Edges: how well' not in whole.text
+
+    def test_what_to_cite(self, whole: Page) -> None:
+        assert whole.row('versions') == ['torch: 2.6']
+        assert whole.row('seeds') == ['0, 1']
 
     def test_settings(self, whole: Page) -> None:
         assert whole.row('updates') == ['200'] and whole.row('pilot') == ['100, 0.31']
@@ -424,6 +447,8 @@ class TestBrowser:
         sort = [a['aria-sort'] for _, a in found.tags if 'aria-sort' in a]
         assert sort == ['none', 'descending', 'none']
         ids = [row[0] for row in found.cells if len(row) == 3 and row[0][:1] == '0']
+        targets = [a['href'] for tag, a in found.tags if tag == 'a']
+        assert targets == [f'#{name}' for name in found.sections]
         # the largest first, what was not measured last
         assert ids[:2] == ['000999', '000998'] and ids[-2:] == ['000000', '000001']
 

@@ -58,7 +58,9 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         self.dataset = dataset
         self.size = size
         self._kept: dict[int, dict[str, Tensor]] = {}
-        height, width = self._whole = tuple(self._read(0)['mask'].shape[-2:])
+        #: Height and width of a sample in pixels.
+        self.whole: tuple[int, ...] = tuple(self._read(0)['mask'].shape[-2:])
+        height, width = self.whole
         # at random, as sets may repeat themselves with any period; in a ring, so that
         # no sample gets its own mask and each mask is used once
         random = torch.Generator().manual_seed(0)
@@ -116,9 +118,9 @@ class TileDataset(Dataset[dict[str, Tensor]]):
         number, corner = divmod(index, self._rows * self._columns)
         sample = self._read(number)
         whole = tuple(sample['mask'].shape[-2:])
-        if whole != self._whole:
+        if whole != self.whole:
             raise ValueError(
-                f'Sample {number} has {whole} pixels, but all must have {self._whole}, '
+                f'Sample {number} has {whole} pixels, but all must have {self.whole}, '
                 'the size of the first. Cut them alike.'
             )
         row, column = divmod(corner, self._columns)

@@ -34,8 +34,9 @@ def collect_measures(
         generator: Folder that stage 2 wrote, or None.
 
     Returns:
-        Arguments of :class:`~torchgeo_specdm.reporting.report.ReportContent`: ``spec``,
-        ``measures``, ``scores``, ``rows``, ``best``, ``worst`` and ``nearest``.
+        ``measures``, and arguments of
+        :class:`~torchgeo_specdm.reporting.report.ReportContent`: ``spec``, ``scores``,
+        ``rows``, ``best``, ``worst`` and ``nearest``.
     """
     measures = read_measures(trust)
     if generator is not None:

@@ -3,7 +3,12 @@
 
 """The report of a run or of a generated folder."""
 
+import math
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
@@ -13,14 +18,18 @@ from ..datasets.pairs import PairFolder
 from ..files import Count, Positive, Seed, read_json, read_text
 from ..objects import Config
 from ..pairs.card import training_data
+from ..settings import Begun
 from ..study.design import REAL
-from ..study.runs import Run, read_run
+from ..study.runs import Run, pilot_path, read_pilot, read_run
+from ..tasks.support.plateau import Curve
+from ..trust.measures import MEASURES
 from ..trust.measuring import SETTINGS, measure_pairs
+from .advice import Evidence
 from .collect import collect_measures
 from .figures import pair_grid, save
 from .report import ReportContent, read_curves, write_report
 
-#: What a run says of itself in its report: ``settings`` and ``notes``.
+#: What a run says of itself in its report.
 FACTS = 'facts.json'
 
 
@@ -29,6 +38,7 @@ class Facts(TypedDict, total=False):
 
     title: str
     settings: dict[str, Any]
+    made: dict[str, str]
     notes: list[str]
 
 
@@ -111,16 +121,28 @@ def report_folder(
     facts: Facts = {}
     if is_run and (path / FACTS).exists():
         facts = read_json(path / FACTS, Facts)
+    collected = collect_measures(trust, data, generator)
+    synthetic, real_tiles = data.tiles['synthetic'], data.tiles['train']
+    provenance = PairFolder(folder).provenance
+    runs = [] if study is None else _runs(study)
     content = ReportContent(
         title=facts.get('title', str(folder)),
-        **collect_measures(trust, data, generator),
         curves=read_curves(path / 'logs'),
-        runs=[] if study is None else _runs(study),
-        score='change_f1' if data.spec.dates > 1 else 'miou',
-        settings=_learned_from(folder)
+        evidence=Evidence(
+            runs,
+            'change_f1' if data.spec.dates > 1 else 'miou',
+            collected.pop('measures'),
+            [] if study is None else _pilot(study, runs[0]),
+            math.prod(synthetic.size) / math.prod(real_tiles.whole),
+            study is not None and _saw_all_labels(study),
+            bool((provenance.get('training') or {}).get('unlabelled')),
+        ),
+        settings=_learned_from(provenance)
         | facts.get('settings', {})
         | _texts(path / 'configs'),
+        made=_made(trust, provenance, runs) | facts.get('made', {}),
         notes=facts.get('notes', []),
+        **collected,
     )
     out = (path if is_run else trust) / 'report.html'
     save(pair_grid(content.rows, content.spec), out.with_name('pairs.png'))
@@ -139,9 +161,40 @@ def _read_measured(path: Path) -> tuple[Config, int]:
     return dict(there['real']), there['updates']
 
 
-def _learned_from(folder: Path) -> dict[str, str]:
+def _made(
+    trust: Path, provenance: Mapping[str, Any], runs: Sequence[Run]
+) -> dict[str, Any]:
+    """When and with what the measures were made, to be cited."""
+    # that of the page would change each time that it is written again
+    day = date.fromtimestamp((trust / MEASURES).stat().st_mtime)
+    names = ('torchgeo_specdm', 'torchgeo', 'torch', 'lightning')
+    found: dict[str, Any] = {
+        'measured on': day.isoformat(),
+        'versions': {name: version(name) for name in names}
+        | {'Python': python_version()},
+    }
+    settings = provenance.get('settings')
+    if isinstance(settings, dict) and 'seed' in settings:
+        found['seed of the pairs'] = settings['seed']
+    if runs:
+        found['seeds of the networks'] = sorted({run.seed for run in runs})
+    return found
+
+
+def _pilot(study: Path, run: Run) -> Curve:
+    """Scores of real only by updates, if these chose those of a run."""
+    return read_pilot(pilot_path(study, run.model, run.size))
+
+
+def _saw_all_labels(study: Path) -> bool:
+    """Whether the generators of a study saw more labels than its networks."""
+    settings = read_json(study / 'study.json', Begun)['settings']
+    return settings.get('protocol') == 'all_labels'
+
+
+def _learned_from(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Say what a generator learned from, if one drew the pairs."""
-    training = PairFolder(folder).provenance.get('training')
+    training = provenance.get('training')
     if not isinstance(training, dict):
         return {}
     return {'generator learned from': training_data(training)}

@@ -19,14 +19,20 @@ from ..bands import composites
 from ..files import write_text
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import Tiles
-from ..study.runs import Run
 from ..study.verdicts import NAMES, verdicts
 from ..trust.lights import codec_sentences, lights
 from ..trust.looks import denoiser_sentences
 from ..trust.numbers import number, short
+from .advice import Evidence, absolute_scores, advice, caveats, outcome
 from .figures import NARROW, WIDTH, as_data_uri, score_dots
 from .pictures import Pair, picture_side, show_pairs, stretch
-from .tables import MOST_SAMPLES, comparison_tables, measure_tables, sample_table
+from .tables import (
+    EXPLAINED,
+    MOST_SAMPLES,
+    comparison_tables,
+    measure_tables,
+    sample_table,
+)
 from .trust_figures import (
     class_areas,
     class_spectra_figure,
@@ -74,7 +80,6 @@ class ReportContent:
     Attributes:
         title: Name of the data.
         spec: Description of a sample.
-        measures: Content of ``measures.json``.
         scores: Lines of ``scores/synthetic.jsonl``, in any order.
         rows: Title of each row of pairs and its tiles, such as ``real``,
             ``reconstructed`` and ``generated``; the first sets the stretch of all.
@@ -82,24 +87,23 @@ class ReportContent:
         worst: Generated samples of the worst scores.
         nearest: Generated samples that are nearest to training samples.
         curves: Training curves of each stage, as :func:`read_curves` gives them.
-        runs: Runs of one network and one real size, if there was a study.
-        score: Name of the score that the runs are compared by.
+        evidence: Runs of one network and one real size, and what bears on them.
         settings: Plain values; texts of several lines (YAML) are folded.
+        made: Facts to name when citing: date, versions, command, seeds.
         notes: Sentences that a reader needs before any number.
     """
 
     title: str
     spec: SampleSpec
-    measures: Mapping[str, Any] = field(default_factory=dict)
     scores: Sequence[Mapping[str, Any]] = ()
     rows: Mapping[str, Tiles] = field(default_factory=dict)
     best: Captioned | None = None
     worst: Captioned | None = None
     nearest: Neighbours | None = None
     curves: Mapping[str, Curves] = field(default_factory=dict)
-    runs: Sequence[Run] = ()
-    score: str = 'miou'
+    evidence: Evidence = field(default_factory=Evidence)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -113,31 +117,39 @@ def write_report(out: Path, content: ReportContent) -> Path:
     Returns:
         The path of the page.
     """
+    evidence = content.evidence
+    runs, score, measures = evidence.runs, evidence.score, evidence.measures
     values: dict[str, str] = {}
     many: dict[str, str] = {}
     for name, value in content.settings.items():
         text = _plain(value)
         (many if '\n' in text else values)[name] = text
     columns, samples = sample_table(content.scores)
-    tables = comparison_tables(content.runs, content.score) if content.runs else []
+    tables = comparison_tables(runs, score) if runs else []
     text = _template().render(
         title=content.title,
         spec=content.spec,
-        m=content.measures,
-        verdicts=verdicts(content.runs, content.score)[::-1] if content.runs else [],
-        score_name=NAMES.get(content.score, content.score),
-        lights=lights(content.measures),
-        codec=codec_sentences(content.measures),
-        denoiser=denoiser_sentences(content.measures.get('denoising') or {}),
+        m=measures,
+        outcome=outcome(evidence).split()[0],
+        caveats=caveats(evidence),
+        verdicts=verdicts(runs, score)[::-1] if runs else [],
+        absolute=absolute_scores(evidence),
+        advice=advice(evidence),
+        score_name=NAMES.get(score, score),
+        lights=lights(measures),
+        codec=codec_sentences(measures),
+        denoiser=denoiser_sentences(measures.get('denoising') or {}),
         charts=_charts(content),
         **_pictures(content),
         comparison=tables,
-        tables=measure_tables(content.measures),
+        tables=measure_tables(measures),
         columns=columns,
+        explained=[text for name, text in EXPLAINED.items() if name in columns],
         samples=samples,
         cut=len(content.scores) if len(content.scores) > MOST_SAMPLES else 0,
         settings=values,
         texts=many,
+        made={name: _plain(value) for name, value in content.made.items()},
         notes=content.notes,
     )
     write_text(out, text)
@@ -212,10 +224,11 @@ def _plain(value: Any) -> str:
 def _charts(content: ReportContent) -> dict[str, Any]:
     """Each chart for wide and for narrow screens."""
     found: dict[str, Any] = {'curves': {}}
-    measures, spec = content.measures, content.spec
+    evidence, spec = content.evidence, content.spec
+    runs, measures = evidence.runs, evidence.measures
     spectra, area = measures.get('spectra') or {}, measures.get('area') or {}
-    if content.runs:
-        found['dots'] = _chart(lambda w: score_dots(content.runs, content.score, w))
+    if runs:
+        found['dots'] = _chart(lambda w: score_dots(runs, evidence.score, w))
     if spectra.get('curves') and spectra.get('names'):
         found['spectra'] = _chart(lambda w: class_spectra_figure(spectra, spec, w))
     if area.get('train') and area.get('synthetic'):

@@ -24,6 +24,20 @@ SAMPLE_COLUMNS = {
     'nearest': 'nearest',
     'accepted': 'accepted',
 }
+#: The meaning of these columns.
+EXPLAINED = {
+    'agreement': 'Agreement: share of the labelled pixels in which networks that '
+    'learned from real pairs find the class that the mask says.',
+    'edges': 'Edges: how well edges of the image tell where borders of the mask are, '
+    'from 0.5 (chance) to 1.',
+    'spectrum': 'Spectrum: share of the labelled pixels whose spectrum is more like '
+    'that of their class in real pairs than like that of any other.',
+    'distance': 'Distance: how far the image is from the nearest real training window '
+    'after all turns and flips; a low one may be a copy.',
+    'feature distance': 'Feature distance: the same in features of the image.',
+    'nearest': 'Nearest: the training sample with that window.',
+    'accepted': 'Accepted: whether its values were finite, so that it was kept.',
+}
 #: Rows of that table: more would make a page slow.
 MOST_SAMPLES = 1000
 

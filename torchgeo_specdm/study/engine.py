@@ -26,11 +26,19 @@ from ..objects import make_object
 from ..pairs.manifest import MANIFEST
 from ..settings import Begun, require_same_settings
 from ..tasks.pixelwise import PixelTask
-from ..tasks.support.plateau import Curve, CurveFile, doublings, enough_updates, settled
+from ..tasks.support.plateau import Curve, doublings, enough_updates, settled
 from ..tasks.support.stopping import was_interrupted
 from ..tasks.support.trainer import small_trainer
 from .design import REAL, Cell, Study
-from .runs import Run, logged_scores, read_run, run_path, write_run
+from .runs import (
+    Run,
+    logged_scores,
+    pilot_path,
+    read_pilot,
+    read_run,
+    run_path,
+    write_run,
+)
 from .synthetic import SyntheticSets
 
 
@@ -155,7 +163,8 @@ class Engine:
         Returns:
             Updates and validation scores, as of :mod:`torchgeo_specdm.tasks.support.plateau`.
         """
-        study, path = self.study, self._pilot_path(model, size)
+        study = self.study
+        path = pilot_path(study.out, model, size)
         if self.scored_split() == 'val':
             raise ValueError(
                 f'most_updates={study.most_updates} looks for the updates on the '
@@ -163,7 +172,7 @@ class Engine:
                 'split to score on. Set updates, and most_updates: 0.'
             )
         self.begin()
-        curve = _read_curve(path)
+        curve = read_pilot(path)
         cell = Cell(model, REAL, 0.0, size, study.seeds[0])
         measure = partial(self._cross_validate, cell)
         for _ in doublings(measure, study.updates, study.most_updates, curve):
@@ -323,8 +332,7 @@ class Engine:
         study = self.study
         updates = study.updates
         if study.most_updates:
-            path = self._pilot_path(cell.model, cell.size)
-            curve = _read_curve(path)
+            curve = read_pilot(pilot_path(study.out, cell.model, cell.size))
             done = curve and (settled(curve) or 2 * curve[-1][0] > study.most_updates)
             if not done:
                 return None
@@ -337,9 +345,6 @@ class Engine:
         if self.study.budget == 'epochs':
             factor *= 1 + cell.ratio
         return max(round(updates * factor), 1)
-
-    def _pilot_path(self, model: str, size: int) -> Path:
-        return self.study.out / 'pilots' / f'{model}-{size}.json'
 
     def _count(self, size: int) -> int:
         """Number of real training samples that a size stands for."""
@@ -378,11 +383,6 @@ class Engine:
             pace[cell.model] * (updates or 0) for cell, updates in known.items()
         )
         return f' (about {seconds / 60:.0f} min left)'
-
-
-def _read_curve(path: Path) -> Curve:
-    """The runs of a pilot that are done, if any."""
-    return read_json(path, CurveFile)['curve'] if path.exists() else []
 
 
 def _return_memory() -> None:

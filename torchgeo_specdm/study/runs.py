@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import Count, Finite, Seed, read_json, write_text
+from ..tasks.support.plateau import Curve, CurveFile
 from .design import REAL, Cell
 from .statistics import Difference, paired_difference
 
@@ -113,6 +114,16 @@ def read_run(path: Path) -> Run | None:
         return read_json(path, Run)
     except ValueError as error:
         raise ValueError(f'{error} Or delete it, and the run is done again.') from error
+
+
+def pilot_path(folder: Path, model: str, size: int) -> Path:
+    """The file of the pilot that finds the updates of a network and real size."""
+    return folder / 'pilots' / f'{model}-{size}.json'
+
+
+def read_pilot(path: Path) -> Curve:
+    """The trainings of a pilot that are done; none if there is no file."""
+    return read_json(path, CurveFile)['curve'] if path.exists() else []
 
 
 def table(runs: Sequence[Run]) -> str:

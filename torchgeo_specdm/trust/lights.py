@@ -223,7 +223,7 @@ def _labels_fit(measures: Mapping[str, Any]) -> Light:
     if way is not None and way > _TOO_CLEAN:
         states.append('doubtful')
         said.append('spectra agree better than real ones: the images are too clean')
-    if paints_labels(measures):
+    if paints_labels(measures) and not blind:
         states.append('doubtful')
         said.append(
             'but the codec paints labels into images, so that this agreement is false'
