@@ -17,8 +17,8 @@ from rasterio import MemoryFile
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from rasterio.windows import Window, bounds, transform
-from tqdm import tqdm
 
+from ..bars import bar
 from ..files import write_atomically
 from .arrays import ARRAYS
 from .description import CLASSES
@@ -80,9 +80,7 @@ def export_scene(
         with _open_scene(image, labels) as scene:
             reader = _Labels(labels, scene, attribute, background)
             corners = [*_block_corners((scene.height, scene.width), tile, step)]
-            for row, column, place in tqdm(
-                corners, 'tiles', disable=len(corners) < 100
-            ):
+            for row, column, place in bar(corners, 'tiles', hidden=len(corners) < 100):
                 window = Window(column, row, tile, tile)
                 mask = reader.read(window)
                 seen = scene.read_masks(window=window).any()

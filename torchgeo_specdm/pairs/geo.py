@@ -15,8 +15,8 @@ from rasterio.transform import from_origin
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchgeo.datasets import GeoDataset
-from tqdm import tqdm
 
+from ..bars import bar
 from .cutting import BLOCK
 from .rasters import Place
 from .spec import USUAL_IGNORE, fits_dtype
@@ -114,7 +114,7 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
             ValueError: If there are too many of them for classes.
         """
         found: set[int] = set()
-        for tile in tqdm(self.tiles, 'masks', disable=len(self) < 100):
+        for tile in bar(self.tiles, 'masks', hidden=len(self) < 100):
             mask = self.dataset[self._query(tile)]['mask']
             found |= {*torch.unique(mask).tolist()}
             if len(found) > _MOST_CLASSES:

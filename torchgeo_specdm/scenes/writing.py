@@ -6,8 +6,8 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from ..bars import bar
 from ..files import write_text
 from ..pairs.writer import PairWriter
 from .change import change_spec, make_change_scene
@@ -67,7 +67,7 @@ def write_scenes(
     writer.clean()
     done = writer.done()
     total = sum(counts)
-    for index in tqdm(range(total), desc='  scenes', disable=total < 100):
+    for index in bar(range(total), 'scenes', hidden=total < 100):
         if index not in done:
             image, mask = (
                 make_change_scene(seed, index, size)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ..bars import bar
 from ..datasets.pairs import PairFolder
 from ..files import sha256
 from ..pairs.copying import CopyWriter
@@ -133,7 +133,7 @@ class _Samples:
         classes = self.pairs.spec.num_classes
         found = []
         total = len(self.pairs)
-        for position in tqdm(range(total), desc='  look', disable=total < 100):
+        for position in bar(range(total), 'look', hidden=total < 100):
             _, *masks = self._load(position)
             labels = [mask[(mask >= 0) & (mask < classes)] for mask in masks]
             found.append([np.bincount(x, minlength=classes) for x in labels])
@@ -175,7 +175,7 @@ class _Samples:
             if self._number[name] not in done:
                 reason = self._rows[name].get('reason', 'rejected before')
                 writer.reject(name, reason, self._record(name))
-        for position in tqdm(range(total), desc='  filter', disable=total < 100):
+        for position in bar(range(total), 'filter', hidden=total < 100):
             name, reason = self.pairs.ids[position], reasons[position]
             if self._number[name] in done:
                 continue

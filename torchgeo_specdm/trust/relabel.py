@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from ..bars import bar
 from ..datasets.pairs import PairFolder
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
@@ -113,7 +113,7 @@ def _write_missing(
     done, total = writer.done(), len(source)
     rows = {row['id']: row for row in read_manifest(source.root)}
     starts = range(0, total, batch_size)
-    for start in tqdm(starts, desc='  relabel', disable=total < 100):
+    for start in bar(starts, 'relabel', hidden=total < 100):
         batch = range(start, min(start + batch_size, total))
         if done.issuperset(batch):
             continue

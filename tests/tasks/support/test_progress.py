@@ -40,7 +40,7 @@ class Bar:
 @pytest.fixture
 def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
     monkeypatch.setattr(Bar, 'made', [], raising=False)
-    monkeypatch.setattr(progress, 'tqdm', Bar)
+    monkeypatch.setattr(progress, 'bar', Bar)
     return Bar.made
 
 
@@ -89,7 +89,7 @@ def test_one_bar_over_the_steps_of_all_epochs(tmp_path: Path, bars: list[Bar]) -
     trainer(tmp_path, bar, max_steps=10).fit(Task(), loader())
     (made,) = bars
     assert made.options['total'] == made.n == 10
-    assert made.options['initial'] == 0 and made.options['desc'] == 'stage 1'
+    assert made.options['initial'] == 0 and made.options['title'] == 'stage 1'
     assert made.postfix == 'loss 0.250'
     assert not made.open
 
@@ -143,23 +143,3 @@ def test_says_nothing_when_disabled(tmp_path: Path, bars: list[Bar]) -> None:
     bar.enable()
     quiet.predict(Task(), loader())
     assert len(bars) == 1
-
-
-@pytest.mark.parametrize('terminal, fewest', [(True, 0), (False, 10)])
-def test_a_log_file_is_not_flooded(
-    tmp_path: Path,
-    bars: list[Bar],
-    monkeypatch: pytest.MonkeyPatch,
-    terminal: bool,
-    fewest: float,
-) -> None:
-    monkeypatch.setattr(progress.sys.stderr, 'isatty', lambda: terminal)
-    trainer(tmp_path, StepProgressBar(), max_steps=1).fit(Task(), loader())
-    assert fewest < bars[0].options['mininterval'] < fewest + 50
-
-
-def test_the_real_bar_is_drawn(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer(tmp_path, StepProgressBar('drawing'), max_steps=2).fit(Task(), loader())
-    assert '  drawing: 2/2 |' in capsys.readouterr().err

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.nn.functional import one_hot
-from tqdm import tqdm
 
+from ...bars import bar
 from ...datamodules.generation import BatchDataset, GenerationDataModule
 from ...datamodules.labelling import MOST_DRAWS
 from ...diffusion import Generator
@@ -128,7 +128,7 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
     batches = data.predict_dataset
     assert isinstance(batches, BatchDataset)
     hidden = not trainer.is_global_zero
-    for position in tqdm(range(len(batches)), 'generating', disable=hidden):
+    for position in bar(range(len(batches)), 'generating', hidden=hidden):
         drawn = draw_batch(task.generator, batches[position])
         writer.write_on_batch_end(trainer, task, drawn)
     writer.finish(trainer)

@@ -4,12 +4,12 @@
 """One progress bar over all steps of a run, with the time left."""
 
 import math
-import sys
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
+
+from ...bars import bar
 
 
 class StepProgressBar(ProgressBar):
@@ -26,7 +26,7 @@ class StepProgressBar(ProgressBar):
         """Initialize a new StepProgressBar instance."""
         super().__init__()
         self.title = title
-        self._bar: tqdm[Any] | None = None
+        self._bar: Any = None
         self._enabled = True
 
     def disable(self) -> None:
@@ -94,14 +94,4 @@ class StepProgressBar(ProgressBar):
 
     def _open(self, total: int | None, done: int) -> None:
         if self._enabled:
-            # a file shows each state on a line of its own
-            interval = 0.5 if sys.stderr.isatty() else 30
-            self._bar = tqdm(
-                total=total,
-                initial=done,
-                desc=self.title,
-                dynamic_ncols=True,
-                mininterval=interval,
-                bar_format='  {desc}: {n_fmt}/{total_fmt} |{bar}| {remaining} left'
-                ' {postfix}',
-            )
+            self._bar = bar(title=self.title, total=total, initial=done)
