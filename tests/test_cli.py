@@ -465,7 +465,7 @@ class TestInterruption:
     ) -> None:
         out = tmp_path / 'synthetic'
         given = ['--generator', str(generator), '--out', str(out)]
-        arguments = ['generate', *given, '--count', '3']
+        arguments = ['generate', *given, '--count', '3', '--batch-size', '1']
         with monkeypatch.context() as patch:
             patch.setattr(PairWriter, 'write', terminated(PairWriter.write))
             assert main(arguments) == 143

@@ -114,6 +114,8 @@ def write_text(path: Path, text: str) -> None:
 def write_verified(path: Path, data: bytes) -> str:
     """Write bytes in one step, and read them back before they get their name.
 
+    They are hashed once, as they are in memory.
+
     Args:
         path: The final path.
         data: Content to write.
@@ -124,15 +126,14 @@ def write_verified(path: Path, data: bytes) -> str:
     Raises:
         OSError: If the file does not hold what was written.
     """
-    digest = hashlib.sha256(data).hexdigest()
 
     def write(part: Path) -> None:
         part.write_bytes(data)
-        if sha256(part) != digest:
+        if part.read_bytes() != data:
             raise OSError('it does not read back as it was written')
 
     write_atomically(path, write)
-    return digest
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_text(path: Path) -> str:

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from torchgeo_specdm import GenerationDataModule, Generator, PairFolder, SpecDMTask
+from torchgeo_specdm.files import write_verified
 
 from ..conftest import PAIR_CLASSES, Run, quiet_trainer
 from .generating import COUNT, command, config_of, digests, draw, predict, rows
@@ -118,13 +119,37 @@ class TestInterruption:
             with pytest.raises(SystemExit) as stop:
                 predict(config)
         assert stop.value.code == 143
-        # it does not finish the batch
-        assert [row['index'] for row in rows(out)] == [0, 1, 2, 3, 4]
+        # the batch in hand is left out
+        assert sorted(row['index'] for row in rows(out)) == [0, 1, 2, 3]
         predict(config)
         wanted = digests(whole)
         found = {key: value for key, value in digests(out).items() if '.tif' in key}
         assert len(found) == 16
         assert found == {key: wanted[key] for key in found}
+
+    def test_a_sample_that_cannot_be_written_stops_the_run(
+        self,
+        whole: Path,
+        diffusion_run: Run,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        out = tmp_path / 'set'
+        config = config_of(diffusion_run.out, out)
+        with monkeypatch.context() as patch:
+
+            def full(path: Path, data: bytes) -> str:
+                if path.name == '000002.tif':
+                    raise OSError(f'{path} could not be written')
+                return write_verified(path, data)
+
+            patch.setattr('torchgeo_specdm.pairs.rasters.write_verified', full)
+            with pytest.raises(OSError, match=r'000002\.tif could not be written'):
+                predict(config)
+        assert {row['index'] for row in rows(out)} == {0, 1, 3}
+        assert not (out / 'README.md').exists()
+        predict(config)
+        assert digests(out) == digests(whole)
 
     def test_damage_is_mended(
         self, whole: Path, diffusion_run: Run, tmp_path: Path

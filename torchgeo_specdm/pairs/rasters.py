@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -29,6 +30,8 @@ _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _OPACITY = 0.95
 #: Types of masks, the first that holds all codes is taken.
 _MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
+#: Filters of warnings belong to the whole process, but threads write rasters.
+_FILTERS = RLock()
 
 
 #: ``crs`` and ``transform``, or nothing.
@@ -50,6 +53,14 @@ class Raster(NamedTuple):
 
 
 @contextmanager
+def _without_georeference() -> Iterator[None]:
+    """Patches have no georeference, and need none here."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
 def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
     """Open a file with what lies beside it: ENVI headers, masks, names of classes.
 
@@ -62,14 +73,12 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
         The open file.
     """
     with (
-        warnings.catch_warnings(),
+        _without_georeference(),
         # look for each of them by name, and do not list large folders
         rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE'),
+        rasterio.open(path) as source,
     ):
-        # patches have no georeference, and need none here
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with rasterio.open(path) as source:
-            yield source
+        yield source
 
 
 def read_raster(
@@ -513,9 +522,8 @@ def _write_raster(
     On a full disk GDAL cuts the file and says nothing, so it only writes to memory.
     """
     internal = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True)
-    with warnings.catch_warnings(), internal, MemoryFile() as memory:
-        # a synthetic patch lies nowhere, so no georeference is invented
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+    # a synthetic patch lies nowhere, so no georeference is invented
+    with _without_georeference(), internal, MemoryFile() as memory:
         with memory.open(
             driver='GTiff',
             count=len(array),

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class PairWriter:
     Each file is written as ``<name>.<number>.part``, closed, opened again and
     compared, flushed to the disk and renamed; then the manifest gets its line. A
     killed run leaves whole samples only, and :meth:`done` tells a second run what is
-    left to do. Several processes may write into one folder.
+    left to do. Several processes and threads may write into one folder.
 
     Args:
         root: The folder, made if needed.
@@ -68,6 +69,7 @@ class PairWriter:
         self.spec = spec
         self.real = real
         self._settings = dict(settings)
+        self._lines = Lock()
         description = spec.to_dict() | {
             'format': 'torchgeo_specdm pairs 1',
             'provenance': dict(provenance) | {'settings': self._settings},
@@ -252,10 +254,10 @@ class PairWriter:
     def _append(self, row: Mapping[str, Any]) -> None:
         """Add a manifest line in one write, so that processes can share the file."""
         path = self.root / MANIFEST
-        # a killed writer may have left half a line: begin a new one
-        torn = path.exists() and not _ends_line(path)
-        data = (('\n' if torn else '') + json.dumps(row) + '\n').encode()
-        with naming_what_fails(path):
+        with naming_what_fails(path), self._lines:
+            # a killed writer may have left half a line: begin a new one
+            torn = path.exists() and not _ends_line(path)
+            data = (('\n' if torn else '') + json.dumps(row) + '\n').encode()
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 if os.write(descriptor, data) < len(data):

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from ...pairs.writer import PairWriter
 from .variation import measure_variation
 
 _log = logging.getLogger(__name__)
+
+#: Threads that write samples while the next ones are drawn.
+_THREADS = 4
 
 
 def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -128,20 +132,25 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
     batches = data.predict_dataset
     assert isinstance(batches, BatchDataset)
     hidden = not trainer.is_global_zero
-    for position in bar(range(len(batches)), 'generating', hidden=hidden):
-        drawn = draw_batch(task.generator, batches[position])
-        writer.write_on_batch_end(trainer, task, drawn)
-    writer.finish(trainer)
+    try:
+        for position in bar(range(len(batches)), 'generating', hidden=hidden):
+            drawn = draw_batch(task.generator, batches[position])
+            writer.write_on_batch_end(trainer, task, drawn)
+        writer.finish(trainer)
+    finally:
+        writer.stop()
     trainer.strategy.barrier()
 
 
 class PairPredictionWriter(BasePredictionWriter):
     """Writes drawn samples, batch by batch, into the folder of the datamodule.
 
-    :class:`SpecDMTask` brings it along to ``torchgeo predict``. After SIGTERM it
-    leaves with exit code 143 once the sample in hand is written; the same command
-    goes on from there.
+    :class:`SpecDMTask` brings it along to ``torchgeo predict``. A batch is written
+    while the next one is drawn. After SIGTERM it leaves with exit code 143 once the
+    samples in hand are written; the same command goes on from there.
     """
+
+    _pool: ThreadPoolExecutor | None = None
 
     def __init__(self) -> None:
         """Initialize a new PairPredictionWriter instance."""
@@ -184,6 +193,8 @@ class PairPredictionWriter(BasePredictionWriter):
             OSError: If the folder cannot be written.
         """
         self.data, self.config = data, task.generator.config
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._writing: list[Future[None]] = []
         if trainer.is_global_zero:
             _open_folder(task, data).clean()
             seen = read_seen_samples(task.generator_folder)
@@ -214,7 +225,7 @@ class PairPredictionWriter(BasePredictionWriter):
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any
     ) -> None:
-        """Write the samples of a batch that are not there yet.
+        """Begin to write the samples of a batch that are not there yet.
 
         Args:
             trainer: Tells whether to stop.
@@ -223,8 +234,10 @@ class PairPredictionWriter(BasePredictionWriter):
             *args: Not needed: the prediction tells the numbers of its samples.
 
         Raises:
-            SIGTERMException: After SIGTERM, when a sample is written.
+            OSError: If a sample of the batch before could not be written.
+            SIGTERMException: After SIGTERM, when what is being written is whole.
         """
+        self._settle(trainer)
         images, masks = (prediction[key].cpu().numpy() for key in ('image', 'mask'))
         missing, sure = prediction.get('missing'), prediction.get('confidence')
         source, batches = self.data.source, self.data.predict_dataset
@@ -240,7 +253,9 @@ class PairPredictionWriter(BasePredictionWriter):
                 if not self.data.augment:
                     place = source.place(index % len(source))
             mask = masks[i].reshape(masks.shape[-2:])
-            self.folder.write(
+            assert self._pool is not None
+            write = self._pool.submit(
+                self.folder.write,
                 self.data.sample_name(index),
                 images[i],
                 mask,
@@ -249,14 +264,35 @@ class PairPredictionWriter(BasePredictionWriter):
                 None if missing is None else missing[i].cpu().numpy(),
                 None if sure is None else sure[i].cpu().numpy(),
             )
-            if trainer.received_sigterm:
-                raise SIGTERMException(128 + signal.SIGTERM)
+            self._writing.append(write)
+
+    def _settle(self, trainer: Trainer) -> None:
+        """Wait until all samples that were given are written, or stop."""
+        for write in self._writing:
+            if not trainer.received_sigterm:
+                write.result()
+        if trainer.received_sigterm:
+            self.stop()
+            raise SIGTERMException(128 + signal.SIGTERM)
+        self._writing = []
+
+    def stop(self) -> None:
+        """Leave out what is not yet being written, and wait for what is."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Stop, so that what has begun is whole."""
+        self.stop()
 
     def teardown(
         self, trainer: Trainer, pl_module: LightningModule, stage: str
     ) -> None:
         """Finish the folder, also where Lightning skipped an empty loop."""
         self.finish(trainer)
+        self.stop()
 
     def finish(self, trainer: Trainer) -> None:
         """Sort the manifest and write the data card, when all processes are done.
@@ -265,8 +301,10 @@ class PairPredictionWriter(BasePredictionWriter):
             trainer: Tells the processes.
 
         Raises:
+            OSError: If a sample could not be written.
             RuntimeError: If not a single sample was accepted.
         """
+        self._settle(trainer)
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self.folder.finish(data_card(self.folder.root, self.config))
