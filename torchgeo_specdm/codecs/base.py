@@ -87,6 +87,7 @@ class Codec(nn.Module, ABC):
             self.streams[stream] = slice(end, end + channels)
             end += channels
         self.latent_channels = end
+        self._measured = False
         nan = float('nan')
         self.register_buffer('center', torch.full((spec.num_bands,), nan))
         self.register_buffer('half_range', torch.full((spec.num_bands,), nan))
@@ -376,7 +377,9 @@ class Codec(nn.Module, ABC):
         Raises:
             RuntimeError: If the latent statistics have not been measured.
         """
-        if not bool(torch.isfinite(self.latent_std).all()):
+        # asked until it is so, and then never again: a GPU has to be waited for
+        self._measured = self._measured or bool(self.latent_std.isfinite().all())
+        if not self._measured:
             raise RuntimeError(
                 f'The {self.name} codec has no latent statistics; they are measured '
                 'when stage 1 ends. Finish stage 1 and use the folder that it wrote.'
@@ -418,9 +421,10 @@ def by_channel(streams: Mapping[str, slice], values: Tensor) -> Tensor:
     Returns:
         (B, D, ...).
     """
+    # sizes as plain numbers: from a tensor, a GPU would have to be waited for
     widths = [channels.stop - channels.start for channels in streams.values()]
-    repeats = torch.tensor(widths, device=values.device)
-    return values.repeat_interleave(repeats, dim=1)
+    parts = zip(values.split(1, dim=1), widths, strict=True)
+    return torch.cat([p.expand(-1, n, *p.shape[2:]) for p, n in parts], 1)
 
 
 def image_streams(spec: SampleSpec, channels: int) -> dict[str, int]:

@@ -49,6 +49,7 @@ class Cases(nn.Module):
 
     shares: Tensor
     roles: Tensor
+    masks: Tensor
 
     def __init__(self, shares: Mapping[str, float], streams: Iterable[str]) -> None:
         """Make the table of roles."""
@@ -64,6 +65,8 @@ class Cases(nn.Module):
         weights = torch.tensor([float(shares[name]) for name in kept])
         self.register_buffer('shares', weights / weights.sum(), persistent=False)
         self.register_buffer('roles', torch.tensor([*kept.values()]), persistent=False)
+        masks = torch.tensor([stream == 'mask' for stream in self.streams])
+        self.register_buffer('masks', masks, persistent=False)
         #: Roles of all streams in each case that is left.
         self.known = kept
 
@@ -88,11 +91,10 @@ class Cases(nn.Module):
         roles = self.roles[chosen]
         if labelled is None or 'mask' not in self.streams:
             return roles
-        mask = torch.tensor([s == 'mask' for s in self.streams], device=roles.device)
         hidden = ~labelled.to(roles.device)[:, None]
-        roles = roles.where(~(hidden & mask), Role.ABSENT)
+        roles = roles.where(~(hidden & self.masks), Role.ABSENT)
         empty = (roles != Role.DRAWN).all(1, keepdim=True)
-        return roles.where(~(empty & ~mask), Role.DRAWN)
+        return roles.where(~(empty & ~self.masks), Role.DRAWN)
 
     def knows(self, roles: Sequence[Role]) -> bool:
         """Tell whether training has cases of these roles.

@@ -140,7 +140,10 @@ class SampleSpec:
         shape[dim] = self.num_bands
         numbers = numbers if numbers.dtype == torch.float64 else numbers.float()
         scale, offset = (
-            numbers.new_tensor(value).expand(self.num_bands).view(shape)
+            torch.tensor(value, dtype=numbers.dtype)
+            .to(numbers.device, non_blocking=True)
+            .expand(self.num_bands)
+            .view(shape)
             for value in (self.scale, self.offset)
         )
         return numbers * scale if difference else numbers * scale + offset

@@ -33,7 +33,7 @@ def mark_missing(images: Tensor, nodata: float | None) -> Tensor:
     if nodata is None:
         return images
     # in single precision: -3.4e38 is another number in double precision
-    return images.where(images != images.new_tensor(nodata), torch.nan)
+    return images.where(images != torch.tensor(nodata, dtype=torch.float32), torch.nan)
 
 
 def fill_missing(planes: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from ..pairs.valid import fill_missing
 from .support.guards import StepGuard
 from .support.maps import ClassMapWriter
 from .support.pictures import SHOWN, log_samples
+from .support.trainer import can_fuse
 
 _WEIGHT_DECAY = 0.01
 _WARMUP_START = 1e-6
@@ -278,7 +279,7 @@ class PixelTask(
                 f'max_epochs={self.trainer.max_epochs} give the run no end, but the '
                 'learning rate falls to 0 at the last step. Set one of them.'
             )
-        optimizer = AdamW(self._parameter_groups())
+        optimizer = AdamW(self._parameter_groups(), fused=can_fuse(self.trainer))
         share, total = self.hparams['warmup'], 0 if endless else int(steps)
         scheduler = LambdaLR(optimizer, partial(_factor, warmup=share, steps=total))
         return {

@@ -37,9 +37,12 @@ from .support.guards import StepGuard, require_writable
 from .support.pictures import log_samples
 from .support.stages import STAGES, DiffusionStage, Stage
 from .support.stopping import SaveWhenStopped
+from .support.trainer import can_fuse
 
 #: Numbers kept free for the samples of a batch in validation.
 _BATCH_NUMBERS = 10_000
+#: Steps after which the progress bar shows another loss.
+_SHOWN_EVERY = 10
 
 
 class SpecDMTask(
@@ -222,6 +225,7 @@ class SpecDMTask(
             section['lr'],
             betas=section['betas'],
             weight_decay=section['weight_decay'],
+            fused=can_fuse(self.trainer),
         )
         # infinite where only max_time ends the run
         total = float(self.trainer.estimated_stepping_batches)
@@ -248,8 +252,13 @@ class SpecDMTask(
             {f'train_{name}': value for name, value in losses.items()},
             batch_size=len(next(iter(batch.values()))),
         )
-        self.log('loss', losses['loss'].detach(), prog_bar=True, logger=False)
-        self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'])
+        if batch_idx % _SHOWN_EVERY == 0:
+            # a bar asks for it at each step: from a GPU, each would wait
+            shown = losses['loss'].detach().cpu()
+            self.log('loss', shown, prog_bar=True, logger=False)
+        # a tensor, which Lightning leaves where it is
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]['lr'])
+        self.log('lr', rate)
         return losses['loss']
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -263,6 +272,7 @@ class SpecDMTask(
         Raises:
             ValueError: If there are no others.
         """
+        super().on_validation_start()
         if not self._built:
             raise ValueError(
                 f'stage={self.stage!r} has no weights to measure, which must come from '
@@ -304,6 +314,7 @@ class SpecDMTask(
 
     def on_train_end(self) -> None:
         """Write the folder of this stage."""
+        super().on_train_end()
         self._write_folder()
 
     def on_fit_end(self) -> None:

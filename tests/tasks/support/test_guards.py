@@ -18,6 +18,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from torchgeo_specdm.compat import BaseTask
+from torchgeo_specdm.tasks.support import guards
 from torchgeo_specdm.tasks.support.guards import StepGuard, require_writable
 
 CONFIG = """
@@ -170,6 +171,33 @@ class TestLoss:
 
     def test_finite_passes(self) -> None:
         MeanTask().on_before_backward(torch.tensor(1e30))
+
+    @pytest.mark.parametrize(
+        ('every', 'steps'),
+        [(10, '(10|20|30)'), (1000, 40)],
+        ids=['seldom', 'at the end'],
+    )
+    def test_device_that_is_not_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, steps: Any
+    ) -> None:
+        monkeypatch.setattr(guards, '_look_every', lambda loss: every)
+        torch.manual_seed(0)
+        saver = ModelCheckpoint(tmp_path, save_top_k=-1)
+        found = rf'loss is (nan at|NaN or infinite before) step {steps} '
+        with pytest.raises(RuntimeError, match=found):
+            fit(tmp_path, samples=80, bad=79, callbacks=[saver])
+        assert not list(tmp_path.glob('*.ckpt'))
+
+    def test_nothing_spoilt_is_saved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(guards, '_look_every', lambda loss: 1000)
+        saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
+        with pytest.raises(RuntimeError, match='loss is NaN or infinite before step'):
+            fit(tmp_path, samples=80, bad=70, callbacks=[saver])
+        for path in tmp_path.glob('*.ckpt'):
+            weights = torch.load(path)['state_dict'].values()
+            assert all(bool(value.isfinite().all()) for value in weights)
 
 
 class TestFolders:

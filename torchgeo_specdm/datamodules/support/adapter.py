@@ -159,7 +159,9 @@ def digital_numbers(datamodule: BaseDataModule, image: Tensor) -> Tensor:
         Digital numbers of the same shape, float32.
     """
     mean, std = (
-        torch.as_tensor(v, device=image.device).float().reshape(-1, 1, 1)
+        torch.as_tensor(v)
+        .to(image.device, torch.float32, non_blocking=True)
+        .reshape(-1, 1, 1)
         for v in (datamodule.mean, datamodule.std)
     )
     return image.float() * std + mean

@@ -3,6 +3,7 @@
 
 """Nothing trains on nothing: refusals that every task here shares."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -34,7 +35,14 @@ class StepGuard(LightningModule):
     * masks of several dates that are cropped apart from their images;
     * numpy's numbers and paths among the hyperparameters: it saves them into a
       checkpoint that cannot be loaded, so they are saved as plain types here.
+
+    On the CPU each loss is looked at. Elsewhere that would make each step wait for the
+    device, so losses are looked at every ten steps, before anything is saved or
+    validated, and at the end.
     """
+
+    #: 0, and NaN from the first loss on that is no number.
+    _fault: Tensor | float = 0.0
 
     def prepare_data(self) -> None:
         """Refuse folders that cannot be written, before anything is read or made.
@@ -76,24 +84,46 @@ class StepGuard(LightningModule):
             RuntimeError: With the step and the value.
         """
         super().on_before_backward(loss)
-        if not loss.isfinite().all():
-            raise RuntimeError(
-                f'the training loss is {loss.item()} at step {self.global_step} (epoch '
-                f'{self.current_epoch}), but it must be finite: the weights would be '
-                'lost. Look for NaN or infinite pixels in the data, lower lr, or set '
-                'trainer.gradient_clip_val or trainer.precision to 32.'
-            )
+        loss = loss.detach()
+        self._fault = loss * 0 + self._fault
+        if self.global_step % _look_every(loss) == 0:
+            self._refuse_fault(loss)
+
+    def on_validation_start(self) -> None:
+        """Refuse to score weights that a loss has spoilt."""
+        super().on_validation_start()
+        self._refuse_fault()
+
+    def on_train_end(self) -> None:
+        """Refuse to end well where one of the last losses is not a number."""
+        super().on_train_end()
+        self._refuse_fault()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save hyperparameters as plain types.
+        """Save hyperparameters as plain types, and no weights that a loss has spoilt.
 
         Args:
             checkpoint: All that is saved, with the hyperparameters in it.
         """
         super().on_save_checkpoint(checkpoint)
+        self._refuse_fault()
         key = self.CHECKPOINT_HYPER_PARAMS_KEY
         if key in checkpoint:
             checkpoint[key] = _plain(checkpoint[key])
+
+    def _refuse_fault(self, loss: Tensor | None = None) -> None:
+        """Stop where a loss was no number; it is found but once."""
+        fault, self._fault = float(self._fault), 0.0
+        if math.isfinite(fault):
+            return
+        known = loss is not None and not loss.isfinite()
+        found = f'{loss} at' if known else 'NaN or infinite before'
+        raise RuntimeError(
+            f'the training loss is {found} step {self.global_step} (epoch '
+            f'{self.current_epoch}), but it must be finite: the weights would be '
+            'lost. Look for NaN or infinite pixels in the data, lower lr, or set '
+            'trainer.gradient_clip_val or trainer.precision to 32.'
+        )
 
     def on_fit_end(self) -> None:
         """Refuse to call a run without a step a success.
@@ -111,6 +141,11 @@ class StepGuard(LightningModule):
                 'batches are dropped), and limit_train_batches, max_steps and '
                 'max_epochs above 0.'
             )
+
+
+def _look_every(loss: Tensor) -> int:
+    """Steps from one look at the losses to the next; a GPU has to be waited for."""
+    return 1 if loss.device.type == 'cpu' else 10
 
 
 def _plain(value: Any) -> Any:

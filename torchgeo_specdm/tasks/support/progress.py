@@ -49,9 +49,10 @@ class StepProgressBar(ProgressBar):
         """Move the bar to the current step."""
         if self._bar is not None:
             self._bar.update(trainer.global_step - self._bar.n)
-            loss = trainer.callback_metrics.get('train_loss')
-            if loss is not None and self._bar.n % 10 == 0:
-                self._bar.set_postfix_str(f'loss {float(loss):.3f}', refresh=False)
+            # a GPU has to be waited for when a loss is asked for
+            if self._bar.n % 10 == 0 and 'train_loss' in trainer.callback_metrics:
+                loss = float(trainer.callback_metrics['train_loss'])
+                self._bar.set_postfix_str(f'loss {loss:.3f}', refresh=False)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar over all batches."""
