@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         MultispectralSegmentationTask as MultispectralSegmentationTask,
     )
     from .tasks.specdm import SpecDMTask as SpecDMTask
+    from .tasks.support.precision import AutoPrecision as AutoPrecision
     from .trust.datamodule import TrustDataModule as TrustDataModule
     from .trust.task import TrustTask as TrustTask
 
@@ -54,6 +55,7 @@ _HOMES = {
     'MultispectralChangeDetectionTask': 'tasks.change_detection',
     'MultispectralSegmentationTask': 'tasks.segmentation',
     'SpecDMTask': 'tasks.specdm',
+    'AutoPrecision': 'tasks.support.precision',
     'TrustDataModule': 'trust.datamodule',
     'TrustTask': 'trust.task',
 }

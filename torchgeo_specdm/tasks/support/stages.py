@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from diffusers.models.autoencoders.vae import Decoder, Encoder
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchgeo.datamodules import BaseDataModule
@@ -74,6 +75,11 @@ class Stage(nn.Module, ABC):
     @abstractmethod
     def codec(self) -> Codec:
         """Encodes and decodes samples."""
+
+    @property
+    @abstractmethod
+    def networks(self) -> list[nn.Module]:
+        """The modules that nearly all of a training step is spent in."""
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -159,6 +165,11 @@ class AutoencoderStage(Stage):
     def codec(self) -> Codec:
         """The codec that is learned."""
         return self.autoencoder
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Encoders and decoders of all branches."""
+        return [m for m in self.modules() if isinstance(m, Encoder | Decoder)]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Compare batches with their reconstruction (see :meth:`Codec.loss`)."""
@@ -247,6 +258,11 @@ class DiffusionStage(Stage):
     def codec(self) -> Codec:
         """The generator's, which is not changed any more."""
         return self.generator.codec
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The denoiser that is trained."""
+        return [self.denoiser]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Let the denoiser find the noise of each stream (see :class:`JointProcess`)."""
