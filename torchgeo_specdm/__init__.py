@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     )
     from .datamodules.batch_mixing import BatchMixDataModule as BatchMixDataModule
     from .datamodules.generation import GenerationDataModule as GenerationDataModule
+    from .datamodules.in_memory import InMemoryDataModule as InMemoryDataModule
     from .datamodules.latents import LatentDataModule as LatentDataModule
     from .datamodules.oscd import OSCDDataModule as OSCDDataModule
     from .datamodules.pairs import PairFolderDataModule as PairFolderDataModule
@@ -42,6 +43,7 @@ _HOMES = {
     'SyntheticAugmentedDataModule': 'datamodules.augmented',
     'BatchMixDataModule': 'datamodules.batch_mixing',
     'GenerationDataModule': 'datamodules.generation',
+    'InMemoryDataModule': 'datamodules.in_memory',
     'LatentDataModule': 'datamodules.latents',
     'OSCDDataModule': 'datamodules.oscd',
     'PairFolderDataModule': 'datamodules.pairs',

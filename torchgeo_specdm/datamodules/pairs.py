@@ -20,7 +20,12 @@ from ..pairs.facts import fingerprints
 from ..pairs.layout import SPLITS, read_places
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
-from .support.preparation import normalise, refuse_empty_training, require_patch
+from .support.preparation import (
+    keep_samples,
+    normalise,
+    refuse_empty_training,
+    require_patch,
+)
 
 
 class PairFolderDataModule(NonGeoDataModule):
@@ -44,7 +49,8 @@ class PairFolderDataModule(NonGeoDataModule):
     cross-validation: few validation samples cannot carry a choice.
 
     Normalises with mean and std of each band over the training split; training
-    samples are cropped, flipped and turned at random.
+    samples are cropped, flipped and turned at random. In training, samples are read
+    once and kept while they fit into half of the free memory.
     """
 
     # ten parameters: five of any datamodule, and five that say what is in which split
@@ -168,6 +174,8 @@ class PairFolderDataModule(NonGeoDataModule):
             self.predict_dataset = ImageFolder(
                 self.predict_root or self.root, folder.spec
             )
+        if stage == 'fit':
+            keep_samples(self, self.train_dataset, self.val_dataset)
         normalise(self, train, self.patch_size)
 
     def on_after_batch_transfer(

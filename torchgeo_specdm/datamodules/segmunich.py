@@ -12,7 +12,12 @@ from torchgeo.datamodules import NonGeoDataModule
 from ..bands import TEN_BANDS
 from ..datasets.segmunich import TRANSFORM_PATTERN, SegMunich, segmunich_spec
 from ..pairs.spec import SampleSpec
-from .support.preparation import normalise, refuse_empty_training, require_patch
+from .support.preparation import (
+    keep_samples,
+    normalise,
+    refuse_empty_training,
+    require_patch,
+)
 
 
 class SegMunichDataModule(NonGeoDataModule):
@@ -26,7 +31,8 @@ class SegMunichDataModule(NonGeoDataModule):
 
     Batches are normalised with the mean and standard deviation of each band over the
     training split, measured in :meth:`setup`; in training they are also cropped,
-    flipped and rotated by multiples of 90 degrees.
+    flipped and rotated by multiples of 90 degrees. Training patches are read once and
+    kept while they fit into half of the free memory.
     """
 
     def __init__(
@@ -108,6 +114,8 @@ class SegMunichDataModule(NonGeoDataModule):
             self.val_dataset = val
         if stage == 'test':
             self.test_dataset = SegMunich(split='test', **self.kwargs)
+        if stage == 'fit':
+            keep_samples(self, train)
         normalise(self, train, self.patch_size)
 
     def _split(self, train: SegMunich) -> tuple[SegMunich, SegMunich]:

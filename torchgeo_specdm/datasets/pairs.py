@@ -23,6 +23,7 @@ from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import manifest_lines, require_unchanged
+from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import (
     Place,
@@ -76,6 +77,9 @@ class PairFolder(PlottedDataset):
     with T dates. Missing values (nodata, internal masks, transparent alpha) are NaN,
     and pixels that miss all bands of a date get the ignore index.
     """
+
+    #: Keeps samples that were read; None reads them each time.
+    memory: SampleMemory | None = None
 
     def __init__(
         self,
@@ -142,7 +146,8 @@ class PairFolder(PlottedDataset):
             ValueError: If a file is broken, has the wrong bands or size, non-finite
                 pixels, or a mask value that is not a class; the message names it.
         """
-        sample = self._load(self.ids[index])
+        name = self.ids[index]
+        sample = self.memory.take(name, self._load) if self.memory else self._load(name)
         return sample if self.transforms is None else self.transforms(sample)
 
     def choose_ids(self, split: str | None, accepted_only: bool = True) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..bands import TEN_BANDS
 from ..pairs.layout import SPLITS
+from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
 from ..pairs.spec import SampleSpec
 from .segmunich_files import (
@@ -111,6 +112,8 @@ class SegMunich(PlottedDataset):
     * https://arxiv.org/abs/2311.07113 (SpectralGPT)
     """
 
+    #: Keeps samples that were read; None reads them each time.
+    memory: SampleMemory | None = None
     all_bands = TEN_BANDS
     rgb_bands = ('B04', 'B03', 'B02')
     splits: ClassVar[tuple[str, ...]] = SPLITS
@@ -199,11 +202,8 @@ class SegMunich(PlottedDataset):
             ValueError: If a file is broken, has other bands, non-finite pixels, another
                 size than its partner or an unknown label code; the message names it.
         """
-        cube, mask = self._read(self.ids[index])
-        sample = {
-            'image': torch.from_numpy(np.ascontiguousarray(cube[self._channels])),
-            'mask': torch.from_numpy(mask),
-        }
+        name = self.ids[index]
+        sample = self.memory.take(name, self._load) if self.memory else self._load(name)
         return sample if self.transforms is None else self.transforms(sample)
 
     def source_of(self, name: str) -> str:
@@ -230,6 +230,14 @@ class SegMunich(PlottedDataset):
         other = copy.copy(self)
         other.ids = [name for name in self.ids if name in chosen]
         return other
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        """A sample as it is in the files."""
+        cube, mask = self._read(name)
+        return {
+            'image': torch.from_numpy(np.ascontiguousarray(cube[self._channels])),
+            'mask': torch.from_numpy(mask),
+        }
 
     def _read(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """All ten bands (10, H, W) and the mask (H, W) of a patch, checked."""

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchgeo.datamodules import NonGeoDataModule
 
 from ...pairs.facts import BandMoments, remembered
+from ...pairs.memory import SampleMemory
 
 #: A band that varies less than this is constant but for rounding.
 _LEAST_STD = 1e-6
@@ -48,14 +49,6 @@ class BatchAugmentation:
         self.std = std
         self.training = training
         self.patch_size = patch_size
-        crop = [] if patch_size is None else [K.RandomCrop((patch_size, patch_size))]
-        self._geometry = K.AugmentationSequential(
-            *crop,
-            K.RandomHorizontalFlip(),
-            K.RandomVerticalFlip(),
-            data_keys=None,
-            keepdim=True,
-        )
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Augment a batch.
@@ -76,26 +69,30 @@ class BatchAugmentation:
                 f'the batch has {image.shape[-3]} bands, but mean and std were measured '
                 f'over {len(self.mean)}. Use the same bands in every split.'
             )
-        mean = self.mean.to(image)[:, None, None]
-        std = self.std.to(image)[:, None, None]
+        mean, std = (
+            value.to(image, non_blocking=True)[:, None, None]
+            for value in (self.mean, self.std)
+        )
         batch = batch | {'image': (image - mean) / std}
         return batch | self._move(batch) if self.training else batch
 
     def _move(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Crop, flip and rotate image and mask alike."""
-        size = tuple(batch['image'].shape[-2:])
+        image = batch['image']
+        size = tuple(image.shape[-2:])
         require_patch(self.patch_size, size)
-        # kornia misaligns or refuses masks of videos (kornia 0.8 and 0.9), so the
-        # dates become channels; masks get the channel axis that images have
-        planes = {key: batch[key] for key in ('image', 'mask') if key in batch}
-        moved: dict[str, Tensor] = self._geometry(
-            {key: plane.reshape(len(plane), -1, *size) for key, plane in planes.items()}
-        )
-        moved = _transpose_some(moved)
-        return {
-            key: moved[key].reshape(*plane.shape[:-2], *moved[key].shape[-2:])
-            for key, plane in planes.items()
-        }
+        side = self.patch_size
+        cropped = size if side is None else (side, side)
+        index = _moved_pixels(len(image), size, cropped, image.device)
+        moved = {}
+        for key in ('image', 'mask'):
+            if key in batch:
+                plane = batch[key]
+                # dates and bands are channels, and move alike
+                flat = plane.reshape(len(plane), -1, size[0] * size[1])
+                chosen = flat.gather(2, index.expand(-1, flat.shape[1], -1))
+                moved[key] = chosen.reshape(*plane.shape[:-2], *cropped)
+        return moved
 
 
 class DatedMasks:
@@ -168,6 +165,19 @@ def normalise(
     # the base class has built its augmentation on other numbers
     datamodule.aug = BatchAugmentation(mean, std)
     datamodule.train_aug = BatchAugmentation(mean, std, True, patch_size)
+
+
+def keep_samples(datamodule: NonGeoDataModule, *datasets: Any) -> None:
+    """Let data sets of one datamodule keep what they read, as far as it fits.
+
+    Args:
+        datamodule: Says how many processes this machine trains in.
+        *datasets: Data sets with a ``memory``, of samples with different names.
+    """
+    trainer = datamodule.trainer
+    memory = SampleMemory(trainer.num_devices if trainer else 1)
+    for dataset in datasets:
+        dataset.memory = memory
 
 
 def measure_statistics(
@@ -276,18 +286,36 @@ def require_patch(
         )
 
 
-def _transpose_some(planes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mirror half of the samples at the diagonal.
+def _moved_pixels(
+    count: int, size: tuple[int, ...], cropped: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """Where the pixels of cropped, flipped and mirrored samples come from.
 
-    With both flips this gives all rotations by 90 degrees, each as likely, exact to
-    the bit; kornia's RandomRotation90 interpolates, so image values change. Samples
-    that are not square cannot be turned and stay as they are.
+    Both flips and a mirroring at the diagonal, each of half of the samples, give all
+    rotations by 90 degrees, each as likely. Samples that are not square cannot be
+    turned. One index for all does in 4 ms what kornia does in 26 (16 patches of 128
+    pixels and 7 bands), waits for no device, and is exact to the bit, where kornia's
+    rotation interpolates.
+
+    Args:
+        count: Number of samples B.
+        size: Height and width of the samples.
+        cropped: Height and width of what is left of them, h and w.
+        device: Device of the samples.
+
+    Returns:
+        Positions in the flat samples, int64 (B, 1, h x w).
     """
-    height, width = planes['image'].shape[-2:]
-    if height != width:
-        return planes
-    chosen = torch.rand(len(planes['image'])) < 0.5
-    return {
-        key: torch.where(chosen.to(x.device)[:, None, None, None], x.mT, x)
-        for key, x in planes.items()
-    }
+    flipped = torch.rand(3, count, 1) < 0.5
+    rows, columns = (
+        torch.randint(full - side + 1, (count, 1))
+        + torch.arange(side).where(~flip, torch.arange(side).flip(0))
+        for full, side, flip in zip(size, cropped, flipped[:2], strict=True)
+    )
+    rows, columns, mirrored = (
+        value.to(device, non_blocking=True) for value in (rows, columns, flipped[2])
+    )
+    index = rows[:, :, None] * size[1] + columns[:, None]
+    if cropped[0] == cropped[1]:
+        index = index.mT.where(mirrored[..., None], index)
+    return index.flatten(1)[:, None]
