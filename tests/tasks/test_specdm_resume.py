@@ -186,7 +186,7 @@ class TestEqualToUninterrupted:
             out = tmp_path / (resume.stem if resume else 'whole')
             task = SpecDMTask(stage, str(out), codec, settings=tiny_settings)
             data = pairs(pair_folder)
-            trainer = quiet_trainer(tmp_path, max_steps=4, **options)
+            trainer = quiet_trainer(tmp_path, max_epochs=2, **options)
             trainer.fit(
                 task,
                 LatentDataModule(data, 1) if stage == 'diffusion' else data,

@@ -115,7 +115,8 @@ def stage_config(
         'devices': 1,
         'precision': plan['precision'],
         'gradient_clip_val': 1.0,
-        'check_val_every_n_epoch': 10,
+        # about 100 steps
+        'check_val_every_n_epoch': 1,
         'num_sanity_val_steps': 0,
         'enable_model_summary': False,
         'log_every_n_steps': 10,

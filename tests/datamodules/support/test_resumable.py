@@ -45,13 +45,20 @@ class Drawing(NonGeoDataModule):
 
 
 def batches(
-    options: dict[str, Any], done: int = 0, epoch: int = 1, rank: int = 0, seed: int = 0
+    options: dict[str, Any],
+    done: int = 0,
+    epoch: int = 1,
+    rank: int = 0,
+    seed: int = 0,
+    max_steps: int = -1,
 ) -> list[Tensor]:
     """What a process gets of an epoch, each batch with a number drawn after it."""
     trainer: Any = SimpleNamespace(
         fit_loop=SimpleNamespace(batch_idx=done - 1),
         current_epoch=epoch,
         global_rank=rank,
+        max_epochs=1 if max_steps == -1 else -1,
+        max_steps=max_steps,
     )
     data = Drawing(options)
     # a datamodule may be given to several trainers
@@ -79,6 +86,29 @@ def test_goes_on_at_any_batch(options: dict[str, Any]) -> None:
         rest = batches(options, done)
         assert len(rest) == len(whole) - done
         assert all(map(torch.equal, whole[done:], rest))
+
+
+@pytest.mark.parametrize(
+    ('options', 'max_steps', 'passes'),
+    [
+        ('shuffled', 1000, 33),
+        ('shuffled', 8, 2),
+        ('shuffled', 2, 1),
+        ('single samples', 1000, 8),
+        ('weighted', 1000, 1),
+        ('own batches', 1000, 1),
+    ],
+)
+def test_epochs_of_several_passes(options: str, max_steps: int, passes: int) -> None:
+    given = OPTIONS[options]
+    once, found = batches(given), batches(given, max_steps=max_steps)
+    assert len(found) == passes * len(once)
+    size = given.get('batch_size') or 1
+    samples = torch.cat([batch[: 4 * size : 4] for batch in found]).tolist()
+    if passes > 1:
+        assert all(samples.count(i) == passes for i in range(12))
+        rest = batches(given, done=5, max_steps=max_steps)
+        assert all(map(torch.equal, found[5:], rest))
 
 
 def test_differs_by_epoch_process_and_seed() -> None:

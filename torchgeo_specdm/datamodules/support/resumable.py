@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset
 from torchgeo.datamodules import BaseDataModule
+
+#: Batches of an epoch where steps end the training, about.
+_EPOCH = 100
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -72,6 +75,8 @@ def make_resumable(
 ) -> None:
     """Let the training loader of a datamodule go on where a checkpoint was made.
 
+    Where steps end the training and not epochs, an epoch is so many shuffled passes at
+    once that it has about 100 batches, because each epoch begins with an idle device.
     A loader of another class than PyTorch's own is left as it is.
 
     Args:
@@ -112,4 +117,19 @@ def _resumable(
         ('batch_size', 'sampler', 'drop_last') if batches else ('batch_sampler',)
     ):
         del options[name]
+    passes = _passes(loader, trainer)
+    if passes > 1:
+        dataset: Any = loader.dataset
+        several = Subset(dataset, [*range(len(dataset))] * passes)
+        options |= {'dataset': several, 'sampler': RandomSampler(several)}
     return ResumableLoader(trainer, seed(), **options)
+
+
+def _passes(loader: DataLoader[Any], trainer: Trainer) -> int:
+    """Passes through a training set in an epoch."""
+    counts_epochs = trainer.max_epochs not in (None, -1)
+    if counts_epochs or type(loader.sampler) is not RandomSampler or not len(loader):
+        return 1
+    # an epoch that is longer than the training would not be validated
+    steps = trainer.max_steps if trainer.max_steps > 0 else _EPOCH
+    return max(min(_EPOCH, steps) // len(loader), 1)
