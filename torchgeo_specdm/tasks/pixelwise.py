@@ -163,7 +163,9 @@ class PixelTask(
         """
         loss, labelled = self.training_loss(batch)
         self.log('train_loss', loss, batch_size=len(batch['image']))
-        self.log('lr', self.trainer.optimizers[0].param_groups[0]['lr'])
+        # a tensor, which Lightning leaves where it is
+        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]['lr'])
+        self.log('lr', rate)
         self.log(
             'train_unlabelled_batches',
             float(labelled == 0),
