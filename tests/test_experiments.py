@@ -101,7 +101,8 @@ def require_trained(logs: Path, steps: int, falling: bool) -> None:
     found = losses(logs)
     assert len(found) == steps and all(math.isfinite(loss) for loss in found)
     last = torch.load(logs / 'last.ckpt', weights_only=True)
-    assert last['global_step'] == steps > 0
+    # what chooses the best one saves no other
+    assert 0 < last['global_step'] <= steps
     if falling:
         third = steps // 3
         assert np.mean(found[-third:]) < np.mean(found[:third])

@@ -46,7 +46,7 @@ class SampleMemory:
         """A sample, read if it is not kept.
 
         Args:
-            key: What tells samples apart.
+            key: Name or number of the sample.
             read: Reads the sample of a key.
 
         Returns:

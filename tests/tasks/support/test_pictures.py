@@ -55,7 +55,7 @@ class Images(Board):
 
 def fit(task: Any, data: Any, logger: Any, tmp_path: Path, steps: int = 4) -> None:
     seed_everything(0, verbose=False)
-    trainer = quiet_trainer(tmp_path, max_steps=steps, logger=logger)
+    trainer = quiet_trainer(tmp_path, max_steps=steps, max_epochs=steps, logger=logger)
     trainer.fit(task, datamodule=data)
     assert trainer.global_step == steps
     assert torch.isfinite(trainer.callback_metrics['train_loss'])

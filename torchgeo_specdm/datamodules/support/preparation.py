@@ -171,7 +171,7 @@ def keep_samples(datamodule: NonGeoDataModule, *datasets: Any) -> None:
     """Let data sets of one datamodule keep what they read, as far as it fits.
 
     Args:
-        datamodule: Says how many processes this machine trains in.
+        datamodule: Datamodule whose trainer tells the number of processes.
         *datasets: Data sets with a ``memory``, of samples with different names.
     """
     trainer = datamodule.trainer
