@@ -92,6 +92,7 @@ def learn(options: argparse.Namespace, stage: str) -> None:
             'num_sanity_val_steps': 0,
             'logger': False,
             'enable_checkpointing': False,
+            'default_root_dir': str(options.out / f'logs-{stage}'),
             'callbacks': [{'class_path': 'gpu_product.Clock', 'init_args': clock}],
         },
         'model': {
