@@ -189,7 +189,9 @@ class TestDiffusion:
     ) -> None:
         data = diffusion_run.trainer.datamodule
         assert len(data.train_dataset) == 2 * 16
-        latent = torch.stack([data.train_dataset[i]['latent'] for i in range(32)])
+        latent = torch.stack(
+            [data.train_dataset[i]['latent'].float() for i in range(32)]
+        )
         assert latent.shape == (32, 6, 8, 8)
         assert float(latent.mean().abs()) < 0.1
         assert float(latent.std()) == pytest.approx(1, abs=0.1)

@@ -76,12 +76,21 @@ def unlabelled_config(real: Config, folder: Path | None) -> Config:
     )
 
 
-def latents_config(real: Config, plan: Mapping[str, Any]) -> Config:
-    """The real data as cached latents, for stage 2."""
+def latents_config(real: Config, plan: Mapping[str, Any], cached: bool) -> Config:
+    """The real data as latents, for stage 2.
+
+    Args:
+        real: The real data.
+        plan: ``passes`` and ``latent_batch_size``.
+        cached: Whether the codec is learned, so that latents are worth a cache.
+
+    Returns:
+        ``class_path`` and ``init_args``.
+    """
     return _object(
         'torchgeo_specdm.LatentDataModule',
         real=real,
-        passes=plan['passes'],
+        passes=plan['passes'] if cached else None,
         batch_size=plan['latent_batch_size'],
     )
 

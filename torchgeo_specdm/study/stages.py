@@ -11,6 +11,7 @@ import torch
 import yaml
 from torchgeo.main import main as torchgeo
 
+from ..codecs import CODECS
 from ..files import CONFIG, write_text
 from ..objects import Config
 from .configs import generation_config, latents_config, stage_config
@@ -42,7 +43,7 @@ def learn_stage(
     if (folder / CONFIG).exists():
         return folder
     if stage == 'diffusion':
-        data = latents_config(data, plan)
+        data = latents_config(data, plan, cached=codec not in CODECS)
     config = stage_config(stage, codec, data, out, plan, seed)
     arguments = ['fit', '--config', write_config(out, stage, 'fit', config)]
     last = out / 'logs' / stage / 'last.ckpt'
