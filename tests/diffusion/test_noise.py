@@ -81,6 +81,11 @@ class TestSampleNoise:
         alone = [sample_noise(3, [i], STREAMS, (4, 4)) for i in (5, 2, 9)]
         assert torch.equal(together, torch.cat(alone))
 
+    def test_threads_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        alone = sample_noise(3, range(40), STREAMS, (4, 4), 2)
+        monkeypatch.setattr('torchgeo_specdm.diffusion.noise._MANY', 0)
+        assert torch.equal(sample_noise(3, range(40), STREAMS, (4, 4), 2), alone)
+
     def test_no_two_samples_share_noise(self) -> None:
         pairs = itertools.product(range(8), range(64))
         drawn = [

@@ -4,6 +4,7 @@
 """The noise of a sample, which is its identity."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from ..philox import philox
 _STREAMS = {'mask': 0, 'image_and_mask': 1_000, 'choice': 1_001}
 #: Run seeds of generated sets lie below; those above are for other uses.
 SEED_LIMIT = 2**63
+#: Numbers that are worth several threads, as batches for a GPU have them.
+_MANY = 2**20
 
 
 def stream_random(seed: int, index: int, stream: str, step: int = 0) -> RandomGenerator:
@@ -61,13 +64,22 @@ def sample_noise(
     Returns:
         Noise (B, D, h, w), float32, on the CPU.
     """
-    batch = []
-    for index in indices:
-        parts = [
-            stream_random(seed, index, stream, step).standard_normal(
-                (channels.stop - channels.start, *size), dtype=np.float32
-            )
-            for stream, channels in streams.items()
-        ]
-        batch.append(np.concatenate(parts))
-    return torch.from_numpy(np.stack(batch))
+    depth = sum(channels.stop - channels.start for channels in streams.values())
+    noise = np.empty((len(indices), depth, *size), np.float32)
+
+    def fill(position: int) -> None:
+        start = 0
+        for stream, channels in streams.items():
+            stop = start + channels.stop - channels.start
+            random = stream_random(seed, indices[position], stream, step)
+            random.standard_normal(dtype=np.float32, out=noise[position, start:stop])
+            start = stop
+
+    if noise.size < _MANY:
+        for position in range(len(indices)):
+            fill(position)
+    else:
+        # NumPy lets go of the interpreter's lock while it fills an array
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(fill, range(len(indices))))
+    return torch.from_numpy(noise)
