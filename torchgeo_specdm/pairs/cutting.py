@@ -4,6 +4,7 @@
 """A scene and its labels, cut into a folder of pairs."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ from .rasters import read_codes, read_raster, write_categories
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
+#: A scene too small for so many blocks is divided into smaller ones: training,
+#: validation and test need places of their own.
+_FEWEST_BLOCKS = 4
 #: Highest code of classes whose names are written beside each mask.
 _MOST_NAMED = 255
 #: Code of pixels outside of all polygons.
@@ -44,9 +48,10 @@ def export_scene(
 ) -> int:
     """Cut a scene and its labels into a folder of pairs.
 
-    The scene is divided into blocks of four by four tiles, which are the places of the
-    folder, and no tile lies in two of them: so splits by place share no ground. Tiles
-    without a valid or a labelled pixel are left out.
+    The scene is divided into blocks of four by four tiles, or smaller ones where there
+    would be fewer than four. They are the places of the folder, and no tile lies in two
+    of them: so splits by place share no ground. Tiles without a valid or a labelled
+    pixel are left out.
 
     Args:
         image: Georaster of all bands, or a file of arrays (:mod:`.arrays`) such as a
@@ -257,13 +262,23 @@ def _block_corners(
     shape: tuple[int, int], tile: int, stride: int
 ) -> Iterator[tuple[int, int, str]]:
     """Row, column and block of each tile that lies within one block."""
-    block = BLOCK * tile
+    block = _block_side(shape, tile)
     for top in range(0, shape[0], block):
         for left in range(0, shape[1], block):
             bottom, right = min(top + block, shape[0]), min(left + block, shape[1])
             for row in range(top, bottom - tile + 1, stride):
                 for column in range(left, right - tile + 1, stride):
                     yield row, column, f'{top}_{left}'
+
+
+def _block_side(shape: tuple[int, int], tile: int) -> int:
+    """Side of a block in pixels."""
+    for tiles in range(BLOCK, 1, -1):
+        # blocks in which a tile has room
+        counts = [math.ceil((side - tile + 1) / (tiles * tile)) for side in shape]
+        if math.prod(counts) >= _FEWEST_BLOCKS:
+            return tiles * tile
+    return tile
 
 
 def _copy_window(scene: Any, window: Window, path: Path) -> None:
