@@ -308,6 +308,13 @@ class TestGenerate:
         )
         assert not first[0]['image'].equal(other[0]['image'])
 
+    def test_guidance_is_refused_before_anything_is_written(
+        self, arguments: list[str], tmp_path: Path, capsys: Output
+    ) -> None:
+        assert main([*arguments, '--guidance', '-1']) == 1
+        assert 'guidance=-1.0 must be 0 or more' in capsys.readouterr().err
+        assert not (tmp_path / 'synthetic').exists()
+
     def test_out_of_memory(
         self,
         arguments: list[str],

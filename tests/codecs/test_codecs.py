@@ -189,6 +189,26 @@ class TestIgnoredPixels:
         )
         assert all(bool(v.isfinite().all()) for v in codec.state_dict().values())
 
+    def test_drawn_values_go_no_further_than_training(
+        self, kind: str, dates: int
+    ) -> None:
+        codec, batch = make(kind, dates, fitted=False), batch_of(dates)
+        assert torch.equal(codec.limit(batch['image'] * 1e6), batch['image'] * 1e6)
+        batch['image'][0, ..., 0, :2, :2] = torch.nan
+        halves = ({k: v[i : i + 2] for k, v in batch.items()} for i in (0, 2))
+        codec.fit_statistics(halves)
+        bands = batch['image'].movedim(-3, 0).flatten(1)
+        low, high = bands.nan_to_num(torch.inf).amin(1), bands.nan_to_num(-1).amax(1)
+        far = torch.stack([batch['image'] - 1e4, batch['image'] + 1e4])
+        far[..., -1, -1] = torch.inf
+        below, above = (
+            codec.limit(far).movedim(-3, 0)[..., :-1, :-1].flatten(2).unbind(1)
+        )
+        assert bool(((below == low[:, None]) | below.isnan()).all())
+        assert bool(((above == high[:, None]) | above.isnan()).all())
+        # which are rejected, not mended
+        assert bool(codec.limit(far)[..., -1, -1].isinf().all())
+
     def test_all_ignored_is_finite_with_gradient(self, kind: str, dates: int) -> None:
         codec, batch = make(kind, dates), batch_of(dates)
         batch['mask'].fill_(255)

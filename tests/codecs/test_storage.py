@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from torchgeo_specdm.codecs import (
     load_codec,
@@ -46,6 +47,16 @@ class TestFolder:
         change(config)
         (tmp_path / 'config.json').write_text(json.dumps(config))
         return tmp_path
+
+    def test_of_a_version_that_kept_no_range(self, tmp_path: Path) -> None:
+        codec = make('pixels')
+        weights = codec.state_dict()
+        del weights['lowest'], weights['highest']
+        save_codec(codec, tmp_path)
+        save_file(weights, tmp_path / 'model.safetensors')
+        far = 1e6 * batch_of(1)['image']
+        assert torch.equal(load_codec(tmp_path).limit(far), far)
+        assert not torch.equal(codec.limit(far), far)
 
     def test_no_statistics(self, tmp_path: Path) -> None:
         save_codec(make('pixels', fitted=False), tmp_path)

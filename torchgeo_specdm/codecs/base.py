@@ -29,6 +29,8 @@ _PERCENTILES = (0.5, 99.5)
 _MOST_PIXELS = 1_000_000
 #: A band that varies less than this share of its level is constant but for rounding.
 _LEAST_RANGE = 1e-4
+#: Values of a band lie between this and its negative until their range is measured.
+_MOST = torch.finfo(torch.float32).max
 
 
 class Reconstruction(NamedTuple):
@@ -68,6 +70,8 @@ class Codec(nn.Module, ABC):
     half_range: Tensor
     latent_mean: Tensor
     latent_std: Tensor
+    lowest: Tensor
+    highest: Tensor
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class Codec(nn.Module, ABC):
         self.register_buffer('half_range', torch.full((spec.num_bands,), nan))
         self.register_buffer('latent_mean', torch.full((end,), nan))
         self.register_buffer('latent_std', torch.full((end,), nan))
+        self.register_buffer('lowest', torch.full((spec.num_bands,), -_MOST))
+        self.register_buffer('highest', torch.full((spec.num_bands,), _MOST))
 
     @abstractmethod
     def to_latent(self, images: Tensor, mask: Tensor) -> Tensor:
@@ -164,6 +170,18 @@ class Codec(nn.Module, ABC):
             joined[:, :-classes], 'b (t c) h w -> b t c h w', t=self.spec.dates
         )
         return self._finish(images, joined[:, -classes:])
+
+    def limit(self, image: Tensor) -> Tensor:
+        """Clip values that were drawn to what the training set showed of their band.
+
+        Args:
+            image: Digital numbers (B, C, H, W) or (B, T, C, H, W).
+
+        Returns:
+            The same, with values that are not finite left as they are.
+        """
+        inside = image.clamp(_bands(self.lowest), _bands(self.highest))
+        return inside.where(image.isfinite(), image)
 
     def roundtrip(self, sample: Sample) -> tuple[dict[str, Tensor], Tensor]:
         """Encode and decode a batch without gradients, as stage 2 will see it.
@@ -341,7 +359,7 @@ class Codec(nn.Module, ABC):
     def fit_statistics(self, batches: Iterable[Sample]) -> None:
         """Measure mean and std of each latent channel over the training set.
 
-        A cell counts by its coverage.
+        A cell counts by its coverage. The range of each band is measured, too.
 
         Args:
             batches: Batches of the training set, each a sample that :meth:`encode`
@@ -352,7 +370,11 @@ class Codec(nn.Module, ABC):
         """
         count = torch.zeros(self.latent_channels, dtype=torch.float64)
         total, squares = torch.zeros_like(count), torch.zeros_like(count)
+        low, high = (torch.full_like(self.lowest, most) for most in (_MOST, -_MOST))
         for sample in batches:
+            bands = sample['image'].movedim(-3, 0).flatten(1)
+            low = low.minimum(bands.where(bands.isfinite(), _MOST).amin(1))
+            high = high.maximum(bands.where(bands.isfinite(), -_MOST).amax(1))
             latent = self.to_latent(*self.prepare(sample)).double().cpu()
             known = by_channel(self.streams, self.coverage(sample).double().cpu())
             count += known.sum((0, 2, 3))
@@ -370,6 +392,9 @@ class Codec(nn.Module, ABC):
         self.latent_mean.copy_(mean)
         # a channel that says nothing stays as it is
         self.latent_std.copy_(std.where(std > 1e-4, 1.0))
+        # a band without any value keeps the widest range
+        self.lowest.copy_(low.minimum(high))
+        self.highest.copy_(high.maximum(low))
 
     def require_statistics(self) -> None:
         """Refuse to work on latents of unknown scale.
@@ -384,6 +409,14 @@ class Codec(nn.Module, ABC):
                 f'The {self.name} codec has no latent statistics; they are measured '
                 'when stage 1 ends. Finish stage 1 and use the folder that it wrote.'
             )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        """Load weights; those of version 0.2.0 and before come without a range."""
+        for name in ('lowest', 'highest'):
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _images_and_logits(self, latent: Tensor) -> Tensor:
         """Raw latents to scaled images and class scores (B, T x C + K, H, W)."""

@@ -198,7 +198,12 @@ class Generator(nn.Module, Shared):
         settings: dict[str, Any] = {'clip': None, 'guidance': 0.0, 'order': 'joint'}
         settings |= self.config['sampling']
         settings |= {name: value for name, value in asked.items() if value is not None}
-        self._check_numbers(indices, seed, settings)
+        self.require_sampling(settings)
+        if not indices or min(indices) < 0 or not 0 <= seed < SEED_LIMIT:
+            raise ValueError(
+                f'indices={list(indices)[:5]} must name one sample or more, from 0 on, '
+                f'and seed={seed} be 0 or more and below {SEED_LIMIT}.'
+            )
         device, spec = self.process.signal.device, self.codec.spec
         kept = by_stream(given or {}, spec, device)
         varied = by_stream(start or {}, spec, device)
@@ -342,14 +347,15 @@ class Generator(nn.Module, Shared):
             )
         return height, width
 
-    def _check_numbers(
-        self, indices: Sequence[int], seed: int, settings: Mapping[str, Any]
-    ) -> None:
-        if not indices or min(indices) < 0 or not 0 <= seed < SEED_LIMIT:
-            raise ValueError(
-                f'indices={list(indices)[:5]} must name one sample or more, from 0 on, '
-                f'and seed={seed} be 0 or more and below {SEED_LIMIT}.'
-            )
+    def require_sampling(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings of the sampler that are out of range.
+
+        Args:
+            settings: ``sampler``, ``steps`` and maybe ``guidance``.
+
+        Raises:
+            ValueError: With the first of them.
+        """
         sampler, steps = settings['sampler'], settings['steps']
         if sampler not in get_args(Sampler) or not 1 <= steps <= self.process.num_steps:
             raise ValueError(
@@ -357,9 +363,10 @@ class Generator(nn.Module, Shared):
                 f'steps={steps} lie in 1..{self.process.num_steps}. 20 steps of sde '
                 'are nearly as good as 1000 of ddpm.'
             )
-        if not 0 <= settings['guidance'] < float('inf'):
+        guidance = settings.get('guidance', 0.0)
+        if not 0 <= guidance < float('inf'):
             raise ValueError(
-                f'guidance={settings["guidance"]} must be 0 or more, where 0 follows '
+                f'guidance={guidance} must be 0 or more, where 0 follows '
                 'what is given as the network says. Use 1 for a stronger pull.'
             )
 

@@ -25,7 +25,7 @@ _CARD = """# Synthetic labelled image patches
 | seed | {seed} |
 | generator | {codec} codec, weights {generator} |
 | trained on | {trained_on}, {updates} updates, preset {preset} |
-| clipped to the range of {dtype} | {clipped:.4%} of the values |
+| clipped to the range of training and {dtype} | {clipped:.4%} of the values |
 
 `images/<id>.tif` and `masks/<id>.tif` are GeoTIFFs with band names, scale and class
 colours, and open in QGIS as they are. They have a georeference where what was given

@@ -39,7 +39,8 @@ class Line(TypedDict):
         id: Id of the sample.
         index: Number of the sample.
         accepted: Whether the sample is to be used; true if left out.
-        clipped: Share of the values that were clipped to the type.
+        clipped: Share of the values that were clipped, to the range that training saw
+            of their band or to that of the type.
         files: SHA-256 of each file, by its path within the folder.
     """
 

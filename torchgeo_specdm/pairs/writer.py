@@ -115,7 +115,8 @@ class PairWriter:
             name: The sample's id, a file name without suffix.
             image: Digital numbers (C, H, W), or (T, C, H, W) with T dates.
             mask: Class positions (H, W).
-            record: Further entries of the line, ``index`` among them.
+            record: Further entries of the line, ``index`` among them; ``clipped`` is the
+                share of values that have been clipped already.
             place: ``crs`` and ``transform`` of the sample, if it lies somewhere.
             missing: Where the image has no value, of its shape; None if nowhere.
             confidence: Chance that the class of each pixel is right, 0..1 (H, W), to be
@@ -159,6 +160,7 @@ class PairWriter:
             files[file] = write_confidence_raster(
                 self.root / file, confidence, tags, **place
             )
+        clipped += record.get('clipped', 0.0)
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
         self._append(row)
 

@@ -140,6 +140,7 @@ class SpecDMTask(
             generator = Generator.load(self.generator_folder)
             overrides = (self.hparams['settings'] or {}).get('sampling', {})
             generator.config['sampling'] |= overrides
+            generator.require_sampling(generator.config['sampling'])
             self.model = DiffusionStage(generator, generator.denoiser, decay=1)
 
     def prepare_data(self) -> None:
@@ -339,8 +340,8 @@ class SpecDMTask(
             dataloader_idx: Index of the current dataloader.
 
         Returns:
-            ``index`` (B,), ``image`` in digital numbers and ``mask``, and ``missing``
-            where images with missing values are varied.
+            ``index``, ``image`` in digital numbers, ``mask`` and what else
+            :func:`.draw_batch` tells.
         """
         return draw_batch(self.generator, batch)
 

@@ -48,9 +48,11 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
             or the number of ``draws`` of the mask of each given image.
 
     Returns:
-        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`), where
-        images are given or varied ``missing``, of their shape: what they have no value
-        for, and with several draws the ``confidence`` of the mask.
+        ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`), drawn
+        values no further than training went; ``clipped`` (B,), the share of values that
+        did go further; where images are given or varied ``missing``, of their shape:
+        what they have no value for; and with several draws the ``confidence`` of the
+        mask.
 
     Raises:
         RuntimeError: If the device has too little memory.
@@ -69,12 +71,17 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
             'Set a smaller batch_size and another folder, since one folder holds '
             'batches of one size.'
         ) from error
+    image = sample['image']
+    sample['image'] = generator.codec.limit(image)
     known = batch['given'] | batch['start']
-    if 'image' in known:
-        sample['missing'] = known['image'].isnan()
-    elif 'image_1' in known:
-        dates = [known[name] for name in sorted(known) if name != 'mask']
-        sample['missing'] = torch.stack(dates, 1).isnan()
+    dates = [known[name] for name in sorted(known) if name != 'mask']
+    if dates:
+        source = (dates[0] if 'image' in known else torch.stack(dates, 1)).to(image)
+        sample['missing'] = source.isnan()
+        # what was given stays as it is
+        sample['image'] = image.where(image == source, sample['image'])
+    beyond = (sample['image'] != image) & image.isfinite()
+    sample['clipped'] = beyond.flatten(1).float().mean(1)
     return {'index': batch['index'], **sample}
 
 
@@ -246,6 +253,7 @@ class PairPredictionWriter(BasePredictionWriter):
             if index in self.written:
                 continue
             record: dict[str, Any] = {'index': index, 'seed': self.data.seed}
+            record['clipped'] = float(prediction['clipped'][i])
             place = {}
             if source is not None:
                 record['source'] = source.ids[index % len(source)]
