@@ -8,7 +8,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -161,6 +161,21 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def digest_files(files: Mapping[str, Sequence[Path]]) -> str:
+    """Hash named files, wherever they lie.
+
+    Args:
+        files: Files of each name, in order.
+
+    Returns:
+        16 hexadecimal digits of names and contents.
+    """
+    content = hashlib.sha256()
+    for name, paths in files.items():
+        content.update('\n'.join([name, *map(sha256, paths), '']).encode())
+    return content.hexdigest()[:16]
 
 
 def read_json(path: Path, form: type[_Form]) -> _Form:

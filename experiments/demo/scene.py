@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
@@ -27,6 +26,7 @@ from torchgeo_specdm.cli import main as command
 from torchgeo_specdm.codecs.windows import window_starts
 from torchgeo_specdm.metrics.stitching import seam_strength
 from torchgeo_specdm.pairs.plotting import show_image, show_mask
+from torchgeo_specdm.pairs.rasters import write_class_raster
 
 _CROPLAND, _GRASS, _FOREST, _WATER, _BUILT, _SOIL = range(6)
 
@@ -38,7 +38,11 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=1024)
     options = parser.parse_args()
     masks, drawn = options.out / 'plans', options.out / 'drawn'
-    write_mask(masks / 'valley.tif', draw_mask(options.size))
+    masks.mkdir(parents=True, exist_ok=True)
+    generator = Generator.load(options.generator)
+    place = {'crs': 'EPSG:32632', 'transform': from_origin(600_000, 5_300_000, 10, 10)}
+    mask = draw_mask(options.size)
+    write_class_raster(masks / 'valley.tif', mask, generator.codec.spec, **place)
     started = time.monotonic()
     given = ['--generator', str(options.generator), '--masks', str(masks)]
     if command(['generate', *given, '--out', str(drawn)]):
@@ -46,7 +50,7 @@ def main() -> None:
     minutes = (time.monotonic() - started) / 60
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     folder = PairFolder(drawn)
-    sample, generator = folder[0], Generator.load(options.generator)
+    sample = folder[0]
     borders = window_borders(options.size, generator)
     factor = generator.codec.factor
     seams = seam_strength(sample['image'], (borders, borders), factor)
@@ -78,25 +82,6 @@ def draw_mask(size: int) -> NDArray[np.uint8]:
     mask[town & streets] = _SOIL
     mask[away < 0.03] = _WATER
     return mask.astype(np.uint8)
-
-
-def write_mask(path: Path, mask: NDArray[np.uint8]) -> None:
-    """Write a mask where a GIS would have it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = mask.shape
-    with rasterio.open(
-        path,
-        'w',
-        driver='GTiff',
-        count=1,
-        height=height,
-        width=width,
-        dtype='uint8',
-        compress='deflate',
-        crs='EPSG:32632',
-        transform=from_origin(600_000, 5_300_000, 10, 10),
-    ) as target:
-        target.write(mask, 1)
 
 
 def window_borders(size: int, generator: Generator) -> list[int]:

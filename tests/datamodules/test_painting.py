@@ -3,6 +3,8 @@
 
 """Change painted into real scenes."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,14 +32,16 @@ SIZE = 24
 PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(6e5, 5e6, 10, 10)}
 
 
-def write_scenes(root: Path, count: int = 3, dates: int = 2) -> Path:
+def write_scenes(
+    root: Path, count: int = 3, dates: int = 2, no_label: int = 255
+) -> Path:
     """Scenes of noise with a change in a corner of the first one."""
     random = np.random.default_rng(0)
     for i in range(count):
         image = random.integers(500, 3000, (len(BANDS), SIZE, SIZE)).astype(np.uint16)
         mask = np.zeros((1, SIZE, SIZE), np.uint8)
         mask[0, 2:8, 3:7] = i == 0
-        mask[0, -1] = 255
+        mask[0, -1] = no_label
         for date in range(dates):
             stem = f'{i}_{date + 1}' if dates == 2 else str(i)
             # an acquisition of another day, brighter and with a cloud of nodata
@@ -46,6 +50,9 @@ def write_scenes(root: Path, count: int = 3, dates: int = 2) -> Path:
             write_tiff(root / 'images' / f'{stem}.tif', image, BANDS, nodata=0, **PLACE)
         if dates == 2:
             write_tiff(root / 'masks' / f'{i}.tif', mask, **PLACE)
+    if no_label != 255:
+        spec = replace(SPEC, ignore_index=no_label, no_label=(no_label,), nodata=0)
+        (root / 'dataset.json').write_text(json.dumps(spec.to_dict()))
     return root
 
 
@@ -90,11 +97,12 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize('first_outside', [False, True])
-@pytest.mark.parametrize('strength', [0.5, 1.0])
+@pytest.mark.parametrize(('strength', 'no_label'), [(0.5, 255), (1.0, 200)])
 def test_unchanged_pixels_are_real_to_the_bit(
-    run: Any, tmp_path: Path, strength: float, first_outside: bool
+    run: Any, tmp_path: Path, strength: float, no_label: int, first_outside: bool
 ) -> None:
-    real = PairFolder(write_scenes(tmp_path / 'real'))
+    real = PairFolder(write_scenes(tmp_path / 'real', no_label=no_label))
+    assert real.spec.ignore_index == no_label
     data = ChangeDataModule(
         *(str(tmp_path / 'set'), str(real.root), 6),
         strength=strength,
@@ -115,7 +123,7 @@ def test_unchanged_pixels_are_real_to_the_bit(
         assert same_bits(after['image'][0], first)
         assert same_bits(after['image'][1][:, ~new], second[:, ~new])
         # what had changed has changed, and what has no label has none
-        blank = (old == 255) | after['image'].isnan().all(1).any(0)
+        blank = (old == no_label) | after['image'].isnan().all(1).any(0)
         assert torch.equal(now == 255, blank)
         assert bool((now[old == 1] == 1).all())
         there = new & second.isfinite().all(0)

@@ -3,14 +3,13 @@
 
 """A folder of images without labels."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
-from ..files import sha256
+from ..files import digest_files
 from ..pairs.description import name_bands
 from ..pairs.layout import list_rasters
 from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
@@ -101,10 +100,7 @@ class ImageFolder(NonGeoDataset):
         Returns:
             16 hexadecimal digits.
         """
-        content = hashlib.sha256()
-        for name in self.ids:
-            content.update(f'{name}\n{sha256(self._paths[name])}\n'.encode())
-        return content.hexdigest()[:16]
+        return digest_files({name: [self._paths[name]] for name in self.ids})
 
     def read(self, index: int) -> tuple[Path, Raster]:
         """Path and whole content of an image, its georeference too.

@@ -3,7 +3,6 @@
 
 """A folder of masks without images, drawn by hand perhaps."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
-from ..files import sha256
+from ..files import digest_files
 from ..pairs.layout import list_rasters
 from ..pairs.rasters import Place, place_of, read_codes
 from ..pairs.spec import SampleSpec
@@ -102,8 +101,4 @@ class MaskFolder(NonGeoDataset):
         Returns:
             16 hexadecimal digits.
         """
-        content = hashlib.sha256()
-        for name in self.ids:
-            # as that of a folder of pairs, whichever way the masks are read
-            content.update(f'{name}\n{sha256(self.mask_path(name))}\n'.encode())
-        return content.hexdigest()[:16]
+        return digest_files({name: [self.mask_path(name)] for name in self.ids})

@@ -3,7 +3,6 @@
 
 """A folder of image-and-mask pairs: what users bring, and what we generate."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import __version__
-from ..files import read_json, sha256, write_text
+from ..files import digest_files, read_json, write_text
 from ..pairs.cache import Entry, FileCache, pack_facts, unpack_facts
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
@@ -257,12 +256,10 @@ class PairFolder(PlottedDataset):
         Returns:
             16 hexadecimal digits.
         """
-        content = hashlib.sha256()
-        for name in self.ids:
-            paths = self.image_paths(name) if images else []
-            paths = [*paths, self.mask_path(name)] if masks else paths
-            content.update('\n'.join([name, *map(sha256, paths), '']).encode())
-        return content.hexdigest()[:16]
+        files = {name: self.image_paths(name) if images else [] for name in self.ids}
+        if masks:
+            files = {n: [*paths, self.mask_path(n)] for n, paths in files.items()}
+        return digest_files(files)
 
     def verify(self, one_size: bool = True) -> None:
         """Read every sample once, and refuse the folder if any is at fault.

@@ -81,8 +81,9 @@ class FineDetail(Metric):
     * Contrast within images, and spread of their means.
 
     No number has a meaning of its own: compare those of two sides with
-    :func:`compare_detail`. Images with missing pixels are not counted. The choices
-    are explained in docs/notes/trust.md.
+    :func:`compare_detail`. Missing pixels are left out, and power is that of whole
+    images alone, since a spectrum has no gaps. The choices are explained in
+    docs/notes/trust.md.
     """
 
     higher_is_better = None
@@ -142,16 +143,19 @@ class FineDetail(Metric):
             )
         images = images.double().reshape(-1, *shape, *images.shape[-2:])
         for date, own in enumerate(images.unbind(1)):
-            # a spectrum has no gaps
-            own = own[valid_pixels(own).flatten(1).all(1)]
+            valid = valid_pixels(own)
+            seen = valid.flatten(1).any(1)
+            own = own.where(valid[:, None], torch.nan)[seen]
             if not len(own):
                 continue
             self.images[date] += len(own)
-            means = own.mean((2, 3))
+            means = own.nanmean((2, 3))
             centred = own - means[..., None, None]
-            variances = centred.square().mean((2, 3))
+            variances = centred.square().nanmean((2, 3))
             self.sums[:, date] += torch.stack([variances, means, means**2]).sum(1)
-            self._count_power(date, centred)
+            whole = valid[seen].flatten(1).all(1)
+            if whole.any():
+                self._count_power(date, centred[whole])
             self._count_steps(date, centred)
             self._count_structure(date, centred)
 
@@ -159,7 +163,7 @@ class FineDetail(Metric):
         """Logarithm of the power of each octave of images (B, C, H, W) of mean 0."""
         window, octave = _window(images), _octaves(images)
         power = torch.fft.fft2(images * window).abs().square()
-        power = power / images[0, 0].numel() ** 2
+        power = power / octave.numel() ** 2
         bands = torch.stack(
             [power[..., octave == number].sum(-1) for number in range(len(OCTAVES))], -1
         )
@@ -174,15 +178,15 @@ class FineDetail(Metric):
             steps = images.diff(n=3, dim=axis).abs().movedim(axis, -1)
             place = torch.arange(1, 1 + steps.shape[-1], device=images.device)
             place %= PERIODS[-1]
-            self.steps[date].index_add_(-1, place, steps.sum((0, 2)))
-            seen = torch.full_like(place, steps[:, 0, :, 0].numel(), dtype=torch.double)
-            self.spots[date, 0].index_add_(0, place, seen)
+            self.steps[date].index_add_(-1, place, steps.nansum((0, 2)))
+            seen = steps[:, 0].isfinite().sum((0, 1))
+            self.spots[date, 0].index_add_(0, place, seen.double())
 
     def _count_structure(self, date: int, images: Tensor) -> None:
         """Agreement of the bands' Laplacians, and sparsity of gradients."""
         around = images[..., :-2, 1:-1] + images[..., 2:, 1:-1]
         around = around + images[..., 1:-1, :-2] + images[..., 1:-1, 2:]
-        detail = (4 * images[..., 1:-1, 1:-1] - around).flatten(2)
+        detail = (4 * images[..., 1:-1, 1:-1] - around).flatten(2).nan_to_num(0)
         detail = detail / detail.square().sum(-1, keepdim=True).sqrt()
         alike = detail @ detail.mT
         bands = alike.shape[-1]
@@ -194,8 +198,9 @@ class FineDetail(Metric):
         self.correlation[:, date] += found
         halved = avg_pool2d(images, 2)
         steep = torch.cat([halved.diff(dim=axis).flatten(2) for axis in (-1, -2)], -1)
-        size = steep.square().mean(-1).sqrt()
-        self.sparsity[date] += (steep.abs().mean(-1) / size).where(size > 0, 0.0).sum(0)
+        size = steep.square().nanmean(-1).sqrt()
+        shares = (steep.abs().nanmean(-1) / size).where(size > 0, 0.0)
+        self.sparsity[date] += shares.sum(0)
         self.textured[date] += (size > 0).sum(0)
 
     def compute(self) -> DetailSummary:

@@ -94,14 +94,17 @@ class RandomFeatures(Extractor):
                 no kernel is laid.
 
         Returns:
-            Features (B, num_features), float64.
+            Features (B, num_features), float64; NaN where no square of 7 pixels is
+            known.
         """
         missing = planes.isnan().any(1, keepdim=True)
         # in half precision, real and synthetic differ by how they were rounded
         with torch.autocast(planes.device.type, enabled=False):
             planes = fill_missing(planes.float())
             parts = [_mean_response(kernel, planes, missing) for kernel in self.kernels]
-        return torch.cat(parts, 1).double()
+        features = torch.cat(parts, 1).double()
+        # where the large kernels find no room, nothing can be compared
+        return features.where(~features.isnan().any(1, keepdim=True), torch.nan)
 
 
 def _mean_response(kernel: nn.Module, planes: Tensor, missing: Tensor) -> Tensor:

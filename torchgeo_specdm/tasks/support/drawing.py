@@ -71,8 +71,12 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
             'Set a smaller batch_size and another folder, since one folder holds '
             'batches of one size.'
         ) from error
-    image = sample['image']
-    sample['image'] = generator.codec.limit(image)
+    codec, image = generator.codec, sample['image']
+    sample['image'] = codec.limit(image)
+    if codec.spec.ignore_index is not None:
+        # folders that are given may have another value for no label
+        labelled = codec.labelled(sample['mask'])
+        sample['mask'] = sample['mask'].where(labelled, codec.spec.ignore_index)
     known = batch['given'] | batch['start']
     dates = [known[name] for name in sorted(known) if name != 'mask']
     if dates:
