@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_training_gives_way_where_tiles_share_ground(
     assert np.array_equal(seen(sets['test']), alone)
     assert train.any() and val.any() and test.any()
     assert not (train & val).any() and not ((train | val) & test).any()
+
+
+@pytest.mark.parametrize('key', ['image', 'mask'])
+def test_boxes_of_another_size_are_refused(
+    dataset: L7Irish, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = L7Irish.__getitem__
+
+    def reprojected(self: L7Irish, query: Any) -> dict[str, Any]:
+        sample = load(self, query)
+        return sample | {key: sample[key][..., :-1]}
+
+    tiles = GeoTiles(dataset, 8, 8, area(dataset, slice(0, 16)))
+    assert tiles[0]['image'].shape == (9, 8, 8)
+    monkeypatch.setattr(L7Irish, '__getitem__', reprojected)
+    said = rf'L7Irish gives a {key} of \(8, 7\) pixels for a box of 8 x 8 in EPSG:3857'
+    with pytest.raises(ValueError, match=said):
+        tiles[0]
 
 
 def test_no_tile_lies_in_two_places(dataset: L7Irish) -> None:

@@ -84,8 +84,11 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
 
         Returns:
             The sample (see the class).
+
+        Raises:
+            ValueError: If the data set gives another size than that of a tile.
         """
-        sample = self.dataset[self._query(self.tiles[index])]
+        sample = self._load(self.tiles[index])
         found = sample['mask'].reshape(sample['mask'].shape[-2:])
         mask = torch.full_like(found, USUAL_IGNORE, dtype=torch.int64)
         for position, code in enumerate(self.codes):
@@ -115,7 +118,7 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
         """
         found: set[int] = set()
         for tile in bar(self.tiles, 'masks', hidden=len(self) < 100):
-            mask = self.dataset[self._query(tile)]['mask']
+            mask = self._load(tile)['mask']
             found |= {*torch.unique(mask).tolist()}
             if len(found) > _MOST_CLASSES:
                 raise ValueError(
@@ -124,14 +127,25 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
                 )
         return sorted(found)
 
-    def _query(self, tile: GeoTile) -> tuple[slice, slice, slice]:
-        """The box of x, y and time that TorchGeo is indexed with."""
+    def _load(self, tile: GeoTile) -> dict[str, Tensor]:
+        """What the data set has in the box of x, y and time of a tile."""
         width, height = (self.tile * step for step in self.dataset.res)
-        return (
+        box = (
             slice(tile.left, tile.left + width),
             slice(tile.top - height, tile.top),
             slice(tile.time.left, tile.time.right),
         )
+        sample: dict[str, Tensor] = self.dataset[box]
+        for key in ('image', 'mask'):
+            size = tuple(sample[key].shape[-2:])
+            if size != (self.tile, self.tile):
+                raise ValueError(
+                    f'{type(self.dataset).__name__} gives a {key} of {size} pixels for '
+                    f'a box of {self.tile} x {self.tile} in {self.dataset.crs}, so it '
+                    'is not known where they lie. Cut its files instead: export '
+                    f'--images SCENE --labels LABELS --tile {self.tile}.'
+                )
+        return sample
 
 
 def _grid(
@@ -214,7 +228,7 @@ def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
         Fields of :class:`.SampleSpec`.
     """
     first = next(iter(sets.values()))
-    parts = [*_parts(first.dataset)]
+    parts = [*parts_of(first.dataset)]
     found: dict[str, Any] = {'ignore_index': USUAL_IGNORE}
     for part in parts:
         if getattr(part, 'is_image', False):
@@ -242,11 +256,18 @@ def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
     return found
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
-    """A data set and all that it is put together from."""
+def parts_of(dataset: Any) -> Iterator[Any]:
+    """A data set of rasters and all that it is put together from.
+
+    Args:
+        dataset: The data set.
+
+    Yields:
+        It, and its parts.
+    """
     yield dataset
     for part in getattr(dataset, 'datasets', ()):
-        yield from _parts(part)
+        yield from parts_of(part)
 
 
 def _said_by_raster(path: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 """Any datamodule as a folder of pairs."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torchgeo.datamodules import BaseDataModule, GeoDataModule
 from ...compat import sampled_area
 from ...pairs.export import Cut, write_real_pairs
 from ...pairs.facts import innermost
-from ...pairs.geo import GeoTiles, drop_shared_ground, said_by_files
+from ...pairs.geo import GeoTiles, drop_shared_ground, parts_of, said_by_files
 from ...pairs.layout import SPLITS
 from .adapter import describe_datamodule, describe_dataset, split_datasets
 
@@ -66,7 +66,7 @@ def export_datamodule(
         sets = {split: found for split, found in sets.items() if split in splits}
         if tile is not None:
             cut = Cut(tile, stride or tile)
-            _keep_whole(sets)
+            _keep_whole(map(innermost, sets.values()))
     if not sets:
         raise ValueError(f'{name} has none of the splits {list(splits)}. Name others.')
     settings = {'exported': name, 'tile': tile, 'stride': stride, 'splits': [*sets]}
@@ -89,6 +89,7 @@ def _grids(
         sampler = _first(datamodule, f'{split}_batch_sampler', f'{split}_sampler')
         if dataset is None or sampler is None or split not in splits:
             continue
+        _keep_whole(parts_of(dataset))
         size = tile or round(sampler.size[1] / dataset.res[0])
         sets[split] = GeoTiles(dataset, size, stride or size, sampled_area(sampler))
         if not len(sets[split]):
@@ -106,12 +107,12 @@ def _first(datamodule: GeoDataModule, *names: str) -> Any:
     return next((value for value in found if value is not None), None)
 
 
-def _keep_whole(sets: Mapping[str, Any]) -> None:
+def _keep_whole(datasets: Iterable[Any]) -> None:
     """Take transforms off data sets, which might crop what is to be cut."""
-    for dataset in map(innermost, sets.values()):
+    for dataset in datasets:
         if getattr(dataset, 'transforms', None) is not None:
             _log.warning(
-                'Transforms of %s are left out: whole samples are cut into tiles.',
+                'Transforms of %s are left out: tiles are cut from whole samples.',
                 type(dataset).__name__,
             )
             dataset.transforms = None
