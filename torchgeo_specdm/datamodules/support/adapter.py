@@ -139,11 +139,16 @@ def split_datasets(datamodule: Any) -> dict[str, Any]:
     Returns:
         The data sets of ``train``, ``val`` and ``test``.
     """
-    datamodule.setup('fit')
+    # nothing is trained here, so a set smaller than a batch will do
+    size, datamodule.batch_size = datamodule.batch_size, 1
     try:
-        datamodule.setup('test')
-    except (ValueError, FileNotFoundError) as error:
-        warnings.warn(f'There is no test set to look at: {error}', stacklevel=2)
+        datamodule.setup('fit')
+        try:
+            datamodule.setup('test')
+        except (ValueError, FileNotFoundError) as error:
+            warnings.warn(f'There is no test set to look at: {error}', stacklevel=2)
+    finally:
+        datamodule.batch_size = size
     found = {name: getattr(datamodule, f'{name}_dataset', None) for name in SPLITS}
     return {name: dataset for name, dataset in found.items() if dataset is not None}
 
