@@ -72,7 +72,9 @@ def sample() -> tuple[np.ndarray, np.ndarray]:
 def test_pairs(tmp_path: Path, sample: Any, placed: bool) -> None:
     # what is drawn for masks, varied, filtered and exported, and class maps
     writer = PairWriter(tmp_path, SPEC, {}, {})
-    writer.write('a', *sample, {'index': 0}, PLACE if placed else {})
+    sure = np.full(sample[1].shape, 0.75, np.float32)
+    place = PLACE if placed else {}
+    writer.write('a', *sample, {'index': 0}, place, confidence=sure)
     image = gdalinfo(tmp_path / 'images' / 'a.tif')
     bands = image['bands']
     assert [band['description'] for band in bands] == [*SPEC.bands]
@@ -94,7 +96,10 @@ def test_pairs(tmp_path: Path, sample: Any, placed: bool) -> None:
     assert band['colorTable']['entries'][5] == [4, 5, 6, 255]
     assert band['noDataValue'] == 9
     assert mask['metadata']['']['CLASS_5'] == 'wood & scrub'
-    for found in (image, mask):
+    confidence = gdalinfo(tmp_path / 'confidence' / 'a.tif')
+    assert confidence['bands'][0]['description'] == 'confidence'
+    assert confidence['bands'][0]['type'] == 'Float32'
+    for found in (image, mask, confidence):
         if placed:
             assert 'UTM zone 32N' in found['coordinateSystem']['wkt']
             assert found['geoTransform'] == [600_000, 10, 0, 5_300_000, 0, -10]

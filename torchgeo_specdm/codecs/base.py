@@ -413,7 +413,7 @@ class Codec(nn.Module, ABC):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any
     ) -> None:
-        """Load weights; those of version 0.2.0 and before come without a range."""
+        """Load weights; those of older versions come without a range."""
         for name in ('lowest', 'highest'):
             state_dict.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *args)
