@@ -5,19 +5,28 @@
 
 python experiments/prior.py --minutes 90 --out torchgeo_specdm/presets/scenes
 
-Half of the scenes have the legend of six classes, half that of thirteen. A quarter of
-the crops get another brightness and contrast, since other data differ in both. Needs
-no data and no network; writes a generator in half precision, as it is shipped.
+Half of the scenes have the legend of six classes, half that of thirteen. Half of the
+crops are seen from further away, with pixels 1.5 to 3 times as large, and half get
+other brightness and contrast, overall and by band, since other data differ in all of
+these (docs/notes/diffusion.md). Scenes are made beside the training by the processors
+that are free. Needs no data and no network; takes a GPU where there is one; writes a
+generator in half precision, as it is shipped.
 """
 
 import argparse
 import math
+import multiprocessing
+import os
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, one_hot
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
@@ -27,76 +36,176 @@ from torchgeo_specdm.diffusion import move_average
 from torchgeo_specdm.presets import generator_settings, load_preset
 from torchgeo_specdm.scenes.land import make_scene, scene_spec
 
-SIZE, PATCH, BATCH = 128, 64, 16
+SIZE, PATCH, CHUNK = 192, 64, 20
+#: Sides of what the crops from further away show, in pixels of the scenes.
+FAR = (96, 128, 192)
 #: Another part of the world than that of any demo.
 SEED = 777_001
-RATE, WARMUP, DECAY = 1e-3, 100, 0.999
+RATE, WARMUP, DECAY = 1e-3, 100, 0.9995
+#: Chunks of scenes that are waited for before training begins.
+FIRST = 15
 
 
-def make_scenes(count: int) -> tuple[Tensor, Tensor]:
-    """Make images (N, 10, 128, 128), digital numbers, and masks (N, 128, 128)."""
-    pairs = [
-        make_scene(SEED, index, SIZE, hard=index % 2 == 0)
-        for index in tqdm(range(count), desc='scenes')
-    ]
+def make_chunk(number: int) -> tuple[Tensor, Tensor]:
+    """Make images (N, 10, 192, 192), digital numbers, and masks (N, 192, 192)."""
+    numbers = range(number * CHUNK, (number + 1) * CHUNK)
+    pairs = [make_scene(SEED, i, SIZE, hard=i % 2 == 0) for i in numbers]
     images, masks = (
         torch.stack([*map(torch.from_numpy, part)]) for part in zip(*pairs)
     )
+    return images.short(), masks.byte()
+
+
+class Scenes:
+    """Scenes on the device, which grow while others are made.
+
+    Args:
+        count: Scenes in the end.
+        workers: Processes that make them.
+        device: Where they are kept.
+    """
+
+    def __init__(self, count: int, workers: int, device: torch.device) -> None:
+        """Begin to make scenes, and wait for the first ones."""
+        chunks = -(-count // CHUNK)
+        pool = multiprocessing.get_context('spawn').Pool(workers, _use_one_thread)
+        self.coming = pool.imap_unordered(make_chunk, range(chunks))
+        first = [next(self.coming) for _ in range(min(FIRST, chunks))]
+        self.images, self.masks = (torch.cat(p).to(device) for p in zip(*first))
+
+    def grow(self) -> None:
+        """Take the scenes that are there by now."""
+        new = []
+        with suppress(multiprocessing.TimeoutError, StopIteration):
+            while True:
+                new.append(self.coming.next(timeout=0))
+        if new:
+            images, masks = (torch.cat(p).to(self.images.device) for p in zip(*new))
+            self.images = torch.cat([self.images, images])
+            self.masks = torch.cat([self.masks, masks])
+
+    def crops(self, count: int, side: int) -> tuple[Tensor, Tensor]:
+        """Cut squares of so many pixels at random places."""
+        where: dict[str, Any] = {'device': self.images.device}
+        scene = torch.randint(len(self.images), (count, 1, 1), **where)
+        top, left = torch.randint(SIZE - side + 1, (2, count, 1), **where)
+        along = torch.arange(side, **where)
+        rows, columns = (top + along)[:, :, None], (left + along)[:, None]
+        bands = torch.arange(self.images.shape[1], **where)[:, None, None]
+        images = self.images[scene[:, None], bands, rows[:, None], columns[:, None]]
+        return images.float(), self.masks[scene, rows, columns].long()
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def draw_pairs(scenes: Scenes, count: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Crops of scenes, half of them from further away, flipped and turned."""
+    near = scenes.crops(count // 2, PATCH)
+    side = FAR[int(torch.randint(len(FAR), ()))]
+    images, masks = scenes.crops(count - count // 2, side)
+    shares = adaptive_avg_pool2d(one_hot(masks, classes).movedim(-1, 1).float(), PATCH)
+    far = adaptive_avg_pool2d(images, PATCH), shares.argmax(1)
+    images, masks = (torch.cat(parts) for parts in zip(near, far))
+    order = torch.randperm(count, device=masks.device)
+    parts = zip(images[order].tensor_split(8), masks[order].tensor_split(8))
+    turned = [[_turn(part, turn) for part in pair] for turn, pair in enumerate(parts)]
+    images, masks = (torch.cat(parts) for parts in zip(*turned))
     return images, masks
 
 
-def draw_crops(images: Tensor, masks: Tensor, codec: Codec) -> Tensor:
-    """Latents of crops at random places, flipped and turned at random."""
-    crops = []
-    for scene in torch.randint(len(images), (BATCH,)).tolist():
-        top, left = torch.randint(SIZE - PATCH + 1, (2,)).tolist()
-        turns, flip = int(torch.randint(4, ())), bool(torch.randint(2, ()))
-        parts = (
-            part[scene, ..., top : top + PATCH, left : left + PATCH]
-            for part in (images, masks)
-        )
-        parts = (torch.rot90(part, turns, (-2, -1)) for part in parts)
-        crops.append([part.flip(-1) if flip else part for part in parts])
-    image, mask = map(torch.stack, zip(*crops))
-    latent = codec.encode({'image': image.float(), 'mask': mask.long()})
-    bands = latent[:, codec.streams['image_1']]
+def _turn(part: Tensor, turn: int) -> Tensor:
+    part = torch.rot90(part, turn % 4, (-2, -1))
+    return part.flip(-1) if turn >= 4 else part
+
+
+def change_light(bands: Tensor, pixels: int) -> Tensor:
+    """Give half of the latents (B, D, h, w) other brightness and contrast.
+
+    Args:
+        bands: Latents of images.
+        pixels: Channels of each band, one for each pixel of a cell.
+    """
+    count, depth = len(bands), bands.shape[1] // pixels
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, 1, 1, device=bands.device)
+
+    def by_band(spread: float) -> Tensor:
+        return spread * normal(count, depth).repeat_interleave(pixels, 1)
+
+    share = torch.rand(2, count, 1, 1, 1, device=bands.device)
+    contrast = (0.3 + 0.9 * share[0]) * (1 + by_band(0.15))
+    shift = normal(count, 1) / 2 + by_band(0.2)
     mean = bands.mean((2, 3), keepdim=True)
-    contrast, shift = (
-        0.3 + 0.9 * torch.rand(BATCH, 1, 1, 1),
-        torch.randn(BATCH, 1, 1, 1),
-    )
-    other = mean + contrast * (bands - mean) + shift / 2
-    changed = torch.rand(BATCH, 1, 1, 1) < 0.25
-    latent[:, codec.streams['image_1']] = other.where(changed, bands)
-    return latent
+    return torch.where(share[1] < 0.5, mean + contrast * (bands - mean) + shift, bands)
 
 
-def train(generator: Generator, images: Tensor, masks: Tensor, seconds: float) -> int:
+def draw_latents(scenes: Scenes, count: int, codec: Codec) -> Tensor:
+    """Latents of random crops."""
+    images, masks = draw_pairs(scenes, count, codec.spec.num_classes)
+    latent = codec.encode({'image': images, 'mask': masks})
+    bands = codec.streams['image_1']
+    latent[:, bands] = change_light(latent[:, bands], codec.factor**2)
+    return latent.contiguous(memory_format=torch.channels_last)
+
+
+def train(generator: Generator, scenes: Scenes, batch: int, seconds: float) -> int:
     """Train for so long; the generator gets the averaged weights.
 
     Returns:
         The number of updates.
     """
+    device = scenes.images.device
     denoiser = deepcopy(generator.denoiser).requires_grad_(True)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), RATE, weight_decay=1e-2)
+    denoiser = denoiser.to(memory_format=torch.channels_last)
+    fused = device.type == 'cuda'
+    optimizer = torch.optim.AdamW(
+        denoiser.parameters(), RATE, weight_decay=1e-2, fused=fused
+    )
+    half = torch.autocast(
+        device.type, torch.bfloat16, enabled=fused, cache_enabled=False
+    )
+    with half:
+        forward = _capture(denoiser, draw_latents(scenes, batch, generator.codec))
     start, step = time.monotonic(), 0
-    with tqdm(total=round(seconds), unit='s') as bar:
+    with tqdm(total=round(seconds), unit='s', mininterval=5) as bar:
         while (done := (time.monotonic() - start) / seconds) < 1:
             step += 1
             rate = RATE * min(1, step / WARMUP) * (1 + math.cos(math.pi * done)) / 2
             optimizer.param_groups[0]['lr'] = rate
-            latent = draw_crops(images, masks, generator.codec)
-            loss = generator.process.training_losses(denoiser, latent)['loss']
-            if not loss.isfinite():
-                raise SystemExit(f'The loss is {float(loss)} at update {step}.')
-            optimizer.zero_grad()
-            loss.backward()
+            latent = draw_latents(scenes, batch, generator.codec)
+            with half:
+                losses = generator.process.training_losses(forward, latent)
+            optimizer.zero_grad(set_to_none=False)
+            losses['loss'].backward()
             clip_grad_norm_(denoiser.parameters(), 1)
             optimizer.step()
             move_average(generator.denoiser, denoiser, step, DECAY)
-            bar.set_postfix(update=step, loss=f'{float(loss.detach()):.3f}')
-            bar.update(round(done * seconds) - bar.n)
+            if step % 200 == 0:
+                scenes.grow()
+                _say(bar, step, losses, done * seconds)
     return step
+
+
+def _capture(denoiser: nn.Module, latent: Tensor) -> Callable[..., Tensor]:
+    """On a GPU, replay the network as one graph: it is too small for calls one by one."""
+    if latent.device.type != 'cuda':
+        return denoiser
+    times = torch.ones(len(latent), 2, dtype=torch.long, device=latent.device)
+    graph: Callable[..., Tensor] = torch.cuda.make_graphed_callables(
+        denoiser, (latent, times)
+    )
+    return graph
+
+
+def _say(bar: Any, step: int, losses: dict[str, Tensor], seconds: float) -> None:
+    values = {name: f'{float(value.detach()):.4f}' for name, value in losses.items()}
+    if values['loss'] == 'nan':
+        raise SystemExit(f'The loss is no number at update {step}.')
+    bar.set_postfix(update=step, **values)
+    bar.update(round(seconds) - bar.n)
 
 
 def main() -> None:
@@ -104,24 +213,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, help='folder to write')
     parser.add_argument('--minutes', type=float, default=90, help='time of training')
-    parser.add_argument('--scenes', type=int, default=3000, help='number of scenes')
+    parser.add_argument('--scenes', type=int, default=8000, help='number of scenes')
+    parser.add_argument('--batch-size', type=int, default=128, help='crops an update')
     parser.add_argument('--seed', type=int, default=0, help='of weights and batches')
     args = parser.parse_args()
-    images, masks = make_scenes(args.scenes)
     torch.manual_seed(args.seed)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    scenes = Scenes(args.scenes, max(1, (os.cpu_count() or 1) - 2), device)
     codec = make_codec('pixels', scene_spec(hard=True), {'fold': 4})
-    codec.fit_scaling(images[:400].float())
-    codec.fit_statistics(
-        {'image': images[i : i + 50].float(), 'mask': masks[i : i + 50].long()}
-        for i in range(0, min(len(images), 600), 50)
-    )
+    images, masks = scenes.crops(300, 128)
+    codec.fit_scaling(images.cpu())
+    parts = zip(images.cpu().split(50), masks.cpu().split(50))
+    codec.fit_statistics({'image': image, 'mask': mask} for image, mask in parts)
     settings = generator_settings(load_preset('tiny'), 'pixels')
     config = {'stage': 'diffusion', **settings, 'patch_size': [PATCH, PATCH]}
-    generator = Generator.build(codec, config).requires_grad_(False)
-    updates = train(generator, images, masks, 60 * args.minutes)
-    training = {'scenes': len(images), 'updates': updates, 'batch_size': BATCH}
-    generator.config['training'] = training | {'seed': args.seed}
-    generator.denoiser.half()
+    generator = Generator.build(codec, config).requires_grad_(False).to(device)
+    updates = train(generator, scenes, args.batch_size, 60 * args.minutes)
+    training = {'scenes': len(scenes.images), 'updates': updates}
+    training |= {'batch_size': args.batch_size, 'seed': args.seed}
+    generator.config['training'] = training
+    generator.to('cpu').denoiser.half()
     generator.save(args.out)
 
 
