@@ -178,7 +178,7 @@ def train(generator: Generator, scenes: Scenes, batch: int, seconds: float) -> i
             latent = draw_latents(scenes, batch, generator.codec)
             with half:
                 losses = generator.process.training_losses(forward, latent)
-            optimizer.zero_grad(set_to_none=False)
+            optimizer.zero_grad()
             losses['loss'].backward()
             clip_grad_norm_(denoiser.parameters(), 1)
             optimizer.step()
