@@ -232,14 +232,13 @@ def _add_study(verbs: Any) -> None:
         'study', help='a grid of trainings that says whether synthetic data help'
     )
     study.add_argument('config', help='YAML of the study')
-    study.add_argument('--shard', default='1/1', help='i/n: part i of n machines')
     study.add_argument(
         '--dry-run', action='store_true', help='show the grid and how long it takes'
     )
     study.add_argument(
-        '--prepare',
-        action='store_true',
-        help='only make what machines share: generators, pairs, how long to train',
+        '--scheduler',
+        help='address of a Dask scheduler, whose workers share the folder; one process '
+        'for each GPU here if left out',
     )
     study.add_argument('--retry', action='store_true', help='do failed runs again')
     study.set_defaults(verb=run.study)

@@ -408,6 +408,7 @@ class Quickstart:
                 'Finding how long a network must train until real-only stops rising',
                 1.75 * plan['steps']['network'] * plan['seconds']['network'],
             )
+        engine.begin()
         return engine.pilot(self.task, 0)
 
     def _measure(self, config: Config, engine: Engine) -> None:

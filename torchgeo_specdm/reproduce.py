@@ -284,9 +284,9 @@ def _measured(
             engine.begin()
             engine.say(f'Drawing and measuring {arm.generator}, subset {subset}')
             started = time.monotonic()
-            folder = engine.sets.generator(cell)
             data = _open(engine.study, engine, cell)
-            found = measure_synthesis(data, Generator.load(folder).codec, features)
+            generator = Generator.load(engine.sets.path('generator', cell))
+            found = measure_synthesis(data, generator.codec, features)
             path.parent.mkdir(parents=True, exist_ok=True)
             text = {'measures': found, 'seconds': time.monotonic() - started}
             write_text(path, json.dumps(text) + '\n')
@@ -296,9 +296,9 @@ def _measured(
 
 def _open(study: Study, engine: Engine, cell: Cell) -> TrustDataModule:
     """Real and generated pairs of a cell, drawn if they are not there."""
-    data = TrustDataModule(
-        make_object(study.data, BaseDataModule), engine.sets.folder(cell)
-    )
+    pairs = engine.sets.pairs(cell)
+    engine.require(pairs)
+    data = TrustDataModule(make_object(study.data, BaseDataModule), Path(pairs.name))
     data.prepare_data()
     data.setup('test')
     return data

@@ -164,24 +164,13 @@ def study(options: Namespace) -> None:
     from .tasks.support.progress import StepProgressBar
 
     study = Study.read(options.config)
-    try:
-        number, count = map(int, options.shard.split('/'))
-    except ValueError as error:
-        raise ValueError(
-            f'--shard {options.shard} must be i/n, such as 1/2 for the first of two.'
-        ) from error
     engine = Engine(study, lambda title: [StepProgressBar(title)])
-    cells = engine.shard(number, count)
+    cells = study.cells()
     if options.dry_run:
         print(describe_grid(engine, cells))
         return
-    if options.prepare:
-        engine.prepare(cells)
-        print(f'Prepared: machines can share {study.out}, each with its --shard i/n.')
-        return
-    runs = engine.run(cells, options.retry)
-    # what other machines have done is in the table too
-    path = write_study(study, engine.finished(study.cells()))
+    runs = _run_study(engine, cells, options)
+    path = write_study(study, runs)
     print(path.read_text(encoding='utf-8'))
     failed = [run for run in runs if run.reason]
     if failed:
@@ -190,6 +179,32 @@ def study(options: Namespace) -> None:
             f'{failed[0].cell.title}: {failed[0].reason} All are in '
             f'{study.out / "runs.csv"}; --retry does them again.'
         )
+
+
+def _run_study(engine: Any, cells: Any, options: Namespace) -> Any:
+    """Run a study in this process, or in those of a Dask cluster."""
+    from torch import cuda
+
+    gpus, trainer = cuda.device_count(), engine.study.trainer
+    alone = 'devices' in trainer or trainer.get('accelerator') == 'cpu'
+    few = min(gpus, len(engine.missing(cells, options.retry))) < 2
+    if options.scheduler is None and (alone or few):
+        return engine.run(cells, options.retry)
+    try:
+        from .study.cluster import open_cluster, run_on_cluster
+    except ModuleNotFoundError as error:
+        if error.name not in ('dask', 'distributed'):
+            raise
+        remedy = 'install it: pip install distributed'
+        if options.scheduler is not None:
+            raise RuntimeError(
+                f'--scheduler {options.scheduler} needs the package distributed; '
+                f'{remedy}.'
+            ) from error
+        print(f'One of {gpus} GPUs is used. For all, {remedy}.', file=sys.stderr)
+        return engine.run(cells, options.retry)
+    with open_cluster(options.scheduler, gpus) as client:
+        return run_on_cluster(client, engine, cells, options.retry)
 
 
 def generate(options: Namespace) -> None:

@@ -73,36 +73,6 @@ def test_killed_and_started_again(
     assert said.count('] net, ') == 4 - len(kept)
 
 
-@pytest.mark.parametrize('order', [(1, 2), (2, 1)])
-def test_two_machines_share_a_folder(
-    world: Path, tmp_path: Path, whole: list[list[str]], order: tuple[int, int]
-) -> None:
-    path = str(write_yaml(tmp_path, world / 'rich', **mixing(world)))
-    for number in order:
-        assert main(['study', path, '--shard', f'{number}/2']) == 0
-        lines = len(table_of(tmp_path / 'out')) - 1
-        assert lines == (2 if number == order[0] else 4)
-    assert table_of(tmp_path / 'out') == whole
-
-
-@pytest.mark.parametrize(
-    'shard, said',
-    [
-        ('0/2', 'shard 0/2 must be i/n with i from 1 to n'),
-        ('3/2', 'shard 3/2 must be i/n with i from 1 to n'),
-        ('1/3', 'n up to 2, the networks times sizes times seeds'),
-        ('1', '--shard 1 must be i/n'),
-        ('a/b', '--shard a/b must be i/n'),
-    ],
-)
-def test_refuses_shards_out_of_range(
-    world: Path, tmp_path: Path, capsys: Output, shard: str, said: str
-) -> None:
-    path = write_yaml(tmp_path, world / 'rich', **mixing(world))
-    assert said in refused(capsys, str(path), '--shard', shard)
-    assert not (tmp_path / 'out').exists()
-
-
 def test_a_lost_run_is_a_row(world: Path, tmp_path: Path, capsys: Output) -> None:
     models = {'lost': tiny_task(lr=1e30), 'net': tiny_task()}
     path = str(write_yaml(tmp_path, world / 'rich', models=models, updates=4, seeds=1))
@@ -136,8 +106,6 @@ def test_dry_run_shows_the_grid(world: Path, tmp_path: Path, capsys: Output) -> 
     assert ' min on this machine, without generators' in said
     # not even the settings are kept
     assert not (tmp_path / 'out').exists()
-    assert main(['study', path, '--dry-run', '--shard', '1/2']) == 0
-    assert '2 runs of 2 arms, 12 updates' in capsys.readouterr().out
 
 
 def test_another_study_is_refused(world: Path, tmp_path: Path, capsys: Output) -> None:

@@ -143,35 +143,6 @@ class TestGrid:
         assert len(cells) == 48
         assert [c.arm == REAL for c in cells] == [True] * 12 + [False] * 36
 
-    @pytest.mark.parametrize('count', [1, 2, 3, 4])
-    def test_shards_are_a_partition_by_generator(
-        self, study: Study, count: int
-    ) -> None:
-        shards = [study.shard(i + 1, count) for i in range(count)]
-        assert sorted(c for shard in shards for c in shard) == sorted(study.cells())
-        units = [{study.unit(c) for c in shard} for shard in shards]
-        assert sum(map(len, units)) == 4 == len(study.units())
-
-    @pytest.mark.parametrize('count', [5, 12])
-    def test_more_machines_share_by_network_size_and_seed(
-        self, study: Study, count: int
-    ) -> None:
-        shards = [study.shard(i + 1, count) for i in range(count)]
-        assert sorted(c for shard in shards for c in shard) == sorted(study.cells())
-        parts = [{(c.model, c.size, c.seed) for c in shard} for shard in shards]
-        assert min(map(len, parts)) > 0 and sum(map(len, parts)) == 12
-
-    def test_refuses_machines_without_work(self, study: Study) -> None:
-        with pytest.raises(ValueError, match=r'shard 1/13 .* up to 12, the networks'):
-            study.shard(1, 13)
-
-    def test_all_labels_are_learned_on_one_machine(
-        self, study: Study, tmp_path: Path
-    ) -> None:
-        study = read(tmp_path, protocol='all_labels', sizes=[8, 0], subsets=2)
-        found = [{study.subset(c) for c in study.shard(i, 2)} for i in (1, 2)]
-        assert found == [{0}, {1}] and study.units() == [0, 1]
-
     def test_names_for_people(self) -> None:
         title = 'net, 5x mix, 8 real, seed 3'
         assert Cell('net', 'mix', 5.0, 8, 3).title == title

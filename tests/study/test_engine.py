@@ -196,13 +196,14 @@ class TestFolder:
     def test_time_left_is_that_of_missing_runs(
         self, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def measure(self: Engine, cell: Cell) -> Run:
-            return Run(*cell, 0, study.updates, {'miou': 0.5}, seconds=600)
+        def measure(self: Engine, cell: Cell) -> None:
+            run = Run(*cell, 0, study.updates, {'miou': 0.5}, seconds=600)
+            write_run(study.out, run)
 
         study, said = read_study(tmp_path, world / 'rich', seeds=4), list[str]()
         monkeypatch.setattr(Engine, '_measure', measure)
         for number in (0, 2):
-            write_run(study.out, measure(Engine(study), study.cells()[number]))
+            measure(Engine(study), study.cells()[number])
         Engine(study, say=said.append).run(study.cells())
         assert [line.rpartition(' (')[2] for line in said] == [
             'about 20 min left)',
@@ -345,20 +346,6 @@ class TestPilot:
         assert engine.updates(cell(study, REAL)) == 40 and trained == [40, 80, 160]
         engine, trained = self.pilot(study, monkeypatch, {})
         assert engine.updates(cell(study, REAL, 1)) == 40 and trained == []
-
-    def test_is_made_once_for_machines_that_share_a_folder(
-        self, study: Study, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        scores = {10: 0.1, 20: 0.3, 40: 0.5, 80: 0.502, 160: 0.503}
-        engine, trained = self.pilot(study, monkeypatch, scores)
-        with pytest.raises(ValueError, match='Run it with --prepare first'):
-            engine.shard(1, 2)
-        engine.prepare(study.cells())
-        assert trained == [10, 20, 40, 80, 160]
-        engine, trained = self.pilot(study, monkeypatch, {})
-        cells = [*engine.shard(1, 2), *engine.shard(2, 2)]
-        assert sorted(cells) == sorted(study.cells())
-        assert [engine.updates(c) for c in cells] == [40, 40] and trained == []
 
     def test_a_whole_study(self, world: Path, tmp_path: Path) -> None:
         study = read_study(

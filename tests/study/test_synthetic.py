@@ -1,8 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,13 @@ import torch
 from torchgeo.datamodules import NonGeoDataModule
 
 from tests.study.fakes import open_data, pixel_codec, write_generator
-from tests.study.worlds import (
-    Watch,
-    cell,
-    pairs_data,
-    read_study,
-    table_of,
-    watched,
-    write_yaml,
-)
+from tests.study.worlds import Watch, cell, pairs_data, read_study, watched
 from torchgeo_specdm import PairFolder
-from torchgeo_specdm.cli import main
 from torchgeo_specdm.objects import make_object
 from torchgeo_specdm.pairs.facts import fingerprints
-from torchgeo_specdm.pairs.fingerprint import read_seen_samples
+from torchgeo_specdm.pairs.fingerprint import read_seen_samples, write_seen_samples
 from torchgeo_specdm.reporting.study import write_study
+from torchgeo_specdm.study import synthetic
 from torchgeo_specdm.study.configs import subset_config
 from torchgeo_specdm.study.design import REAL, Study
 from torchgeo_specdm.study.engine import Engine
@@ -49,17 +40,6 @@ ARMS: dict[str, tuple[dict[str, Any], list[tuple[int, int, int]]]] = {
     'copy_paste': ({'generator': None, 'batch_mix': 'copy_paste'}, [(8, 0, 3)]),
     'longer': ({'generator': None, 'longer': 2}, [(8, 0, 6)]),
 }
-
-
-#: Two processes, of which neither waits until the other has imported anything.
-TWO_MACHINES = """
-import os, sys
-import torchgeo_specdm.study.engine
-from torchgeo_specdm.cli import main
-child = os.fork()
-code = main(['study', sys.argv[1], '--shard', '2/2' if child else '1/2'])
-sys.exit(code or (os.waitpid(child, 0)[1] if child else 0))
-"""
 
 
 def arm(**changes: Any) -> dict[str, Any]:
@@ -149,19 +129,6 @@ class TestUses:
         ]
         assert len(PairFolder(home / 'own-joint')) == 8
 
-    def test_what_is_missing(self, done: Any) -> None:
-        study = done[0]
-        sets, cells = Engine(study).sets, study.cells()
-        manifest = study.out / 'sets' / '8-0' / 'own-joint' / 'manifest.jsonl'
-        text = manifest.read_text()
-        # a rejected sample was drawn, and is not drawn again
-        assert '"accepted": true' in text
-        manifest.write_text(text.replace('"accepted": true', '"accepted": false', 1))
-        assert sets.missing(cells) == []
-        manifest.write_text(''.join(text.splitlines(keepends=True)[:-1]))
-        assert [c.arm for c in sets.missing(cells)] == ['even']
-        manifest.write_text(text)
-
     def test_masks_of_real_samples_are_kept(self, done: Any) -> None:
         home = done[0].out / 'sets' / '8-0'
         real = PairFolder(home / 'real')
@@ -243,55 +210,34 @@ def test_ratios_are_rounded_as_in_the_mix(world: Path, tmp_path: Path) -> None:
     assert engine.sets.count(cell(study, 'mix', size=100)) == 29
 
 
-class TestMoreMachinesThanSubsets:
-    """One subset of real samples, hence one generator, and two machines."""
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """The first arguments of all calls of a function that makes samples."""
+    calls, call = list[Any](), getattr(synthetic, name)
 
-    @staticmethod
-    def write(root: Path, real: Path, generator: Path) -> str:
-        kinds: list[dict[str, Any]] = [{}, {'relabel': True}, {'source': 'vary'}]
-        path = write_yaml(
-            root,
-            real,
-            data=pairs_data(real, 4),
-            arms={f'arm {i}': arm(**kind) for i, kind in enumerate(kinds)},
-            generators={'own': {'folder': str(generator)}},
-            sizes=[8],
-        )
-        return str(path)
+    def count(first: Any, *rest: Any) -> Any:
+        calls.append(first)
+        return call(first, *rest)
 
-    def test_pairs_must_be_there_first(
-        self, pair_folder: Path, generator: Path, tmp_path: Path, capsys: Any
-    ) -> None:
-        path = self.write(tmp_path, pair_folder, generator)
-        assert main(['study', path, '--shard', '2/2']) == 1
-        said = capsys.readouterr().err
-        assert 'shard 2/2 has several machines for each of the 1 subset(s)' in said
-        assert 'Run it with --prepare first' in said
-        assert not (tmp_path / 'out').exists()
+    monkeypatch.setattr(synthetic, name, count)
+    return calls
 
-    def test_both_at_the_same_time(
-        self, pair_folder: Path, generator: Path, tmp_path: Path
-    ) -> None:
-        whole, shared = tmp_path / 'whole', tmp_path / 'shared'
-        assert main(['study', self.write(whole, pair_folder, generator)]) == 0
-        path = self.write(shared, pair_folder, generator)
-        assert main(['study', path, '--prepare']) == 0
-        assert not (shared / 'out' / 'runs').exists()
-        home = shared / 'out' / 'sets' / '8-0'
-        drawn = {
-            file: file.stat().st_mtime_ns
-            for name in ('own-joint', 'own-vary-0.6', 'real')
-            for file in (home / name).rglob('*')
-        }
-        assert len(drawn) > 3 * 16
-        command = [sys.executable, '-c', TWO_MACHINES, path]
-        root = Path(__file__).parents[2]
-        subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=300)
-        # nobody writes what is there
-        assert drawn == {file: file.stat().st_mtime_ns for file in drawn}
-        # the table of the last one may be older than the other's last run
-        assert main(['study', path]) == 0
-        assert table_of(shared / 'out') == table_of(whole / 'out')
+
+def test_leaks_are_looked_for_once(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = shutil.copytree(world / 'right', tmp_path / 'pairs')
+    write_seen_samples(pairs, fingerprints(open_data(world / 'rich').test_dataset))
+    hashed = counted(monkeypatch, 'hash_held_out')
+    study = read_study(
+        tmp_path,
+        world / 'rich',
+        arms={'mix': arm(ratios=[1, 2]), 'only': arm(use='only')},
+        generators={'own': {'pairs': str(pairs)}},
+    )
+    runs = Engine(study).run(study.cells())
+    assert len(hashed) == 1 and len(runs) == 8
+    said = '8 test samples of PairFolderDataModule are among those that the generator'
+    assert [run.reason.startswith(said) for run in runs] == [False] * 2 + [True] * 6
 
 
 class TestLearned:
@@ -356,8 +302,13 @@ class TestLearned:
         page = write_study(study, runs).read_text()
         assert '**Generators saw all labels of the training set' in page
 
-    def test_one_that_cannot_be_learned_is_a_row(self, study: Study) -> None:
+    def test_one_that_cannot_be_learned_is_a_row(
+        self, study: Study, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = counted(monkeypatch, 'learn_stage')
         recipe = replace(study.generators['own'], preset='nothing')
-        study = replace(study, generators={'own': recipe}, sizes=(4,), seeds=(0,))
-        real, mix = Engine(study).run(study.cells())
-        assert not real.reason and 'nothing' in mix.reason
+        study = replace(study, generators={'own': recipe}, sizes=(4,))
+        runs = Engine(study).run(study.cells())
+        # it is the generator of both seeds
+        assert [('nothing' in run.reason) for run in runs] == [False, False, True, True]
+        assert len(tried) == 1

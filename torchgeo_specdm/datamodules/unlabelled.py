@@ -21,7 +21,7 @@ from ..pairs.spec import USUAL_IGNORE, SampleSpec
 from .support.adapter import describe_datamodule
 from .support.mixed import MixedDataModule
 from .support.mixing import MatchedSamples, require_form
-from .support.mixing_checks import require_room, require_same_units, test_set
+from .support.mixing_checks import hash_held_out, require_room, require_same_units
 
 #: Name of the protocol in which images of scored places are seen without labels.
 LABELS_HERE = 'labels here, map there'
@@ -236,11 +236,7 @@ class UnlabelledDataModule(MixedDataModule):
     def _require_apart(self) -> None:
         """Refuse images that validation or test scores."""
         seen = {*fingerprints(self._images, True)}
-        for split, dataset in (
-            ('val', self.real.val_dataset),
-            ('test', test_set(self.real)),
-        ):
-            found = fingerprints(dataset, True) if dataset else {}
+        for split, found in hash_held_out(self.real).items():
             known = {found[value] for value in seen.intersection(found)}
             if known:
                 raise ValueError(

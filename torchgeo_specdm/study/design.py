@@ -25,6 +25,11 @@ FROM_PAIRS = ('joint', 'blurred', 'shifted')
 #: Generators see the labels that the networks see, or (as in the paper) all of them.
 Protocol = Literal['same_labels', 'all_labels']
 
+#: Kinds of :class:`Step`.
+Kind = Literal[
+    'pilot', 'held_out', 'real', 'generator', 'joint', 'pairs', 'reading', 'run'
+]
+
 #: Most seeds that one number may stand for.
 _MOST_SEEDS = 1000
 #: A misspelt key would be lost in silence.
@@ -54,6 +59,30 @@ class Cell(NamedTuple):
         size = f'{self.size} real' if self.size else 'all real'
         label = arm_label(self.arm, self.ratio)
         return f'{self.model}, {label}, {size}, seed {self.seed}'
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study, done once for all cells that need it.
+
+    Attributes:
+        kind: What is made: how long to train (``pilot``), hashes of the samples
+            ``held_out`` of training, the ``real`` training samples as a folder of
+            pairs, a ``generator``, the ``joint`` pairs that it draws, other ``pairs``,
+            pairs with the masks that a network reads in them (``reading``), or a
+            ``run``.
+        name: Name that no other step of this kind has.
+        cell: A cell that needs it; which one makes no difference.
+    """
+
+    kind: Kind
+    name: str
+    cell: Cell = field(compare=False)
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        return self.cell.title if self.kind == 'run' else f'{self.kind} {self.name}'
 
 
 def arm_label(arm: str, ratio: float) -> str:
@@ -323,47 +352,3 @@ class Study:
             for arm, ratio in arms
             if (arm != REAL) == rivals
         ]
-
-    def unit(self, cell: Cell) -> tuple[int, int]:
-        """Find size and number of the subset that a cell shares, with generators."""
-        return cell.size, self.subset(cell)
-
-    def units(self) -> list[Any]:
-        """Parts for one machine each, so that a generator is learned only once."""
-        return list(dict.fromkeys(map(self._shared, self.cells())))
-
-    def shard(self, number: int, count: int) -> list[Cell]:
-        """The cells of one of several machines that share the folder of results.
-
-        Args:
-            number: Number of the machine, 1 to *count*.
-            count: Number of machines.
-
-        Returns:
-            The cells. Up to as many machines as there are :meth:`units`, each subset of
-            real samples, and its generators, belong to one; above, each network with a
-            size and seed does.
-
-        Raises:
-            ValueError: If there is nothing for a machine to do.
-        """
-        finely = count > len(self.units())
-
-        def part(cell: Cell) -> Any:
-            # a network that reads masks for its own arms is trained where they are
-            return (cell.model, cell.size, cell.seed) if finely else self._shared(cell)
-
-        parts = list(dict.fromkeys(map(part, self.cells())))
-        if not 1 <= number <= count <= len(parts):
-            most = len({(cell.model, cell.size, cell.seed) for cell in self.cells()})
-            raise ValueError(
-                f'shard {number}/{count} must be i/n with i from 1 to n and n up to '
-                f'{most}, the networks times sizes times seeds of the study. Use '
-                'fewer machines.'
-            )
-        own = parts[number - 1 :: count]
-        return [cell for cell in self.cells() if part(cell) in own]
-
-    def _shared(self, cell: Cell) -> Any:
-        unit = self.unit(cell)
-        return unit if self.protocol == 'same_labels' else unit[1]

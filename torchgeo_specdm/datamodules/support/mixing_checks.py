@@ -24,6 +24,8 @@ from ...pairs.fingerprint import SEEN, read_seen_samples
 from ...pairs.manifest import require_unchanged
 from ...pairs.spec import SampleSpec
 
+#: Hashes of samples, and the first sample that has each, by split.
+HeldOut = dict[str, dict[str, int]]
 #: Means of the same band that differ by more than this factor have other units.
 UNIT_FACTOR = 10.0
 #: What other people's setup('test') raises where there is no test set.
@@ -243,17 +245,37 @@ def require_same_names(
     spec.require_match(synthetic, type(real).__name__, name)
 
 
-def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
+def hash_held_out(real: NonGeoDataModule) -> HeldOut:
+    """Hash every validation and test sample, and their images.
+
+    A data set that crops at random gives other hashes each time.
+
+    Args:
+        real: The real datamodule, set up for fitting; it is not changed.
+
+    Returns:
+        For ``val`` and ``test``, :func:`~torchgeo_specdm.pairs.facts.fingerprints`.
+    """
+    sets = {'val': real.val_dataset, 'test': test_set(real)}
+    return {
+        split: fingerprints(dataset, True) if dataset else {}
+        for split, dataset in sets.items()
+    }
+
+
+def require_no_leak(
+    real: NonGeoDataModule, folder: PairFolder, held_out: HeldOut | None = None
+) -> None:
     """Refuse synthetic samples whose generator saw validation or test samples.
 
-    Images without labels that it saw count as well.
-
-    Reads every validation and test sample once. A data set that crops at random
+    Images without labels that it saw count as well. A data set that crops at random
     cannot be checked, nor a folder that is not said to come from a generator.
 
     Args:
         real: The real datamodule, set up for fitting; it is not changed.
         folder: The synthetic samples.
+        held_out: Hashes of the validation and test samples, from
+            :func:`hash_held_out`; None reads every one of them.
 
     Raises:
         ValueError: With the number of samples seen, or if the folder of a generator
@@ -275,8 +297,7 @@ def require_no_leak(real: NonGeoDataModule, folder: PairFolder) -> None:
             'samples among what one was trained on are not looked for.'
         )
         return
-    for split, dataset in (('val', real.val_dataset), ('test', test_set(real))):
-        found = fingerprints(dataset, True) if dataset else {}
+    for split, found in (held_out or hash_held_out(real)).items():
         known = {found[value] for value in seen.intersection(found)}
         if known:
             raise ValueError(
