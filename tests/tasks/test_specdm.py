@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import BatchSizeFinder
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -299,6 +300,23 @@ class TestTwoProcesses:
 
 
 class TestTrainer:
+    def test_batch_size_that_lightning_finds(
+        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        out = tmp_path / 'g'
+        task = SpecDMTask('diffusion', str(out), 'pixels', 'tiny', tiny_settings)
+        data = pairs(pair_folder, batch_size=4)
+        finder = BatchSizeFinder(steps_per_trial=1, max_trials=2)
+        trainer = quiet_trainer(
+            tmp_path, max_steps=3, limit_val_batches=0, callbacks=[finder]
+        )
+        trainer.fit(task, data)
+        assert trainer.global_step == 3 and data.batch_size == 4
+        # not the weights of a trial, which ends as a training does
+        wanted = task.model.generator.denoiser.state_dict()
+        saved = Generator.load(out).denoiser.state_dict()
+        assert all(torch.equal(value, wanted[key]) for key, value in saved.items())
+
     def test_no_end_in_sight(
         self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
     ) -> None:

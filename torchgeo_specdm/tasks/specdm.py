@@ -166,7 +166,8 @@ class SpecDMTask(
             stage: 'fit', 'validate', 'test' or 'predict'.
         """
         super().setup(stage)
-        self._written = False
+        #: The step whose folder is written: trials of a batch size write theirs.
+        self._written = 0
         if stage == 'fit':
             self.prepare_codec(self._datamodule(), self.trainer.strategy.root_device)
             weights = self.model.state_dict().values()
@@ -439,7 +440,7 @@ class SpecDMTask(
         self.log_dict(scores, sync_dist=True)
 
     def _write_folder(self) -> None:
-        if self._written or self.trainer.global_step == 0:
+        if self._written == self.trainer.global_step:
             return
         datamodule = self._datamodule()
         self.model.finish(datamodule, self.device)
@@ -455,5 +456,5 @@ class SpecDMTask(
                 seen = {*fingerprints(datamodule.train_dataset)}
             self.model.save(self._folder, training)
             write_seen_samples(self._folder, seen)
-        self._written = True
+        self._written = self.trainer.global_step
         self.trainer.strategy.barrier()
