@@ -21,7 +21,7 @@ from lightning.pytorch import LightningModule
 import torchgeo_specdm
 from tests.data.pairs import make_pairs
 from tests.study.fakes import open_data, pixel_codec, write_generator
-from torchgeo_specdm import Generator, PairFolder, PairFolderDataModule
+from torchgeo_specdm import Generator, PairFolder, PairFolderDataModule, cli
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.tasks.specdm import SpecDMTask
@@ -79,6 +79,15 @@ class TestArguments:
         command = [sys.executable, '-m', 'torchgeo_specdm', '--version']
         said = subprocess.run(command, check=True, capture_output=True, text=True)
         assert said.stdout.strip() == torchgeo_specdm.__version__
+
+    def test_completion_says_what_it_needs(
+        self, capsys: Output, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cli, 'shtab', None)
+        with pytest.raises(SystemExit) as stop:
+            main(['--print-completion', 'bash'])
+        assert stop.value.code == 2
+        assert 'pip install shtab' in capsys.readouterr().err
 
     def test_completion(self, capsys: Output) -> None:
         pytest.importorskip('shtab')

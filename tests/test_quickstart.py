@@ -2,6 +2,7 @@
 # Licensed under the MIT License.
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torchgeo.main import main as torchgeo
 
 from torchgeo_specdm import PairFolder, quickstart
+from torchgeo_specdm.announcing import Announcer
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.quickstart import Quickstart
 from torchgeo_specdm.scenes.writing import write_scenes
@@ -67,6 +69,7 @@ def test_choice_of_the_codec(
         'precision': '32-true',
     }
     start = Quickstart(tmp_path / 'out', codec=codec)
+    monkeypatch.setattr(Announcer, 'part', lambda *arguments: None)
     real: Any = Real()
     assert start._learn_codec(real, {}, plan)[0] == chosen
     assert said in start._learn_codec(real, {}, plan)[1]
@@ -99,6 +102,13 @@ class Trained:
     def take(self) -> list[int]:
         found, self.steps = self.steps, []
         return found
+
+
+def parts(said: str) -> list[str]:
+    """The first three words of each announced part, which 80 columns show whole."""
+    lines = re.findall(r'^\d/\d .*$', said, re.MULTILINE)
+    assert all(' (about ' in line and len(line) <= 80 for line in lines)
+    return [' '.join(re.split(r'[ :]', line)[:3]) for line in lines]
 
 
 @pytest.fixture
@@ -145,20 +155,27 @@ def test_the_whole_path(
     said, error = capsys.readouterr()
     assert 'The same command goes on from here.' in error
     # it says before each step how long it takes
-    steps = ('Making 23', 'Timing', 'Stage 1', 'Stage 2', 'Generating 16 labelled')
-    for line, step in zip(said.splitlines(), steps, strict=True):
-        assert line.startswith(step) and ' (about ' in line
+    assert parts(said) == [
+        *('1/8 Making 23', '2/8 Timing a', '3/8 Stage 1', '4/8 Stage 2'),
+        '5/8 Generating 16',
+    ]
+    assert '\nPlan for --minutes 0.5: about ' in said
+    assert '\nCodec ' in said and ' are wanted' in ' '.join(said.split())
 
     # it goes on: pilots of 1, 2 and 4 updates, a first judge of as many, the second
     # one and the grid
     assert main(command) == 0
     assert tiny.take() == [1, 2, 4, 1, 2, 4, *[4] * 5]
     said = capsys.readouterr().out
-    steps = ('Checking 23', 'Generating 16', 'Finding', 'Measuring', 'Training 4')
-    for line, step in zip(said.splitlines()[:5], steps, strict=True):
-        assert line.startswith(step) and ' (about ' in line
+    assert parts(said) == [
+        *('1/8 Checking 23', '5/8 Generating 16', '6/8 Finding how'),
+        *('7/8 Measuring, with', '8/8 Training 4'),
+    ]
+    assert '\n[4/4] ' in said
     assert '1x synthetic changes mIoU by ' in said
+    assert 'Looks real: ' in said and 'Not copied: ' in said
     assert f'Report: {out / "report.html"}' in said
+    assert 'Your own patches: torchgeo-specdm quickstart --data FOLDER' in said
     check_results(out)
     page = (out / 'report.html').read_text(encoding='utf-8')
     seen = '16 samples of PairFolderDataModule and 7 images without labels'

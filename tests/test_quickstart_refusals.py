@@ -182,8 +182,8 @@ class TestSettings:
                 'precision': '32-true',
                 'latent_batch_size': 8,
                 'passes': 1,
-                'steps': {},
-                'seconds': {},
+                'steps': {'diffusion': 1, 'network': 1},
+                'seconds': {'diffusion': 1, 'network': 1, 'sample': 1},
             }
 
         def stop(*arguments: Any) -> None:

@@ -21,6 +21,8 @@ try:
 except ImportError:
     shtab = None
 
+#: Help and refusal of an option.
+_COMPLETION = 'shell completion, which needs the package shtab'
 _INTERRUPTED, _CLOSED_PIPE, _TERMINATED = 130, 141, 143
 #: What a user can mend; anything else is a fault of ours and shows its traceback.
 _EXPECTED = (ValueError, OSError, RuntimeError, TypeError)
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hide what Lightning says of devices and loggers at every start."""
+    # which sets the levels of its loggers
+    import_module('lightning.pytorch')
     loggers = [logging.getLogger(f'lightning.{name}') for name in ('pytorch', 'fabric')]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -94,6 +98,13 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{'formatter_class': _Help} | settings)
 
 
+class _NeedsShtab(argparse.Action):
+    """Says what completion needs, where that is not installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        parser.error(f'{_COMPLETION}: pip install shtab')
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line, for completion and for the documentation."""
     parser = _Parser(
@@ -101,7 +112,9 @@ def make_parser() -> argparse.ArgumentParser:
         description='Learn, draw and judge labelled satellite image patches.',
     )
     parser.add_argument('--version', action='version', version=__version__)
-    if shtab is not None:
+    if shtab is None:
+        parser.add_argument('--print-completion', action=_NeedsShtab, help=_COMPLETION)
+    else:
         shtab.add_argument_to(parser, '--print-completion')
     parser.add_argument(
         '--debug', action='store_true', help='show the whole traceback of an error'

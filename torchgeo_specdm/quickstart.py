@@ -16,6 +16,7 @@ import numpy as np
 from torch.utils.data import Subset
 from torchgeo.datamodules import NonGeoDataModule
 
+from .announcing import Announcer, tell
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.support.adapter import describe_datamodule, split_datasets
@@ -38,7 +39,8 @@ from .study.verdicts import NAMES, verdicts
 from .tasks.support.networks import NETWORKS
 from .tasks.support.plateau import Curve
 from .tasks.support.progress import StepProgressBar
-from .trust.measures import MEASURES
+from .trust.lights import lights
+from .trust.measures import MEASURES, read_measures
 from .trust.measuring import measure_pairs, real_config
 
 _ARM = 'synthetic'
@@ -101,6 +103,7 @@ class Quickstart:
         if self.unlabelled is not None:
             self.unlabelled = Path(self.unlabelled).absolute()
         self._extra_notes: list[str] = []
+        self._announce = Announcer(learned=self.codec != 'pixels')
         if not 0 < self.minutes < math.inf:
             raise ValueError(
                 f'minutes={self.minutes} must be above 0. Use 12 for two cores.'
@@ -125,6 +128,7 @@ class Quickstart:
         real = PairFolderDataModule(**config['init_args'])
         learned = unlabelled_config(config, self.unlabelled)
         codec, why = self._learn_codec(real, learned, plan)
+        tell(f'Codec {codec}: {why}.')
         self._learn_denoiser(codec, learned, plan)
         self._generate(plan)
         engine = self._engine(config, plan)
@@ -156,11 +160,28 @@ class Quickstart:
         }
         write_text(self.out / FACTS, json.dumps(facts, indent=2) + '\n')
         report = report_folder(self.out)
+        self._conclude(runs, report)
+        return report
+
+    def _conclude(self, runs: Sequence[Run], report: Path) -> None:
+        """Print the verdict, the lights, where things lie, and the next command."""
         print()
         for sentence in verdicts(runs, _SCORES[self.task]):
-            print(sentence)
-        print(f'\nReport: {report}\nYAMLs to copy: {self.out / "configs"}')
-        return report
+            tell(sentence)
+        found = lights(read_measures(self.out / 'trust'))
+        tell(' '.join(f'{x.name.capitalize()}: {x.state}.' for x in found))
+        print(
+            f'\nReport: {report}\nPairs:  {self.out / "synthetic"}\n'
+            f'YAMLs to copy: {self.out / "configs"}'
+        )
+        if self.data is None:
+            command = 'torchgeo-specdm quickstart --data FOLDER --out RESULTS'
+            said = 'Your own patches'
+        else:
+            generator = shlex.quote(str(self.out / 'diffusion'))
+            command = f'torchgeo-specdm generate --generator {generator} --out MORE'
+            said = 'More pairs'
+        print(f'{said}: {command}\nWhat to do now: at the top of the report.')
 
     def _notes(self, plan: Config) -> list[str]:
         """Sentences that a reader has to know before any number."""
@@ -222,7 +243,8 @@ class Quickstart:
             folder = PairFolder(data, bands=self.bands)
             # dead ones are looked for once
             self.bands = None if self.bands is None else folder.spec.bands
-            self._say(f'Checking every file of {data}', 0.02 * len(folder))
+            what = f'Checking every file of {data.name}'
+            self._announce.part('data', what, 0.02 * len(folder))
             folder.verify()
             described = f'{self.data.name} {content_hash(data)}'
         #: What must be equal for a second start to go on in the same folder.
@@ -245,7 +267,7 @@ class Quickstart:
         require_same_settings(self.out / 'plan.json', self._settings)
         if self.data is None:
             verb = 'Checking' if (data / 'README.md').exists() else 'Making'
-            self._say(f'{verb} {sum(_SCENES)} demo scenes in {data}', 10)
+            self._announce.part('data', f'{verb} {sum(_SCENES)} demo scenes', 10)
             change = self.task == 'change'
             write_scenes(data, _SCENES, _SCENE_SIZE, self.seed, change=change)
         return data
@@ -274,25 +296,29 @@ class Quickstart:
             datamodule, read_yaml(Path(str(self.data))).get('spec')
         )
         count = sum(map(len, sets.values()))
-        self._say(f'Writing {count} samples of the datamodule to {out}', 0.02 * count)
+        what = f'Writing {count} samples of the datamodule as pairs'
+        self._announce.part('data', what, 0.02 * count)
         card = f'Real samples of {config["class_path"]}.\n'
         write_real_pairs(out, spec, sets, {'seed': self.seed, 'data': config}, card)
 
     def _plan(self, data: Path) -> Config:
         """Steps that fit the minutes; the first start measures and keeps them."""
         samples, size = self._check(data)
+        runs = (1 + len(_RATIOS)) * _SEEDS
         path = self.out / 'plan.json'
         if path.exists():
-            return dict(read_json(path, PlanFile)['plan'])
-        self._say('Timing a few steps of each kind on this machine', 15)
-        spec = PairFolder(data, bands=self.bands).spec
-        runs = (1 + len(_RATIOS)) * _SEEDS
-        learned = self.codec != 'pixels'
-        network = NETWORKS[self.task]
-        plan = make_plan(spec, network, size, samples, self.minutes, runs, learned)
-        self.out.mkdir(parents=True, exist_ok=True)
-        content = {'settings': self._settings, 'plan': plan}
-        write_text(path, json.dumps(content, indent=2) + '\n')
+            plan = dict(read_json(path, PlanFile)['plan'])
+        else:
+            self._announce.part(
+                'timing', 'Timing a few steps of each kind on this machine', 15
+            )
+            spec = PairFolder(data, bands=self.bands).spec
+            network, learned = NETWORKS[self.task], self.codec != 'pixels'
+            plan = make_plan(spec, network, size, samples, self.minutes, runs, learned)
+            self.out.mkdir(parents=True, exist_ok=True)
+            content = {'settings': self._settings, 'plan': plan}
+            write_text(path, json.dumps(content, indent=2) + '\n')
+        self._announce.plan(plan, self.minutes, runs, int(max(_RATIOS) * samples))
         return plan
 
     def _check(self, data: Path) -> tuple[int, tuple[int, int]]:
@@ -339,9 +365,8 @@ class Quickstart:
         folder = self.out / 'autoencoder'
         steps = plan['steps']['autoencoder']
         if not (folder / CONFIG).exists():
-            self._say(
-                f'Stage 1: learning the two-stream autoencoder, {steps} steps',
-                steps * plan['seconds']['autoencoder'],
+            self._announce.part(
+                'stage 1', f'Stage 1: two-stream autoencoder, {steps} steps'
             )
             learn_stage('autoencoder', 'two_stream', config, self.out, plan, self.seed)
         real.setup('validate')
@@ -366,9 +391,8 @@ class Quickstart:
         if (self.out / 'diffusion' / CONFIG).exists():
             return
         steps = plan['steps']['diffusion']
-        self._say(
-            f'Stage 2: learning the joint diffusion model ({codec}), {steps} steps',
-            steps * plan['seconds']['diffusion'],
+        self._announce.part(
+            'stage 2', f'Stage 2: joint diffusion ({codec}), {steps} steps'
         )
         name = 'pixels' if codec == 'pixels' else str(self.out / 'autoencoder')
         learn_stage('diffusion', name, config, self.out, plan, self.seed)
@@ -377,10 +401,11 @@ class Quickstart:
         """Draw as many pairs as the largest ratio needs, or what is missing of them."""
         count = int(max(_RATIOS) * plan['samples'])
         if (self.out / 'synthetic' / 'README.md').exists():
-            self._say(f'Checking {count} generated pairs', count / 200)
+            self._announce.part(
+                'pairs', f'Checking {count} generated pairs', count / 200
+            )
         else:
-            seconds = count * plan['seconds']['sample']
-            self._say(f'Generating {count} labelled pairs', seconds)
+            self._announce.part('pairs', f'Generating {count} labelled pairs')
         draw_pairs(self.out / 'diffusion', self.out / 'synthetic', count, self.seed)
 
     def _engine(self, config: Config, plan: Config) -> Engine:
@@ -399,15 +424,12 @@ class Quickstart:
             most_updates=most,
             score=_SCORES[self.task],
         )
-        return Engine(study, lambda title: [StepProgressBar(title)], lambda said: None)
+        return Engine(study, lambda title: [StepProgressBar(title)])
 
     def _find_updates(self, engine: Engine, plan: Config) -> Curve:
         """Find from real-only runs for how long the networks have to train."""
         if not (self.out / 'trust' / MEASURES).exists():
-            self._say(
-                'Finding how long a network must train until real-only stops rising',
-                1.75 * plan['steps']['network'] * plan['seconds']['network'],
-            )
+            self._announce.part('pilot', 'Finding how long a network must train')
         engine.begin()
         return engine.pilot(self.task, 0)
 
@@ -415,7 +437,9 @@ class Quickstart:
         """Measure the trust that the generated pairs deserve."""
         trust, generator = self.out / 'trust', self.out / 'diffusion'
         if not (trust / MEASURES).exists():
-            self._say('Measuring, with networks trained on real pairs as judges', 60)
+            self._announce.part(
+                'judges', 'Measuring, with judges trained on real pairs'
+            )
             judge = engine.study.models[self.task]
             pairs = self.out / 'synthetic'
             most = engine.study.most_updates
@@ -427,21 +451,15 @@ class Quickstart:
         missing = len(cells) - len(engine.finished(cells))
         if missing:
             updates = engine.updates(cells[0])
-            self._say(
-                f'Training {missing} networks with {updates} updates each',
-                missing * (updates * plan['seconds']['network'] + 2),
-            )
+            seconds = missing * (updates * plan['seconds']['network'] + 2)
+            what = f'Training {missing} networks with {updates} updates each'
+            self._announce.part('networks', what, seconds)
         runs = engine.run(cells)
         write_text(self.out / 'comparison' / 'runs.csv', table(runs))
         for run in runs:
             if run.reason:
                 raise RuntimeError(f'{run.cell.title}: {run.reason}')
         return runs
-
-    def _say(self, what: str, seconds: float) -> None:
-        """Announce a step and how long it will take."""
-        last = f'{max(seconds, 1):.0f} s' if seconds < 90 else f'{seconds / 60:.1f} min'
-        print(f'{what} (about {last})', flush=True)
 
 
 def _show(counts: dict[str, int]) -> str:

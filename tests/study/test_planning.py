@@ -8,7 +8,13 @@ import torch
 
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.study import planning
-from torchgeo_specdm.study.planning import make_plan, time_steps
+from torchgeo_specdm.study.planning import (
+    SETTLING,
+    expected_seconds,
+    least_minutes,
+    make_plan,
+    time_steps,
+)
 
 SPEC = SampleSpec(('B02', 'B03', 'B04', 'B08'), ('water', 'land', 'town'))
 SECONDS = {'autoencoder': 0.1, 'diffusion': 0.2, 'network': 0.05}
@@ -103,6 +109,32 @@ def test_time_steps_takes_real_steps() -> None:
     found = time_steps(SPEC, network, 32, 2, 2)
     assert found.keys() == SECONDS.keys()
     assert all(0.001 < seconds < 10 for seconds in found.values())
+
+
+@pytest.mark.usefixtures('timed')
+@pytest.mark.parametrize('learned', [True, False])
+def test_a_plan_takes_its_minutes(learned: bool) -> None:
+    parts = expected_seconds(plan(60, learned=learned), 12, 500)
+    assert ('stage 1' in parts) == learned
+    assert 0.8 * 3600 < sum(parts.values()) < 1.1 * 3600
+
+
+@pytest.mark.usefixtures('timed')
+def test_least_minutes() -> None:
+    least = least_minutes(plan(12), 12)
+    assert plan(0.99 * least)['steps']['network'] < SETTLING
+    assert plan(1.01 * least)['steps']['network'] >= SETTLING
+
+
+def test_other_work_does_not_slow_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed, passed = iter(range(100)), iter(range(0, 10_000, 100))
+    monkeypatch.setattr(planning.time, 'thread_time', lambda: next(computed))
+    monkeypatch.setattr(planning.time, 'perf_counter', lambda: next(passed))
+    layer = torch.nn.Linear(1, 1)
+    seconds = planning._seconds(
+        layer, lambda: layer(torch.ones(1, 1)).sum(), half=False
+    )
+    assert seconds == pytest.approx(1.15)
 
 
 def test_seconds_are_those_of_whole_steps() -> None:

@@ -33,9 +33,15 @@ _PASSES = 16
 _LATENTS = 20_000
 #: Shares of the time: stage 1, stage 2, and all trainings of the comparison.
 _SHARES = {'autoencoder': 0.14, 'diffusion': 0.28, 'network': 0.45}
-#: Trainings of the comparison's updates beside its grid: 1.75 for the pilot, 1.9 for
-#: the first judge and 1 for the second.
+#: Trainings of the comparison's updates beside its grid: for the pilot, and for the
+#: first judge (1.9) and the second. All else that is measured takes some seconds, and
+#: so does each test.
+_PILOT, _JUDGES = 1.75, 2.9
 _OTHER_RUNS = 5
+_MEASURING, _TESTING = 60, 2
+#: With fewer updates, training on real samples alone still improved wherever we looked
+#: (experiments/RESULTS.md).
+SETTLING = 400
 #: Fewest and most steps of each training, whatever the time.
 _LIMITS = {
     'autoencoder': (100, 20_000),
@@ -121,6 +127,44 @@ def make_plan(
     }
 
 
+def expected_seconds(plan: Config, runs: int, pairs: int) -> dict[str, float]:
+    """Say how long each part of a plan takes on a machine without other work.
+
+    Args:
+        plan: A plan of :func:`make_plan`.
+        runs: Trainings in the grid of the comparison.
+        pairs: Samples to draw.
+
+    Returns:
+        Seconds of ``stage 1`` (if there is one), ``stage 2``, ``pairs``, ``pilot``,
+        ``judges`` and ``networks``, in the order in which they are done.
+    """
+    steps, seconds = plan['steps'], plan['seconds']
+    training = steps['network'] * seconds['network']
+    stages = {'stage 1': 'autoencoder', 'stage 2': 'diffusion'}
+    return {
+        part: steps[name] * seconds[name]
+        for part, name in stages.items()
+        if name in steps
+    } | {
+        'pairs': pairs * seconds['sample'],
+        'pilot': _PILOT * training,
+        'judges': _JUDGES * training + _MEASURING,
+        'networks': runs * (training + _TESTING),
+    }
+
+
+def least_minutes(plan: Config, runs: int) -> float:
+    """Minutes from which on a verdict may settle (see :data:`SETTLING`).
+
+    Args:
+        plan: A plan of :func:`make_plan`.
+        runs: Trainings in the grid of the comparison.
+    """
+    training: float = SETTLING * plan['seconds']['network']
+    return training * (runs + _OTHER_RUNS) / _SHARES['network'] / 60
+
+
 def time_steps(
     spec: SampleSpec,
     network: Config,
@@ -169,12 +213,17 @@ def time_steps(
 def _seconds(
     module: nn.Module, loss: Callable[[], Tensor], half: bool, count: int = 9
 ) -> float:
-    """Median time of a step: forward, backward and the optimizer."""
+    """Median time of a step: forward, backward and the optimizer.
+
+    On processors it is the time that this thread computes, which other work of the
+    machine does not change, as far as it leaves it its caches.
+    """
     optimizer = torch.optim.AdamW(module.parameters())
     device = next(module.parameters()).device.type
+    clock = time.thread_time if device == 'cpu' else time.perf_counter
     taken = []
     for _ in range(count):
-        start = time.perf_counter()
+        start = clock()
         with torch.autocast(device, torch.bfloat16, enabled=half):
             value = loss()
         value.backward()  # type: ignore[no-untyped-call]
@@ -182,6 +231,6 @@ def _seconds(
         optimizer.zero_grad()
         # reading the value waits for the device
         float(value)
-        taken.append(time.perf_counter() - start)
+        taken.append(clock() - start)
     # loading and logging come on top
     return 1.15 * sorted(taken)[count // 2]
