@@ -69,7 +69,10 @@ def test_absolute_scores() -> None:
         (evidence(0.1, curve=RISING), 'Real-only was still rising'),
         (evidence(0.1, seeds=1), '1 seed is few'),
         (evidence(0.1, all_labels=True), 'saw more labels'),
-        (evidence(0.1, 0.1, 0.1, 0.1, 0.1, pixel_share=0.25), '5x by count is 1.2x by'),
+        (
+            evidence(0.1, 0.1, 0.1, 0.1, 0.1, pixel_share=0.25),
+            '5x by count is 1.25x by',
+        ),
         (
             evidence(
                 measures={

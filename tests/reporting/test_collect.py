@@ -68,7 +68,7 @@ def test_neighbours_lie_as_the_copies_do(measured: Measured) -> None:
     # in order of their distance, which is that of rounding
     ids = [int(caption.split(':')[0]) for caption in found.captions]
     assert sorted(ids) == list(range(COPIES))
-    assert all(caption.endswith(': 0.00') for caption in found.captions)
+    assert all(caption.endswith(': distance 0.00') for caption in found.captions)
     tiles = measured.data.tiles['synthetic']
     for i, number in enumerate(ids):
         assert torch.equal(found.generated.images[i], tiles[number]['image'])

@@ -137,7 +137,7 @@ def caveats(evidence: Evidence) -> list[str]:
         most = max(ratios)
         said.append(
             f'A generated sample has {share:.2g} of the pixels of a real one: {most:g}x '
-            f'by count is {most * share:.2g}x by area.'
+            f'by count is {most * share:.3g}x by area.'
         )
     return said
 

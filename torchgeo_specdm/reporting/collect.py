@@ -120,7 +120,7 @@ def _neighbours(data: TrustDataModule, rows: Sequence[Mapping[str, Any]]) -> Nei
             {'image': image, 'mask': _turned_back(mask[window], row['turn'])}
         )
     generated = [data.tiles['synthetic'][row['index']] for row in rows]
-    captions = [f'{row["id"]}: {row["distance"]:.2f}' for row in rows]
+    captions = [f'{row["id"]}: distance {row["distance"]:.2f}' for row in rows]
     return Neighbours(_stack(generated), _stack(windows), captions)
 
 
