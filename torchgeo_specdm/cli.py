@@ -130,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_generate,
         _add_filter,
         _add_report,
+        _add_publish,
         _add_convert,
         _add_reproduce,
     ):
@@ -360,6 +361,18 @@ def _add_report(verbs: Any) -> None:
     report.add_argument('--generator', help='folder of stage 2, to measure its codec')
     report.add_argument('--study', help='folder of a study of these pairs')
     report.set_defaults(verb=run.report)
+
+
+def _add_publish(verbs: Any) -> None:
+    publish = verbs.add_parser(
+        'publish', help='describe a folder of pairs for the Hugging Face Hub'
+    )
+    publish.add_argument('folder', help='folder of pairs')
+    publish.add_argument(
+        '--licence', required=True, help='of the pairs, such as cc-by-4.0'
+    )
+    publish.add_argument('--url', default='', help='address where they will be')
+    publish.set_defaults(verb=run.publish)
 
 
 def _add_convert(verbs: Any) -> None:

@@ -297,6 +297,15 @@ def report(options: Namespace) -> None:
     print(f'Report: {report_folder(path, real, updates=options.updates, **given)}')
 
 
+def publish(options: Namespace) -> None:
+    """Write what others find and load a folder of pairs by."""
+    from .datasets.publishing import publish
+
+    root = Path(options.folder)
+    written = publish(root, options.licence, options.url)
+    print(f'Written to {root}: {", ".join(path.name for path in written)}.')
+
+
 def convert(options: Namespace) -> None:
     """Convert published weights of a network."""
     from .models.convert import convert_file
