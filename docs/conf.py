@@ -27,5 +27,12 @@ myst_heading_anchors = 3
 
 html_theme = 'pydata_sphinx_theme'
 html_title = f'torchgeo_specdm {release}'
-html_theme_options = {'navbar_end': ['theme-switcher'], 'show_toc_level': 2}
+# all pages are in the sidebar, by their captions
+html_sidebars = {'**': ['globaltoc.html']}
+html_theme_options = {
+    'navbar_center': [],
+    'navbar_end': ['theme-switcher'],
+    'show_toc_level': 2,
+}
+html_context = {'default_mode': 'auto'}
 html_show_sourcelink = False
