@@ -9,7 +9,7 @@ import pytest
 from tests.datamodules.torchgeo_fakes import write_coded_pairs
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs import manifest
-from torchgeo_specdm.pairs.manifest import MANIFEST, require_unchanged
+from torchgeo_specdm.pairs.manifest import MANIFEST, require_unchanged, sort_manifest
 
 EDITED = Path('masks') / '0001.tif'
 
@@ -80,3 +80,15 @@ def test_a_folder_without_a_manifest(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     edit(folder / EDITED)
     require_unchanged(folder)
+
+
+def test_sorting_keeps_the_last_line_of_an_id(tmp_path: Path) -> None:
+    lines = ['{"id": "b", "index": 1}', '{"id": "a", "index": 0, "clipped": 0.5}']
+    torn = ['{"id": "a", "index": 0}', '{"id": "c", "ind', *lines]
+    path = tmp_path / MANIFEST
+    path.write_text('\n'.join(torn))
+    sort_manifest(tmp_path)
+    assert path.read_text().splitlines() == lines[::-1]
+    before = path.stat()
+    sort_manifest(tmp_path)
+    assert path.stat() == before

@@ -191,11 +191,11 @@ class PairFolder(PlottedDataset):
             ValueError: If a file is at fault, as of :meth:`__getitem__`.
         """
         name = self.ids[index]
-        if name not in self._facts:
-            kept = self._cache.kept.get(name)
+        entry = self._cache.kept.get(name) or self._facts.get(name)
+        if entry is None:
             # packed, facts of a million samples fit into memory
-            self._facts[name] = kept or pack_facts(SampleFacts.of(self._load(name)))
-        return unpack_facts(self._facts[name])
+            entry = self._facts[name] = pack_facts(SampleFacts.of(self._load(name)))
+        return unpack_facts(entry)
 
     def select(self, ids: Sequence[str]) -> 'PairFolder':
         """The same folder with just these ids, in this order."""

@@ -90,13 +90,13 @@ def sort_manifest(root: Path) -> None:
     are in memory.
 
     Args:
-        root: The folder of pairs, with a manifest.
+        root: The folder of pairs; its manifest, if any, reads (:func:`manifest_lines`).
 
     Raises:
         OSError: If the manifest cannot be written.
-        ValueError: If a line is of another form; the message names it.
     """
     path = root / MANIFEST
+    path.touch()
     places: dict[str, tuple[int, int]] = {}
     starts = [0]
     with path.open('rb') as file:
