@@ -77,10 +77,6 @@ class Settings(NamedTuple):
     counts: tuple[int, ...] = (1000, 10_000, 40_000, 100_000)
 
 
-#: Steps before those that are timed.
-_WARM_UP = 2
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True)
@@ -129,8 +125,9 @@ def scenes(settings: Settings) -> PairFolderDataModule:
 class Clock(Callback):
     """Notes the time at the end of each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int) -> None:
         self.times: list[float] = []
+        self.warm_up = warm_up
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Note it."""
@@ -138,16 +135,17 @@ class Clock(Callback):
 
     @property
     def step(self) -> float:
-        """Mean seconds of a step after the first few."""
-        timed = self.times[_WARM_UP:]
+        """Mean seconds of a step after the first ones."""
+        timed = self.times[self.warm_up :]
         return (timed[-1] - timed[0]) / (len(timed) - 1)
 
 
 def product_step(settings: Settings, task: LightningModule, data: Any) -> float:
-    """Seconds of a step of Lightning's trainer."""
-    clock = Clock()
+    """Seconds of a step of Lightning's trainer, after the first epoch."""
+    epoch = settings.scenes // settings.batch
+    clock = Clock(epoch)
     trainer = Trainer(
-        max_steps=settings.steps + _WARM_UP + 1,
+        max_steps=epoch + settings.steps + 1,
         accelerator='cpu',
         logger=False,
         callbacks=[clock],
