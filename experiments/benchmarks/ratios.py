@@ -20,9 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
 import yaml
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 from growth import Cost, draw, in_own_process, measure
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
@@ -169,18 +169,20 @@ def segmenter(settings: Settings) -> Iterator[Row]:
         ours = product_step(settings, task, data)
         batch = next(iter(data.train_dataloader()))
         image, mask = batch['image'] / 10_000, batch['mask']
-        optimizer = torch.optim.AdamW(task.model.parameters(), 1e-4)
+        network: Any = task.model
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
         task.train()
 
         def bare(
-            model: nn.Module = task.model,
+            network: Any = network,
             optimizer: torch.optim.Optimizer = optimizer,
             image: torch.Tensor = image,
             mask: torch.Tensor = mask,
         ) -> None:
             for _ in range(settings.steps):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(model(image), mask).backward()
+                loss: Any = nn.functional.cross_entropy(network(image), mask)
+                loss.backward()
                 optimizer.step()
 
         bare()
@@ -286,8 +288,10 @@ def drawing(settings: Settings) -> Iterator[Row]:
 
     config = {k: v for k, v in network.config.items() if not k.startswith('_')}
     config |= {'sample_size': shape[1:], 'class_embed_type': None}
-    unet = UNet2DModel(**config).eval()
-    pipeline = DDIMPipeline(unet, DDIMScheduler())
+    # whose classes have no types
+    library: Any = diffusers
+    unet = library.UNet2DModel(**config).eval()
+    pipeline = library.DDIMPipeline(unet, library.DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     ratios = in_turn(
         settings.rounds,
@@ -335,7 +339,7 @@ def starting(settings: Settings) -> Iterator[Row]:
     data = {'root': str(scenes(settings).root), 'batch_size': settings.batch}
     trainer = {'max_steps': 1, 'accelerator': 'cpu', 'logger': False}
     trainer |= {'limit_val_batches': 0, 'default_root_dir': str(settings.out)}
-    content = {
+    content: dict[str, Any] = {
         'trainer': trainer,
         'model': {'class_path': 'torchgeo_specdm.SpecDMTask', 'init_args': model},
         'data': {'class_path': 'torchgeo_specdm.PairFolderDataModule'},

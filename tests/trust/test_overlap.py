@@ -206,7 +206,8 @@ def test_georeference_tells_which_pairs_are_compared() -> None:
         [(40, 20), (30, 0), (0, 5000), (0, 90)],
     )
     calls: list[tuple[int, int]] = []
-    split = Subset(theirs, [2, 0, 1, 3])
+    whole_split: Any = theirs
+    split: Subset[Any] = Subset(whole_split, [2, 0, 1, 3])
     found = find_overlaps(ours, split, SPEC, lambda *done: calls.append(done))
     assert [f[:4] for f in found] == [(1, 1, 40, 20)]
     assert calls == [(1, 2), (2, 2)]
