@@ -456,8 +456,8 @@ def by_channel(streams: Mapping[str, slice], values: Tensor) -> Tensor:
     """
     # sizes as plain numbers: from a tensor, a GPU would have to be waited for
     widths = [channels.stop - channels.start for channels in streams.values()]
-    parts = zip(values.split(1, dim=1), widths, strict=True)
-    return torch.cat([p.expand(-1, n, *p.shape[2:]) for p, n in parts], 1)
+    parts = zip(values.unbind(1), widths, strict=True)
+    return torch.cat([p[:, None].expand(-1, n, *p.shape[1:]) for p, n in parts], 1)
 
 
 def image_streams(spec: SampleSpec, channels: int) -> dict[str, int]:

@@ -137,8 +137,8 @@ class LatentDataModule(WrappingDataModule):
         # the real one's is for real samples
         self.collate_fn = default_collate
         if isinstance(self.real, UnlabelledDataModule):
-            once = self.real.weights()
-            weights = once * (len(self.train_dataset) // len(once))
+            once, latents = self.real.weights(), self.train_dataset
+            weights = once * (len(latents) // len(once))  # type: ignore[arg-type]
             return DataLoader(
                 self.train_dataset,
                 self.batch_size,

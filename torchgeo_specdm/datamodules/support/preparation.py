@@ -84,7 +84,7 @@ class BatchAugmentation:
         side = self.patch_size
         cropped = size if side is None else (side, side)
         index = _moved_pixels(len(image), size, cropped, image.device)
-        moved = {}
+        moved: dict[str, Tensor] = {}
         for key in ('image', 'mask'):
             if key in batch:
                 plane = batch[key]

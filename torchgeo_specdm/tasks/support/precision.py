@@ -64,7 +64,7 @@ class AutoPrecision(Precision):
             self.precision = 'bf16-mixed'
         torch.set_float32_matmul_precision('high')
         if self.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
         if self.compile:
             for network in getattr(task.model, 'networks', [task.model]):
                 network.compile(mode=self.compile)

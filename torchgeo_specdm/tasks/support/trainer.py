@@ -60,7 +60,7 @@ def fast_bfloat16() -> bool:
     """Whether this machine computes in bfloat16 faster than in float32."""
     if torch.cuda.is_available():
         # what a GPU emulates is slow
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = Path('/proc/cpuinfo')
     text = flags.read_text(encoding='utf-8') if flags.exists() else ''
     # without AMX steps take 1.1 to 1.6 times as long (docs/notes/diffusion.md), and
