@@ -13,6 +13,7 @@ hold on a shared machine. Everything is made here: procedural scenes, untrained 
 import argparse
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ class Settings(NamedTuple):
     batch: int = 16
     steps: int = 8  #: of a training that is timed
     rounds: int = 3
+    blocks: int = 20  #: of five steps of both stages
     drawn: int = 64
     many: int = 1000  #: steps of DDPM
     counts: tuple[int, ...] = (1000, 10_000, 40_000, 100_000)
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = Settings(options.out.absolute())
     if options.small:
-        small = Settings(options.out.absolute(), 16, 20, 4, 2, 1, 8, 20, (70, 80))
+        small = Settings(options.out.absolute(), 16, 20, 4, 2, 1, 2, 8, 20, (70, 80))
         settings = small
     torch.set_num_threads(1)
     # nothing may be remembered of runs before
@@ -158,6 +160,21 @@ def product_step(settings: Settings, task: LightningModule, data: Any) -> float:
     )
     trainer.fit(task, data)
     return clock.step
+
+
+def stages(settings: Settings) -> Iterator[Row]:
+    """Steps of both stages, by a script of their own; the range of 80 % of its turns."""
+    script = str(Path(__file__).with_name('step.py'))
+    sizes = {'size': settings.side, 'batch': settings.batch, 'blocks': settings.blocks}
+    options = [f'--{name}={value}' for name, value in sizes.items()]
+    command = [sys.executable, script, '--out', str(settings.out / 'step'), *options]
+    table = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    for line in table.stdout.splitlines():
+        if line.startswith('| stage'):
+            name, *_, ratio, spread = line.strip('| ').split(' | ')
+            low, high = spread.split(', ')
+            values = [float(low), float(ratio), float(high)]
+            yield Row(f'{name}: product step / bare step', values, 1.05, True)
 
 
 def segmenter(settings: Settings) -> Iterator[Row]:
@@ -386,6 +403,7 @@ def growing(settings: Settings) -> Iterator[Row]:
 
 PARTS: dict[str, Callable[[Settings], Iterator[Row]]] = {
     'starting': starting,
+    'stages': stages,
     'segmenter': segmenter,
     'reading': reading,
     'drawing': drawing,
