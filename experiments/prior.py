@@ -44,6 +44,7 @@ SEED = 777_001
 RATE, WARMUP, DECAY = 1e-3, 100, 0.9995
 #: Chunks of scenes that are waited for before training begins.
 FIRST = 15
+SAVED_EVERY = 500
 
 
 def make_chunk(number: int) -> tuple[Tensor, Tensor]:
@@ -151,12 +152,10 @@ def draw_latents(scenes: Scenes, count: int, codec: Codec) -> Tensor:
     return latent.contiguous(memory_format=torch.channels_last)
 
 
-def train(generator: Generator, scenes: Scenes, batch: int, seconds: float) -> int:
-    """Train for so long; the generator gets the averaged weights.
-
-    Returns:
-        The number of updates.
-    """
+def train(
+    generator: Generator, scenes: Scenes, batch: int, seconds: float, out: Path
+) -> None:
+    """Train for so long, and save the averaged weights now and then, and at the end."""
     device = scenes.images.device
     denoiser = deepcopy(generator.denoiser).requires_grad_(True)
     denoiser = denoiser.to(memory_format=torch.channels_last)
@@ -169,6 +168,7 @@ def train(generator: Generator, scenes: Scenes, batch: int, seconds: float) -> i
     )
     with half:
         forward = _capture(denoiser, draw_latents(scenes, batch, generator.codec))
+    begun = generator.config['training']['updates']
     start, step = time.monotonic(), 0
     with tqdm(total=round(seconds), unit='s', mininterval=5) as bar:
         while (done := (time.monotonic() - start) / seconds) < 1:
@@ -186,7 +186,17 @@ def train(generator: Generator, scenes: Scenes, batch: int, seconds: float) -> i
             if step % 200 == 0:
                 scenes.grow()
                 _say(bar, step, losses, done * seconds)
-    return step
+            if step % SAVED_EVERY == 0:
+                save(generator, begun + step, len(scenes.images), out)
+    save(generator, begun + step, len(scenes.images), out)
+
+
+def save(generator: Generator, updates: int, scenes: int, out: Path) -> None:
+    """Write the generator in half precision, as it is shipped."""
+    generator.config['training'] |= {'updates': updates, 'scenes': scenes}
+    shipped = deepcopy(generator).cpu()
+    shipped.denoiser.half()
+    shipped.save(out)
 
 
 def _capture(denoiser: nn.Module, latent: Tensor) -> Callable[..., Tensor]:
@@ -208,6 +218,25 @@ def _say(bar: Any, step: int, losses: dict[str, Tensor], seconds: float) -> None
     bar.update(round(seconds) - bar.n)
 
 
+def make_generator(scenes: Scenes, begin: Path | None) -> Generator:
+    """One with the settings of the preset tiny, untrained or with weights of another."""
+    config = {'stage': 'diffusion', 'patch_size': [PATCH, PATCH]}
+    config |= generator_settings(load_preset('tiny'), 'pixels')
+    config['training'] = {'updates': 0}
+    if begin is not None:
+        other = Generator.load(begin)
+        config['training'] |= other.config.get('training', {})
+        generator = Generator.build(other.codec, config)
+        generator.denoiser.load_state_dict(other.denoiser.float().state_dict())
+        return generator.requires_grad_(False)
+    codec = make_codec('pixels', scene_spec(hard=True), {'fold': 4})
+    images, masks = (part.cpu() for part in scenes.crops(300, 128))
+    codec.fit_scaling(images)
+    parts = zip(images.split(50), masks.split(50))
+    codec.fit_statistics({'image': image, 'mask': mask} for image, mask in parts)
+    return Generator.build(codec, config).requires_grad_(False)
+
+
 def main() -> None:
     """Parse the arguments, train and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -216,24 +245,16 @@ def main() -> None:
     parser.add_argument('--scenes', type=int, default=8000, help='number of scenes')
     parser.add_argument('--batch-size', type=int, default=128, help='crops an update')
     parser.add_argument('--seed', type=int, default=0, help='of weights and batches')
+    parser.add_argument('--begin', type=Path, help='generator to go on from')
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     scenes = Scenes(args.scenes, max(1, (os.cpu_count() or 1) - 2), device)
-    codec = make_codec('pixels', scene_spec(hard=True), {'fold': 4})
-    images, masks = scenes.crops(300, 128)
-    codec.fit_scaling(images.cpu())
-    parts = zip(images.cpu().split(50), masks.cpu().split(50))
-    codec.fit_statistics({'image': image, 'mask': mask} for image, mask in parts)
-    settings = generator_settings(load_preset('tiny'), 'pixels')
-    config = {'stage': 'diffusion', **settings, 'patch_size': [PATCH, PATCH]}
-    generator = Generator.build(codec, config).requires_grad_(False).to(device)
-    updates = train(generator, scenes, args.batch_size, 60 * args.minutes)
-    training = {'scenes': len(scenes.images), 'updates': updates}
-    training |= {'batch_size': args.batch_size, 'seed': args.seed}
-    generator.config['training'] = training
-    generator.to('cpu').denoiser.half()
-    generator.save(args.out)
+    generator = make_generator(scenes, args.begin)
+    last = {'batch_size': args.batch_size, 'seed': args.seed}
+    generator.config['training'] |= last
+    seconds = 60 * args.minutes
+    train(generator.to(device), scenes, args.batch_size, seconds, args.out)
 
 
 if __name__ == '__main__':

@@ -36,11 +36,6 @@ class JointProcess(nn.Module):
         signal_scale: Latents are multiplied by this before noise is added. Below 1
             there is more noise at every time, the first ones included, which then show
             less detail (docs/notes/diffusion.md).
-        even_levels: Share of training samples whose times are drawn evenly by the
-            logarithm of signal over noise, of those whose mask is not drawn; all others
-            are drawn evenly by number, as published. Only a fiftieth of these has as
-            little noise as fine texture needs, while masks are decided in much noise
-            (docs/notes/diffusion.md).
         num_steps: Number of times T.
         beta_start: First beta of the schedule.
         beta_end: Last beta of the schedule.
@@ -50,7 +45,6 @@ class JointProcess(nn.Module):
     """
 
     signal: Tensor
-    widths: Tensor
 
     def __init__(
         self,
@@ -58,7 +52,6 @@ class JointProcess(nn.Module):
         prediction: Prediction = 'epsilon',
         cases: Mapping[str, float] | None = None,
         signal_scale: float = 1.0,
-        even_levels: float = 0.0,
         num_steps: int = 1000,
         beta_start: float = 0.0015,
         beta_end: float = 0.0155,
@@ -75,16 +68,8 @@ class JointProcess(nn.Module):
                 f'signal_scale={signal_scale} must lie in 0..1 without 0. Use 1 for '
                 'the noise as published.'
             )
-        if not 0 <= even_levels <= 1:
-            raise ValueError(
-                f'even_levels={even_levels} must lie in 0..1. Use 0 for times as '
-                'published.'
-            )
         self.streams = streams
         self.prediction = prediction
-        self.even_levels = even_levels
-        # the mask is the last stream, if there is one
-        self.masks = slice(len(streams) - ('mask' in streams), None)
         self.cases = Cases(cases or {JOINT: 1.0}, streams)
         self.signal_scale = signal_scale
         self.num_steps = num_steps
@@ -100,9 +85,6 @@ class JointProcess(nn.Module):
         # time 0 is clean, so that a given mask can be told from a nearly clean one
         products = torch.cat([products.new_ones(1), products])
         self.register_buffer('signal', products.sqrt(), persistent=False)
-        levels = (1 / products.double() - 1)[1:].log()
-        widths = levels.diff(prepend=2 * levels[:1] - levels[1:2]).float()
-        self.register_buffer('widths', widths, persistent=False)
 
     def draw_times(
         self, count: int, labelled: Tensor | None = None
@@ -121,13 +103,8 @@ class JointProcess(nn.Module):
         device = self.signal.device
         roles = self.cases.draw(count, labelled)
         times = torch.randint(1, self.num_steps + 1, (count, 1), device=device)
-        drawn = roles == Role.DRAWN
-        if self.even_levels:
-            even = torch.multinomial(self.widths, count, replacement=True)[:, None] + 1
-            chosen = torch.rand(count, 1, device=device) < self.even_levels
-            images = ~drawn[:, self.masks].any(1, keepdim=True)
-            times = even.where(chosen & images, times)
         times = times.where(roles != Role.GIVEN, 0)
+        drawn = roles == Role.DRAWN
         return times.where(roles != Role.ABSENT, self.num_steps), drawn
 
     def spread_times(self, first: int, count: int) -> Tensor:
