@@ -32,6 +32,8 @@ from .runs import Run, write_run
 
 #: Seconds after which workers are counted anew: a cluster may grow.
 _POLL = 5.0
+#: Seconds that workers get to end and begin again when the study is stopped.
+_PATIENCE = 15.0
 #: Times that a worker here may die in one step before the step has failed.
 _DEATHS = 2
 #: A step seeds the random numbers of its process, which does no other meanwhile.
@@ -200,9 +202,12 @@ class _Shared:
 
     def _wait(self) -> list[Step]:
         """Wait for a step, but not for long; give those that are finished."""
+        if not self.running:
+            # they may all be about to begin again
+            self.client.wait_for_workers(1)
+            return []
         with suppress(TimeoutError):
-            if self.running:
-                wait([*self.running], _POLL, 'FIRST_COMPLETED')
+            wait([*self.running], _POLL, 'FIRST_COMPLETED')
         finished = []
         for future in [f for f in self.running if f.done()]:
             if future.cancelled():
@@ -303,4 +308,4 @@ def _stopping(
             client.cancel([*running])
             with suppress(ValueError, OSError):
                 # a worker without a nanny can only finish what it does
-                client.restart_workers(busy, raise_for_error=False)
+                client.restart_workers(busy, _PATIENCE, raise_for_error=False)
