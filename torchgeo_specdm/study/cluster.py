@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
@@ -210,11 +211,6 @@ class _Shared:
             wait([*self.running], _POLL, 'FIRST_COMPLETED')
         finished = []
         for future in [f for f in self.running if f.done()]:
-            if future.cancelled():
-                raise RuntimeError(
-                    'The Dask scheduler has gone. What is finished is kept: start it '
-                    'again, and the same command goes on.'
-                )
             error, step = future.exception(), self.running.pop(future)
             if isinstance(error, UnfitWorker):
                 raise error
@@ -297,15 +293,22 @@ def _stopping(
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except CancelledError as error:
+        raise RuntimeError(
+            'The Dask scheduler has gone. What is finished is kept: start it again, and '
+            'the same command goes on.'
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, before)
         # workers here end with the cluster
         if running and client.cluster is None:
             keys = {future.key for future in running}
-            busy = [
-                w for w, own in client.processing().items() if keys.intersection(own)
-            ]
-            client.cancel([*running])
-            with suppress(ValueError, OSError):
-                # a worker without a nanny can only finish what it does
+            # a scheduler that has gone cannot be asked, and a worker without a nanny can
+            # only finish what it does
+            with suppress(OSError, RuntimeError, ValueError):
+                steps = client.processing()
+                client.cancel([*running])
+                busy = [
+                    worker for worker, own in steps.items() if keys.intersection(own)
+                ]
                 client.restart_workers(busy, _PATIENCE, raise_for_error=False)
