@@ -52,11 +52,8 @@ def compare_features(
         against real) and, if given, ``held_out`` and ``reconstructed``; with
         ``kernel`` also ``std``, that of its value over subsets; and ``samples``, on
         either side of each number. With too few samples for neighbours, the last four
-        are NaN.
-
-    Raises:
-        ValueError: If the training samples are of one place, or there are fewer than
-            two samples on a side.
+        are NaN; all are with fewer than two, or with training samples of one place,
+        which are too alike for a floor.
     """
     halves = _halve(real.places, repeats, seed)
     spread, middle = real.values.std(0), real.values.mean(0)
@@ -86,11 +83,6 @@ def _halve(places: Tensor, repeats: int, seed: int) -> list[Tensor]:
     # torchmetrics makes a number of what has one element
     places = places.cpu().flatten()
     names = np.unique(places.numpy())
-    if len(names) < 2:
-        raise ValueError(
-            f'All {len(places)} real samples were cut from {len(names)} place, but a '
-            'floor needs two or more: samples of one place are alike. Add places.'
-        )
     random = np.random.default_rng(seed)
     return [
         torch.isin(
@@ -111,13 +103,12 @@ def _pick(features: Tensor, count: int, seed: list[int]) -> Tensor:
 
 def _compare(real: Tensor, other: Tensor) -> dict[str, float]:
     """All numbers of two equally large sets of standardised features."""
+    near = neighbour_scores(real, other)
+    if len(real) < 2:
+        return dict.fromkeys(('frechet', 'kernel', 'kernel_std', *near), np.nan)
     value, std = kernel_distance(real, other)
-    return {
-        'frechet': frechet_distance(real, other),
-        'kernel': value,
-        'kernel_std': std,
-        **neighbour_scores(real, other),
-    }
+    distance = frechet_distance(real, other)
+    return {'frechet': distance, 'kernel': value, 'kernel_std': std, **near}
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:

@@ -29,8 +29,8 @@ from .rasters import read_codes, read_raster, write_categories
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
 #: A scene too small for so many blocks is divided into smaller ones: training,
-#: validation and test need places of their own.
-_FEWEST_BLOCKS = 4
+#: validation and test need two places each.
+_FEWEST_BLOCKS = 6
 #: Highest code of classes whose names are written beside each mask.
 _MOST_NAMED = 255
 #: Code of pixels outside of all polygons.
@@ -49,7 +49,7 @@ def export_scene(
     """Cut a scene and its labels into a folder of pairs.
 
     The scene is divided into blocks of four by four tiles, or smaller ones where there
-    would be fewer than four. They are the places of the folder, and no tile lies in two
+    would be fewer than six. They are the places of the folder, and no tile lies in two
     of them: so splits by place share no ground. Tiles without a valid or a labelled
     pixel are left out.
 
