@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What a GPU gives, and what the bare networks use of it.
+"""Rates that a GPU gives, and the part of them that the bare networks use.
 
 python experiments/benchmarks/gpu.py PART --out FOLDER (gpu.sh runs all of them)
 
@@ -205,7 +205,7 @@ def count_operations(network: Network) -> float:
 
 
 def measure_rates(options: argparse.Namespace) -> None:
-    """What copies, a matrix product and the convolutions reach by themselves."""
+    """Rates that copies, a matrix product and the convolutions reach by themselves."""
     side = options.matrix
     left, right = torch.randn(2, side, side, device=device(), dtype=torch.bfloat16)
     large, other = torch.randn(2, 4 * side * side, device=device())

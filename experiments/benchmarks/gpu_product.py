@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What training and drawing by the command line use of a GPU.
+"""The part of a GPU that training and drawing by the command line use.
 
 python experiments/benchmarks/gpu_product.py product --out FOLDER (gpu.sh runs it, too)
 

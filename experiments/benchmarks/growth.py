@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What drawing, finishing and opening cost as folders of pairs grow.
+"""Costs of drawing, finishing and opening as folders of pairs grow.
 
 python experiments/benchmarks/growth.py --out runs/growth --counts 1000 10000 100000
 
@@ -34,7 +34,7 @@ SPEC = SampleSpec(bands=('B04', 'B08'), classes=('water', 'land', 'built'))
 
 
 class Cost(NamedTuple):
-    """What a step took."""
+    """Time and memory that a step took."""
 
     seconds: float  #: of all processors
     megabytes: float  #: at most at a time

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""What this software costs beside the bare networks, as ratios with their bars.
+"""Costs of this software beside the bare networks, as ratios with their bars.
 
 python experiments/benchmarks/ratios.py --out runs/benchmark
 

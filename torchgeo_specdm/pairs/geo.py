@@ -128,7 +128,7 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
         return sorted(found)
 
     def _load(self, tile: GeoTile) -> dict[str, Tensor]:
-        """What the data set has in the box of x, y and time of a tile."""
+        """Read what the data set has in the box of x, y and time of a tile."""
         width, height = (self.tile * step for step in self.dataset.res)
         box = (
             slice(tile.left, tile.left + width),

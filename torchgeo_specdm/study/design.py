@@ -66,7 +66,7 @@ class Step:
     """One step of a study, done once for all cells that need it.
 
     Attributes:
-        kind: What is made: how long to train (``pilot``), hashes of the samples
+        kind: The thing that is made: how long to train (``pilot``), hashes of the samples
             ``held_out`` of training, the ``real`` training samples as a folder of
             pairs, a ``generator``, the ``joint`` pairs that it draws, other ``pairs``,
             pairs with the masks that a network reads in them (``reading``), or a

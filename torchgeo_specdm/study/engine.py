@@ -158,7 +158,7 @@ class Engine(Trainings):
 
         Args:
             cell: A cell of the study.
-            reason: What went wrong, in the run or in a step that it needs.
+            reason: The error, in the run or in a step that it needs.
             seconds: Seconds that it took.
         """
         self.say(f'  failed: {reason}')

@@ -66,7 +66,7 @@ class SyntheticSets:
         """The step that makes something for a cell.
 
         Args:
-            kind: What is made: ``held_out``, ``real``, ``generator``, ``joint`` or
+            kind: The thing that is made: ``held_out``, ``real``, ``generator``, ``joint`` or
                 ``pairs``.
             cell: A cell of an arm with synthetic samples.
         """

@@ -46,7 +46,7 @@ class Landmarks(NamedTuple):
         """Find the strongest maxima of maps, and describe what is around them.
 
         Args:
-            maps: Of N samples that follow each other, (N, T, h, w), of mean 0 or so.
+            maps: Maps of N samples that follow each other, (N, T, h, w), of mean 0 or so.
             start: Number of the first one.
 
         Returns:
@@ -90,7 +90,8 @@ def _footprints(dataset: Any) -> NDArray[np.object_] | None:
     """The box of each sample in degrees; None if they tell nothing apart."""
     boxes = []
     for position in range(len(dataset)):
-        owner, index = dataset, position
+        owner: Any = dataset
+        index = position
         while isinstance(owner, Subset):
             owner, index = owner.dataset, owner.indices[index]
         located = hasattr(owner, 'place') and hasattr(owner, 'size')
@@ -137,7 +138,8 @@ def by_landmarks(first: Landmarks, second: Landmarks) -> Candidates:
     """
     if not len(first.look) or not len(second.look):
         return []
-    _, near = KDTree(first.look).query(second.look, _NEIGHBOURS)
+    tree = KDTree(first.look)
+    near = np.asarray(tree.query(second.look, _NEIGHBOURS)[1])
     # fewer than asked for are marked by the number of all
     here, there = near.ravel(), np.arange(len(near)).repeat(_NEIGHBOURS)
     here, there = here[here < len(first.look)], there[here < len(first.look)]

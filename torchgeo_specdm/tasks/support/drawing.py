@@ -289,14 +289,14 @@ class PairPredictionWriter(BasePredictionWriter):
         self._writing = []
 
     def stop(self) -> None:
-        """Leave out what is not yet being written, and wait for what is."""
+        """Wait until what was drawn is written."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Stop, so that what has begun is whole."""
+        """Stop, so that what was drawn is kept."""
         self.stop()
 
     def teardown(
