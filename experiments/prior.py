@@ -8,9 +8,12 @@ python experiments/prior.py --minutes 90 --out torchgeo_specdm/presets/scenes
 Half of the scenes have the legend of six classes, half that of thirteen. Half of the
 crops are seen from further away, with pixels 1.5 to 3 times as large, and half get
 other brightness and contrast, overall and by band, since other data differ in all of
-these (docs/notes/diffusion.md). Scenes are made beside the training by the processors
-that are free. Needs no data and no network; takes a GPU where there is one; writes a
-generator in half precision, as it is shipped.
+these. Scenes are made beside the training by the processors that are free. Needs no
+data and no network; takes a GPU where there is one; writes a generator in half
+precision, as it is shipped.
+
+The weights in the package come from an earlier form of this file, which saw crops from
+near alone. What both came to is in docs/notes/diffusion.md.
 """
 
 import argparse
@@ -212,8 +215,8 @@ def _capture(denoiser: nn.Module, latent: Tensor) -> Callable[..., Tensor]:
 
 def _say(bar: Any, step: int, losses: dict[str, Tensor], seconds: float) -> None:
     values = {name: f'{float(value.detach()):.4f}' for name, value in losses.items()}
-    if values['loss'] == 'nan':
-        raise SystemExit(f'The loss is no number at update {step}.')
+    if not bool(losses['loss'].isfinite()):
+        raise SystemExit(f'The loss is {values["loss"]} at update {step}.')
     bar.set_postfix(update=step, **values)
     bar.update(round(seconds) - bar.n)
 
