@@ -58,7 +58,7 @@ class Endless(TinyTask):
 
     def on_train_batch_start(self, *rest: Any) -> None:
         Path('training').write_text(str(os.getpid()))
-        time.sleep(600)
+        time.sleep(60)
 
 
 def network(kind: type[TinyTask]) -> dict[str, Any]:
@@ -157,6 +157,15 @@ def test_workers_that_die(client: Client, world: Path) -> None:
     )
 
 
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """Ctrl-C is heard, which a shell lets processes in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('listening')
 @pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stops_what_workers_do(
     client: Client, world: Path, capsys: Any, number: signal.Signals, code: int

@@ -85,7 +85,7 @@ class TestMakePlan:
         expected: int,
     ) -> None:
         monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda **_: False)
         assert plan(minutes, size)['patch_size'] == expected
 
     def test_times_what_it_plans(self, timed: list[tuple[Any, ...]]) -> None:

@@ -188,7 +188,8 @@ def _pilot(study: Path, run: Run) -> Curve:
 
 def _saw_all_labels(study: Path) -> bool:
     """Whether the generators of a study saw more labels than its networks."""
-    settings = read_json(study / 'study.json', Begun)['settings']
+    path = study / 'study.json'
+    settings = read_json(path, Begun)['settings'] if path.exists() else {}
     return settings.get('protocol') == 'all_labels'
 
 

@@ -140,7 +140,7 @@ def split_datasets(datamodule: Any) -> dict[str, Any]:
         The data sets of ``train``, ``val`` and ``test``.
     """
     # nothing is trained here, so a set smaller than a batch will do
-    size, datamodule.batch_size = datamodule.batch_size, 1
+    size, datamodule.batch_size = getattr(datamodule, 'batch_size', None), 1
     try:
         datamodule.setup('fit')
         try:

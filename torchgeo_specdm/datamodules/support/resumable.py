@@ -4,6 +4,7 @@
 """Training batches that are the same after a restart."""
 
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -128,8 +129,12 @@ def _resumable(
 def _passes(loader: DataLoader[Any], trainer: Trainer) -> int:
     """Passes through a training set in an epoch."""
     counts_epochs = trainer.max_epochs not in (None, -1)
-    if counts_epochs or type(loader.sampler) is not RandomSampler or not len(loader):
+    dataset: Any = loader.dataset
+    if counts_epochs or type(loader.sampler) is not RandomSampler or not len(dataset):
         return 1
     # an epoch that is longer than the training would not be validated
-    steps = trainer.max_steps if trainer.max_steps > 0 else _EPOCH
-    return max(min(_EPOCH, steps) // len(loader), 1)
+    steps = min(_EPOCH, trainer.max_steps) if trainer.max_steps > 0 else _EPOCH
+    if len(loader):
+        return max(steps // len(loader), 1)
+    # several passes fill the batches that one is too short for
+    return math.ceil(steps * (loader.batch_size or 1) / len(dataset))
