@@ -22,6 +22,7 @@ from tests.study.worlds import (
     pairs_data,
     read_study,
     table_of,
+    tiny_recipe,
     tiny_task,
     write_yaml,
 )
@@ -97,13 +98,7 @@ def test_equals_one_process(
 ) -> None:
     shown = client.run(os.getenv, 'CUDA_VISIBLE_DEVICES')
     assert sorted(shown.values()) == ['0', '1']
-    recipe = {
-        'codec': 'pixels',
-        'settings': {**tiny_settings, 'pixels': {'codec': {'fold': 4}}},
-        'diffusion': 2,
-        'passes': 2,
-        'batch_size': 4,
-    }
+    recipe = tiny_recipe(tiny_settings)
     arm = {'generator': 'own', 'ratios': [0.5]}
     arms = {
         'mix': arm | {'ratios': [0.5, 1]},

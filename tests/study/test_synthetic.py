@@ -11,7 +11,7 @@ import torch
 from torchgeo.datamodules import NonGeoDataModule
 
 from tests.study.fakes import open_data, pixel_codec, write_generator
-from tests.study.worlds import Watch, cell, pairs_data, read_study, watched
+from tests.study.worlds import Watch, cell, pairs_data, read_study, tiny_recipe, watched
 from torchgeo_specdm import PairFolder
 from torchgeo_specdm.objects import make_object
 from torchgeo_specdm.pairs.facts import fingerprints
@@ -247,13 +247,7 @@ class TestLearned:
     def study(
         self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
     ) -> Study:
-        recipe = {
-            'codec': 'pixels',
-            'settings': {**tiny_settings, 'pixels': {'codec': {'fold': 4}}},
-            'diffusion': 2,
-            'passes': 2,
-            'batch_size': 4,
-        }
+        recipe = tiny_recipe(tiny_settings)
         return read_study(
             tmp_path,
             pair_folder,

@@ -169,6 +169,17 @@ def watched(study: Study) -> tuple[Engine, list[Watch]]:
     return Engine(study, callbacks, lambda said: None), seen
 
 
+def tiny_recipe(settings: dict[str, Any]) -> dict[str, Any]:
+    """A generator of folded pixels that is learned in two steps."""
+    return {
+        'codec': 'pixels',
+        'settings': {**settings, 'pixels': {'codec': {'fold': 4}}},
+        'diffusion': 2,
+        'passes': 2,
+        'batch_size': 4,
+    }
+
+
 def cell(study: Study, arm: str, seed: int = 0, **changes: Any) -> Cell:
     """The first cell of an arm and a seed."""
     found = next(c for c in study.cells() if (c.arm, c.seed) == (arm, seed))
