@@ -6,7 +6,10 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,81 @@ def in_child(action: Callable[[], Any]) -> int:
     child.join(60)
     assert child.exitcode is not None
     return child.exitcode
+
+
+def start_command(
+    main: Callable[[list[str]], Any], arguments: Sequence[object], said: Path
+) -> ForkProcess:
+    """Run a command line in a process of its own.
+
+    Args:
+        main: The entry point.
+        arguments: All but the name of the program.
+        said: File for what it writes to standard error.
+
+    Returns:
+        The process, which ends as the command would.
+    """
+
+    def run() -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+        # pytest's own do not lead there
+        sys.stdout, sys.stderr = (os.fdopen(n, 'w', closefd=False) for n in (1, 2))
+        sys.exit(main([str(argument) for argument in arguments]))
+
+    child = multiprocessing.get_context('fork').Process(target=run)
+    child.start()
+    return child
+
+
+def run_command(
+    main: Callable[[list[str]], Any], arguments: Sequence[object], said: Path
+) -> tuple[int | None, str]:
+    """Run a command line in a process of its own, to its end.
+
+    Args:
+        main: The entry point.
+        arguments: All but the name of the program.
+        said: File for what it writes to standard error.
+
+    Returns:
+        The exit code and what it said.
+    """
+    child = start_command(main, arguments, said)
+    _wait(child)
+    return child.exitcode, said.read_text()
+
+
+def run_ranks(action: Callable[[], Any], folder: Path) -> None:
+    """Run on two processes, as Lightning's strategy ``ddp`` starts them.
+
+    Args:
+        action: Trains or predicts on two devices.
+        folder: Folder for what they say.
+    """
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+
+    def work(arguments: list[str]) -> None:
+        os.environ |= {'LOCAL_RANK': arguments[0], 'MASTER_PORT': str(port)}
+        action()
+        assert distributed.get_world_size() == 2
+
+    files = [folder / f'rank_{rank}.txt' for rank in range(2)]
+    ranks = [start_command(work, [rank], file) for rank, file in enumerate(files)]
+    for rank in ranks:
+        _wait(rank)
+    for rank, file in zip(ranks, files, strict=True):
+        assert rank.exitcode == 0, file.read_text()
+
+
+def _wait(child: ForkProcess) -> None:
+    """Wait for the end; whoever hangs is killed, or nothing would ever end."""
+    child.join(120)
+    if child.is_alive():
+        child.kill()
+        child.join()
 
 
 def die_at_rename(number: int, after: bool = False) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch import LightningModule
 
 import torchgeo_specdm
 from tests.data.pairs import make_pairs
+from tests.processes import run_command
 from tests.study.fakes import open_data, pixel_codec, write_generator
 from torchgeo_specdm import Generator, PairFolder, PairFolderDataModule, cli
 from torchgeo_specdm.cli import main
@@ -228,17 +229,17 @@ class TestDescribe:
 
     def test_a_closed_pipe_is_no_error(self, tmp_path: Path) -> None:
         folder = make_pairs(tmp_path, 2)
-        code = f'from torchgeo_specdm.cli import main; exit(main(["describe", "{folder}"]))'
-        with subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-c', code],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None and process.stderr is not None
-            process.stdout.close()
-            assert process.stderr.read() == ''
-        assert process.returncode == 141
+        reading, writing = os.pipe()
+        os.close(reading)
+
+        def describe(arguments: list[str]) -> int:
+            os.dup2(writing, 1)
+            with os.fdopen(1, 'w', closefd=False) as sys.stdout:
+                return main(arguments)
+
+        said = tmp_path / 'said.txt'
+        assert run_command(describe, ['describe', folder], said) == (141, '')
+        os.close(writing)
 
     def test_writes_it_down(self, tmp_path: Path, capsys: Output) -> None:
         folder = make_pairs(tmp_path / 'pairs')

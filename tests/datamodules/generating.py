@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -47,13 +46,8 @@ def config_of(
     return path
 
 
-def command(config: Path) -> list[str]:
-    torchgeo = Path(sys.executable).with_name('torchgeo')
-    return [str(torchgeo), 'predict', '--config', str(config)]
-
-
 def predict(config: Path) -> None:
-    """The same in this process, which saves the imports."""
+    """Run ``torchgeo predict`` in this process, which saves the imports."""
     with warnings.catch_warnings():
         # the CLI does not like to be called with pytest's own arguments around
         warnings.simplefilter('ignore')

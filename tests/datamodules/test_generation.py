@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 import warnings
 from pathlib import Path
@@ -17,12 +16,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from torchgeo.main import main
 
 from torchgeo_specdm import GenerationDataModule, Generator, PairFolder, SpecDMTask
 from torchgeo_specdm.files import write_verified
 
 from ..conftest import PAIR_CLASSES, Run, quiet_trainer
-from .generating import COUNT, command, config_of, digests, draw, predict, rows
+from ..processes import run_command, run_ranks, start_command
+from .generating import COUNT, config_of, digests, draw, predict, rows
 
 
 @pytest.fixture(scope='module')
@@ -78,16 +79,13 @@ class TestInterruption:
         out = tmp_path / 'set'
         config = config_of(diffusion_run.out, out)
         manifest = out / 'manifest.jsonl'
-        process = subprocess.Popen(
-            command(config), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        deadline = time.monotonic() + 100
+        said = tmp_path / 'said.txt'
+        process = start_command(main, ['predict', '--config', config], said)
         while not (manifest.exists() and manifest.read_text().count('\n') >= 6):
-            assert process.poll() is None, process.communicate()[1].decode()
-            assert time.monotonic() < deadline
+            assert process.is_alive(), said.read_text()
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
         there = {key: value for key, value in digests(out).items() if '.tif' in key}
         assert 6 <= len(rows(out)) < COUNT
         # what has its name is whole already
@@ -225,11 +223,10 @@ class TestInterruption:
         before = digests(whole)
         config = tmp_path / 'config.yaml'
         config.write_text(config_of(diffusion_run.out, whole, seed=1).read_text())
-        done = subprocess.run(
-            command(config), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 1
-        said = done.stderr.strip().splitlines()[-1]
+        command = ['predict', '--config', config]
+        code, text = run_command(main, command, tmp_path / 'said.txt')
+        assert code == 1
+        said = text.strip().splitlines()[-1]
         assert said.startswith('FileExistsError')
         assert 'was begun with other settings' in said and 'seed' in said
         assert 'Choose another folder' in said
@@ -251,11 +248,7 @@ class TestProcesses:
     ) -> None:
         out = tmp_path / 'set'
         config = config_of(diffusion_run.out, out, {'devices': 2, 'strategy': 'ddp'})
-        done = subprocess.run(
-            command(config), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert 'MEMBER: 2/2' in done.stderr
+        run_ranks(lambda: predict(config), tmp_path)
         assert digests(out) == digests(whole)
 
     def test_one_batch_is_left_for_two(

@@ -6,8 +6,6 @@
 Run as a module, it trains on two processes (see :func:`train_on_two_processes`).
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +13,7 @@ from typing import Any, ClassVar
 import kornia.augmentation as K
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -30,7 +28,6 @@ from torchgeo.datasets import DeepGlobeLandCover, LandCoverAI
 
 from tests.data.pairs import write_tiff
 from torchgeo_specdm.compat import SemanticSegmentationTask
-from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.pairs.writer import PairWriter
@@ -335,23 +332,3 @@ class Recorder(Callback):
     def numbers(self) -> list[list[int]]:
         """Who is in each batch of coded samples."""
         return [coded_numbers(batch['image']) for batch in self.batches]
-
-
-def train_on_two_processes(real: Path, synthetic: Path, out: Path) -> None:
-    """Fit two epochs with half real batches, and write who was in each batch."""
-    torch.set_num_threads(1)
-    seed_everything(0)
-    recorder = Recorder()
-    trainer = quiet_trainer(
-        strategy='ddp', devices=2, max_epochs=2, callbacks=[recorder]
-    )
-    datamodule = SyntheticAugmentedDataModule(
-        CodedDataModule(real), synthetic, real_share=0.5
-    )
-    trainer.fit(tiny_task(2, 5), datamodule=datamodule)
-    found = {'steps': trainer.global_step, 'numbers': recorder.numbers}
-    (out / f'rank_{trainer.global_rank}.json').write_text(json.dumps(found))
-
-
-if __name__ == '__main__':
-    train_on_two_processes(*map(Path, sys.argv[1:]))

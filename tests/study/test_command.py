@@ -2,20 +2,17 @@
 # Licensed under the MIT License.
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import start_command
 from tests.study.worlds import table_of, tiny_task, write_yaml
 from torchgeo_specdm.cli import main
 
-ROOT = Path(__file__).parents[2]
 Output = pytest.CaptureFixture[str]
 
 
@@ -50,20 +47,14 @@ def test_killed_and_started_again(
     world: Path, tmp_path: Path, whole: list[list[str]], capsys: Output
 ) -> None:
     path = write_yaml(tmp_path, world / 'rich', **mixing(world))
-    command = Path(sys.executable).with_name('torchgeo-specdm')
-    process = subprocess.Popen(
-        [command, 'study', path],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # where its network is
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
-    )
+    process = start_command(main, ['study', path], tmp_path / 'said.txt')
     runs = tmp_path / 'out' / 'runs'
     deadline = time.monotonic() + 90
     while not [*runs.glob('*.json')] and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     kept = {file: file.stat().st_mtime_ns for file in runs.glob('*.json')}
     assert 1 <= len(kept) < 4 and not (tmp_path / 'out' / 'runs.csv').exists()
     assert main(['study', str(path)]) == 0

@@ -5,8 +5,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +19,7 @@ from torchgeo.main import main
 from torchgeo_specdm import LatentDataModule, PairFolderDataModule, SpecDMTask
 
 from ..conftest import PAIR_BANDS, Run, pairs, quiet_trainer, write_pair_folder
+from ..processes import run_command
 
 
 def unnormalised(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,11 +126,10 @@ class TestStagesDoNotMix:
             'out': str(tmp_path / 'generator'),
         }
         path.write_text(json.dumps(config))
-        command = [str(Path(sys.executable).with_name('torchgeo')), 'fit']
-        command += ['--config', str(path), '--ckpt_path', str(checkpoint)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 1, done.stderr
-        said = ' '.join(done.stderr.split())
+        command = ['fit', '--config', path, '--ckpt_path', checkpoint]
+        code, text = run_command(main, command, tmp_path / 'said.txt')
+        assert code == 1
+        said = ' '.join(text.split())
         assert "codec='two_stream' is no learned codec" in said
         assert 'given as --ckpt_path, only resumes that stage' in said
         assert not (tmp_path / 'generator').exists()

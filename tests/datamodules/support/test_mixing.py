@@ -3,10 +3,7 @@
 
 import json
 import math
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from lightning.pytorch import seed_everything
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.support.mixing import MixSampler, subset
 
+from ...processes import run_ranks
 from ..torchgeo_fakes import (
     CodedDataModule,
     Recorder,
@@ -126,18 +124,20 @@ def test_processes_share_the_batches() -> None:
 
 
 def test_two_processes(tmp_path: Path, real_root: Path, synthetic_root: Path) -> None:
-    command = [sys.executable, '-m', 'tests.datamodules.torchgeo_fakes']
-    command += [str(real_root), str(synthetic_root), str(tmp_path)]
-    result = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[3],
-        env=os.environ | {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'agg'},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    def train() -> None:
+        seed_everything(0)
+        recorder = Recorder()
+        trainer = quiet_trainer(
+            strategy='ddp', devices=2, max_epochs=2, callbacks=[recorder]
+        )
+        datamodule = SyntheticAugmentedDataModule(
+            CodedDataModule(real_root), synthetic_root, real_share=0.5
+        )
+        trainer.fit(tiny_task(2, 5), datamodule=datamodule)
+        found = {'steps': trainer.global_step, 'numbers': recorder.numbers}
+        (tmp_path / f'rank_{trainer.global_rank}.json').write_text(json.dumps(found))
+
+    run_ranks(train, tmp_path)
     ranks = [json.loads((tmp_path / f'rank_{i}.json').read_text()) for i in (0, 1)]
     assert [rank['steps'] for rank in ranks] == [4, 4]
     for batch in ranks[0]['numbers'] + ranks[1]['numbers']:

@@ -2,8 +2,6 @@
 # Licensed under the MIT License.
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,13 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
+from torchgeo.main import main
 
 from torchgeo_specdm.compat import BaseTask
 from torchgeo_specdm.tasks.support import guards
 from torchgeo_specdm.tasks.support.guards import StepGuard, require_writable
+
+from ...processes import run_command
 
 CONFIG = """
 trainer:
@@ -27,9 +28,9 @@ trainer:
   max_epochs: 1
   enable_progress_bar: false
 model:
-  class_path: test_guards.MeanTask
+  class_path: tests.tasks.support.test_guards.MeanTask
 data:
-  class_path: test_guards.PointsDataModule
+  class_path: tests.tasks.support.test_guards.PointsDataModule
 """
 
 
@@ -254,20 +255,12 @@ class TestCommandLine:
     def test_exit_code_and_last_line(
         self, tmp_path: Path, option: str, value: int, sentence: str
     ) -> None:
-        done = torchgeo_fit(tmp_path, f'--data.init_args.{option}={value}')
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith(f'RuntimeError: {sentence}')
-
-
-def torchgeo_fit(folder: Path, option: str) -> subprocess.CompletedProcess[str]:
-    """Run ``torchgeo fit`` with the classes of this file, in a process of its own."""
-    (folder / 'config.yaml').write_text(CONFIG)
-    return subprocess.run(
-        [sys.executable, '-m', 'torchgeo', 'fit', '--config=config.yaml', option],
-        check=False,
-        cwd=folder,
-        env=os.environ | {'PYTHONPATH': str(Path(__file__).parent)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        (tmp_path / 'config.yaml').write_text(CONFIG)
+        arguments = [
+            f'--config={tmp_path / "config.yaml"}',
+            f'--trainer.default_root_dir={tmp_path}',
+            f'--data.init_args.{option}={value}',
+        ]
+        code, said = run_command(main, ['fit', *arguments], tmp_path / 'said.txt')
+        assert code == 1
+        assert said.splitlines()[-1].startswith(f'RuntimeError: {sentence}')
