@@ -4,6 +4,7 @@
 """Fixtures that more than one test file uses."""
 
 import errno
+import gc
 import json
 import os
 import socket
@@ -60,6 +61,12 @@ PAIR_SPECTRA = np.array(
 )
 PAIR_SIZE = 32
 PAIR_LISTS = {'train': 16, 'val': 4, 'test': 4}
+
+
+def pytest_collection_finish() -> None:
+    """Look for no garbage in what was imported: a study looks for some at each run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)
