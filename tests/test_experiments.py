@@ -35,8 +35,9 @@ HARM = EXPERIMENTS / 'hls' / 'harm.yaml'
 HLS_BANDS = ('Coastal', 'Blue', 'Green', 'Red', 'NIR', 'SWIR1', 'SWIR2')
 
 
-def write_like_hls(root: Path) -> None:
-    """Seven bands, int16 with negative values, pixels without a label."""
+def write_like_hls(data: Path) -> None:
+    """Seven bands, int16 with negative values, pixels without a label, and images."""
+    root, others = data / 'hls_worldcover', data / 'hls_unlabelled' / 'images'
     random = np.random.default_rng(0)
     classes = tuple(f'class {i}' for i in range(11))
     spec = SampleSpec(HLS_BANDS, classes, dtype='int16', ignore_index=255)
@@ -53,6 +54,12 @@ def write_like_hls(root: Path) -> None:
         (root / f'{split}.txt').write_text(''.join(ids))
         start += count
     writer.finish('fake')
+    others.mkdir(parents=True)
+    for path in [*(root / 'images').iterdir()][:3]:
+        with rasterio.open(path) as source:
+            values, profile = source.read(), source.profile
+        with rasterio.open(others / path.name, 'w', **profile) as band:
+            band.write(values[:, ::-1] + 10)
 
 
 def write_like_oscd(root: Path) -> None:
@@ -67,7 +74,7 @@ def write_like_oscd(root: Path) -> None:
 
 DATA: dict[str, Callable[[Path], Any]] = {
     'demo': lambda root: write_scenes(root / 'demo', (8, 2, 2), size=32),
-    'hls': lambda root: write_like_hls(root / 'hls_worldcover'),
+    'hls': write_like_hls,
     'segmunich': lambda root: make_segmunich(root / 'segmunich', size=32),
     'oscd': lambda root: write_like_oscd(root / 'oscd'),
 }

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from .tasks.specdm import SpecDMTask as SpecDMTask
     from .tasks.support.precision import AutoPrecision as AutoPrecision
+    from .tasks.support.self_training import SelfTraining as SelfTraining
     from .trust.datamodule import TrustDataModule as TrustDataModule
     from .trust.task import TrustTask as TrustTask
 
@@ -58,6 +59,7 @@ _HOMES = {
     'MultispectralSegmentationTask': 'tasks.segmentation',
     'SpecDMTask': 'tasks.specdm',
     'AutoPrecision': 'tasks.support.precision',
+    'SelfTraining': 'tasks.support.self_training',
     'TrustDataModule': 'trust.datamodule',
     'TrustTask': 'trust.task',
 }

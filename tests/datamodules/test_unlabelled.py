@@ -14,6 +14,7 @@ from torchgeo.datamodules import GeoDataModule, NonGeoDataModule
 from torchgeo.datasets import NonGeoDataset
 
 from tests.data.pairs import write_tiff
+from tests.study.worlds import pairs_data
 from torchgeo_specdm import (
     GenerationDataModule,
     LatentDataModule,
@@ -23,6 +24,7 @@ from torchgeo_specdm import (
     UnlabelledDataModule,
 )
 from torchgeo_specdm.datamodules.support.adapter import describe_datamodule
+from torchgeo_specdm.objects import make_object
 from torchgeo_specdm.pairs.card import training_data
 
 from ..conftest import PAIR_BANDS, pairs, quiet_trainer, train, write_pair_folder
@@ -77,6 +79,19 @@ class TestBatches:
             masks = recorder.trained[0]['mask']
             assert int((masks == 255).flatten(1).all(1).sum()) == 4
         assert data.counts == (16, 16)
+
+    def test_of_several_sources_are_cropped_alike(
+        self, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        large = write_images(tmp_path / 'large', 3)
+        small = write_images(tmp_path / 'small', 5, size=32)
+        real = pairs_data(pair_folder)
+        given = {'real': real, 'unlabelled': [str(large), str(small)]}
+        config = {'class_path': 'UnlabelledDataModule', 'init_args': given}
+        data = make_object(config, UnlabelledDataModule)
+        recorder = fit(data, tmp_path, 4)
+        assert data.counts == (16, 8)
+        assert {b['image'].shape for b in recorder.trained} == {(8, 6, 32, 32)}
 
     def test_of_a_datamodule_without_a_value_for_no_label(self, tmp_path: Path) -> None:
         class Foreign(NonGeoDataset):

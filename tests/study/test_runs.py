@@ -76,14 +76,14 @@ def test_any_csv_reader_reads_the_table() -> None:
     runs = [a_run(REAL), replace(a_run(ratio=0.5), scores={'miou': 0.5}), failed('mix')]
     head, *lines = csv.reader(io.StringIO(table(runs), newline=''))
     assert head == [
-        *('model', 'arm', 'ratio', 'size', 'seed', 'subset', 'updates'),
+        *('model', 'arm', 'ratio', 'size', 'seed', 'subset', 'updates', 'unlabelled'),
         *('miou', 'f1', 'accuracy', *(f'iou/{name}' for name in NAMES)),
         *('seconds', 'reason'),
     ]
-    start = ['net', REAL, '0', '0', '0', '0', '400', '0.5', '0.6', '0.7', '', '0.1']
-    assert lines[0] == [*start, '0.1', '0.1', '0.1', '1.2', '']
-    assert lines[1][2] == '0.5' and lines[1][8:10] == ['', '']
-    assert lines[2][7:-2] == [''] * 8 and lines[2][-1] == 'lost'
+    start = ['net', REAL, '0', '0', '0', '0', '400', '0', '0.5', '0.6', '0.7', '']
+    assert lines[0] == [*start, '0.1', '0.1', '0.1', '0.1', '1.2', '']
+    assert lines[1][2] == '0.5' and lines[1][9:11] == ['', '']
+    assert lines[2][8:-2] == [''] * 8 and lines[2][-1] == 'lost'
 
 
 class TestDifferences:

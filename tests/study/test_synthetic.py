@@ -38,6 +38,8 @@ ARMS: dict[str, tuple[dict[str, Any], list[tuple[int, int, int]]]] = {
     'relabel': ({'relabel': True}, [(8, 0, 3), (8, 8, 3)]),
     'cutmix': ({'generator': None, 'batch_mix': 'cutmix'}, [(8, 0, 3)]),
     'copy_paste': ({'generator': None, 'batch_mix': 'copy_paste'}, [(8, 0, 3)]),
+    'self-training': ({'generator': None, 'unlabelled': ['rest']}, [(8, 8, 3)]),
+    'images alone': ({'use': 'unlabelled', 'real_share': 0.25}, [(8, 8, 3)]),
     'longer': ({'generator': None, 'longer': 2}, [(8, 0, 6)]),
 }
 
@@ -106,6 +108,16 @@ class TestUses:
         for watches in done[1].values():
             for watch in watches:
                 assert watch.real in (plain.real, set())
+
+    def test_images_without_labels_are_counted(self, done: Any) -> None:
+        study = done[0]
+        runs = Engine(study).finished(study.cells())
+        assert {r.arm: r.unlabelled for r in runs if r.unlabelled} == {
+            'self-training': 8
+        }
+        page = write_study(study, runs).read_text()
+        assert 'the same labels for every row, and U real images without' in page
+        assert '| self-training | 8 | 1 | ' in page and '| real only | 0 | 1 |' in page
 
     def test_what_is_trained_on_differs(self, done: Any) -> None:
         last = {name: tuple(w[-1].batches) for name, w in done[1].items()}

@@ -3,6 +3,7 @@
 
 """Images without labels beside the labelled samples of any datamodule."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
-from ..pairs.facts import SampleForm, declared_spec, fingerprints, survey
+from ..pairs.facts import SampleForm, Survey, declared_spec, fingerprints, survey
 from ..pairs.spec import USUAL_IGNORE, SampleSpec
 from .support.adapter import describe_datamodule
 from .support.mixed import MixedDataModule
@@ -60,15 +61,16 @@ class UnlabelledDataModule(MixedDataModule):
     """Adds images without labels to the training set of another datamodule.
 
     For both stages of :class:`SpecDMTask`, which learns the images of such samples and
-    leaves their masks out of every loss. Validation, test and prediction sets,
-    augmentation and normalisation are those of the real datamodule. Images that are
-    larger than the labelled patches are cropped at random.
+    leaves their masks out of every loss, and for
+    :class:`~torchgeo_specdm.SelfTraining` of other tasks. Validation, test and prediction
+    sets, augmentation and normalisation are those of the real datamodule. Images that
+    are larger than the labelled patches are cropped at random.
     """
 
     def __init__(
         self,
         real: BaseDataModule,
-        unlabelled: str | BaseDataModule,
+        unlabelled: str | BaseDataModule | Sequence[str | BaseDataModule],
         share: float = 0.5,
         scored_places: bool = False,
     ) -> None:
@@ -77,7 +79,7 @@ class UnlabelledDataModule(MixedDataModule):
         Args:
             real: The datamodule with labels, with integer-indexed data sets.
             unlabelled: A folder of images or of pairs, or a datamodule, whose training
-                set is taken; its masks are not looked at.
+                set is taken; masks are not looked at. Or several of these.
             share: Share of images without labels in every training batch, between 0
                 and 1, up to rounding to whole samples; who is short of samples repeats
                 them.
@@ -95,13 +97,19 @@ class UnlabelledDataModule(MixedDataModule):
                 f'share={share} must lie between 0 and 1. Use 0.5, or the labelled '
                 'datamodule alone for no images without labels.'
             )
-        if not isinstance(unlabelled, str | NonGeoDataModule):
-            raise TypeError(
-                f'unlabelled={type(unlabelled).__name__} must be a folder or a '
-                'NonGeoDataModule, whose samples are numbered. Write its images into a '
-                'folder.'
-            )
-        self.unlabelled = unlabelled
+        #: Folders and datamodules.
+        self.unlabelled: list[Any] = (
+            [*unlabelled]
+            if isinstance(unlabelled, Sequence) and not isinstance(unlabelled, str)
+            else [unlabelled]
+        )
+        for source in self.unlabelled or [None]:
+            if not isinstance(source, str | NonGeoDataModule):
+                raise TypeError(
+                    f'unlabelled={type(source).__name__} must be a folder or a '
+                    'NonGeoDataModule, whose samples are numbered. Write its images '
+                    'into a folder.'
+                )
         self.share = share
         self.scored_places = scored_places
 
@@ -119,8 +127,9 @@ class UnlabelledDataModule(MixedDataModule):
     def prepare_data(self) -> None:
         """Prepare the data of both sides."""
         super().prepare_data()
-        if isinstance(self.unlabelled, BaseDataModule):
-            self.unlabelled.prepare_data()
+        for source in self.unlabelled:
+            if isinstance(source, BaseDataModule):
+                source.prepare_data()
 
     def setup(self, stage: str) -> None:
         """Set up the data sets.
@@ -177,23 +186,14 @@ class UnlabelledDataModule(MixedDataModule):
     def _training_set(self) -> Dataset[dict[str, Tensor]]:
         dataset = self.real_set()
         ours = survey(dataset)
-        images = self._open()
         spec = declared_spec(self.real, dataset)
         value = None if spec is None else spec.ignore_index
         no_label = USUAL_IGNORE if value is None else value
-        self._images = WithoutLabels(images, ours.form, no_label)
-        theirs = survey(self._images)
-        size = tuple(
-            min(pair) for pair in zip(ours.form.size, theirs.form.size, strict=True)
-        )
-        form = ours.form._replace(size=(size[0], size[1]))
-        name = self._name
-        shapes = [
-            (*one, *theirs.form.size) for one in (theirs.form.channels, form.layers)
-        ]
-        require_form(form, shapes[0], shapes[1], f'The first image of {name}')
-        require_room(self.real, form.size, Path(name))
-        require_same_units(self.real, name, self._bands(len(ours.level)), ours, theirs)
+        images, form = list[WithoutLabels](), ours.form
+        for source in self.unlabelled:
+            images.append(WithoutLabels(self._open(source), form, no_label))
+            form = self._matched(form, ours, images[-1], _name(source))
+        self._images: Dataset[dict[str, Tensor]] = ConcatDataset(images)
         if not self.scored_places:
             self._require_apart()
         self.counts = (len(dataset), len(self._images))  # type: ignore[arg-type]
@@ -203,30 +203,38 @@ class UnlabelledDataModule(MixedDataModule):
             for side, count in zip(both, self.counts, strict=True)
         )
 
-    def _open(self) -> Dataset[dict[str, Tensor]]:
+    def _matched(
+        self, form: SampleForm, ours: Survey, images: WithoutLabels, name: str
+    ) -> SampleForm:
+        """The form of the samples, no larger than one more source of images has them."""
+        theirs = survey(images)
+        size = tuple(min(p) for p in zip(form.size, theirs.form.size, strict=True))
+        form = form._replace(size=(size[0], size[1]))
+        shapes = [
+            (*one, *theirs.form.size) for one in (theirs.form.channels, form.layers)
+        ]
+        require_form(form, shapes[0], shapes[1], f'The first image of {name}')
+        require_room(self.real, form.size, Path(name))
+        require_same_units(self.real, name, self._bands(len(ours.level)), ours, theirs)
+        return form
+
+    def _open(self, source: str | BaseDataModule) -> Dataset[dict[str, Tensor]]:
         """The data set of images without labels."""
-        if isinstance(self.unlabelled, BaseDataModule):
-            self.unlabelled.trainer = self.trainer
-            self.unlabelled.setup('fit')
-            if self.unlabelled.train_dataset is None:
+        if isinstance(source, BaseDataModule):
+            source.trainer = self.trainer
+            source.setup('fit')
+            if source.train_dataset is None:
                 raise ValueError(
-                    f'unlabelled={self._name} has no training set after setup. Use a '
+                    f'unlabelled={_name(source)} has no training set after setup. Use a '
                     'datamodule that sets train_dataset.'
                 )
-            found: Dataset[dict[str, Tensor]] = self.unlabelled.train_dataset
+            found: Dataset[dict[str, Tensor]] = source.train_dataset
             return found
         spec = describe_datamodule(self.real)
-        root = Path(self.unlabelled)
+        root = Path(source)
         if (root / 'masks').is_dir():
             return PairFolder(root, bands=spec.bands)
         return ImageFolder(root, spec)
-
-    @property
-    def _name(self) -> str:
-        """Name of the images without labels in messages."""
-        if isinstance(self.unlabelled, str):
-            return self.unlabelled
-        return type(self.unlabelled).__name__
 
     def _bands(self, count: int) -> list[str]:
         """Names of the bands, or their numbers."""
@@ -240,8 +248,14 @@ class UnlabelledDataModule(MixedDataModule):
             known = {found[value] for value in seen.intersection(found)}
             if known:
                 raise ValueError(
-                    f'{self._name} has the images of {len(known)} {split} samples of '
+                    f'{", ".join(map(_name, self.unlabelled))} has the images of '
+                    f'{len(known)} {split} samples of '
                     f'{type(self.real).__name__}: scores would be those of another '
                     f'protocol, {LABELS_HERE}. Remove them, or set scored_places=True '
                     'if you mean it.'
                 )
+
+
+def _name(source: str | BaseDataModule) -> str:
+    """Name of images without labels in messages."""
+    return source if isinstance(source, str) else type(source).__name__

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from ..files import write_text
 from ..study.design import Study, arm_label
-from ..study.runs import Run, by_arm, differences, table
+from ..study.runs import Run, by_arm, differences, images_without_labels, table
 from ..study.verdicts import NAMES, noise, rivals_of, verdicts
 from .figures import class_changes, save, score_dots
 
@@ -78,6 +78,8 @@ def _settings(study: Study, runs: Sequence[Run]) -> list[str]:
         f'generators of its own, {budget}. Differences are paired by seed, with 95 % intervals of '
         f"Student's t; scores in points on the {split} split."
     )
+    if any(run.unlabelled for run in runs):
+        said += ' Protocol: the same labels for every row, and U real images without labels.'
     if study.protocol == 'all_labels':
         return [said, '', f'**{_PAPER}**', '']
     return [said, '']
@@ -87,13 +89,16 @@ def _table(runs: Sequence[Run], score: str) -> list[str]:
     """One line for each arm and ratio, as Markdown."""
     others = [name for name in NAMES if name != score and runs_have(runs, name)]
     titles = [NAMES[name] for name in (score, *others)]
+    images = images_without_labels(runs)
+    heads = ['arm', *(['U'] if images else []), 'runs', *titles]
     lines = [
-        f'| arm | runs | {" | ".join(titles)} | {titles[0]} against real only |',
-        '|---' * (3 + len(titles)) + '|',
+        f'| {" | ".join(heads)} | {titles[0]} against real only |',
+        '|---' * (1 + len(heads)) + '|',
     ]
     found = differences(runs, score)
     for key, scored in by_arm(runs, score).items():
-        cells = [_spread(list(scored.values()))]
+        cells = [str(images[key])] if images else []
+        cells += [str(len(scored)), _spread(list(scored.values()))]
         for name in others:
             values = by_arm(runs, name)[key]
             cells.append(f'{100 * mean(values.values()):.1f}' if values else _NOTHING)
@@ -105,7 +110,7 @@ def _table(runs: Sequence[Run], score: str) -> list[str]:
             cells.append(said)
         else:
             cells.append('')
-        lines.append(f'| {arm_label(*key)} | {len(scored)} | {" | ".join(cells)} |')
+        lines.append(f'| {arm_label(*key)} | {" | ".join(cells)} |')
     return lines
 
 

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..study.design import arm_label
-from ..study.runs import Run, by_arm, differences
+from ..study.runs import Run, by_arm, differences, images_without_labels
 from ..study.verdicts import NAMES
 from ..trust.numbers import number, short
 
@@ -293,11 +293,12 @@ def comparison_tables(runs: Sequence[Run], score: str) -> list[Table]:
     others = [name for name in ('miou', 'f1', 'accuracy') if name != score]
     called = [NAMES[name] for name in (score, *others)]
     values, found = by_arm(runs, score), differences(runs, score)
-    rows = []
+    images, rows = images_without_labels(runs), []
     for key, scored in values.items():
         points = [100 * value for value in scored.values()]
         spread = stdev(points) if len(points) > 1 else None
-        cells = [number(_mean(points)), number(spread)]
+        cells = [str(images[key])] if images else []
+        cells += [number(_mean(points)), number(spread)]
         for name in others:
             cells.append(number(_mean([*by_arm(runs, name)[key].values()]), '.1f', 100))
         difference = ''
@@ -306,6 +307,7 @@ def comparison_tables(runs: Sequence[Run], score: str) -> list[Table]:
             difference = f'{m} [{low}, {high}]'
         rows.append((arm_label(*key), [*cells, difference]))
     columns = [called[0], '± over seeds', *called[1:], f'{called[0]} against real only']
+    columns = [*(['images without labels'] if images else []), *columns]
     classes = []
     for name in next((run.iou for run in runs if run.iou), {}):
         cells = []

@@ -20,6 +20,8 @@ from .controls import Control
 
 #: The arm that every study has and that all others are compared with.
 REAL = 'real only'
+#: The real training samples that a run leaves out, as images without labels.
+REST = 'rest'
 #: Sources that need the pairs of a generator, not the generator itself.
 FROM_PAIRS = ('joint', 'blurred', 'shifted')
 #: Generators see the labels that the networks see, or (as in the paper) all of them.
@@ -98,8 +100,10 @@ class Arm:
         generator: Name of the generator of synthetic samples; None for none.
         ratios: Synthetic samples for each real one, one run each.
         use: ``mix`` them with the real ones, ``pretrain`` on them for half of the
-            updates and go on with the real ones, or train on them ``only``.
-        real_share: Share of real samples in each batch of a mix; None for an even mix.
+            updates and go on with the real ones, or train on them ``only``. Or take
+            their images ``unlabelled`` for self-training, as those below.
+        real_share: Share of real samples in each batch of a mix; None for an even mix,
+            and for half of the batch beside images without labels.
         source: Pairs drawn ``joint``, images drawn for real ``masks``, or variations
             of real pairs (``vary``), their masks kept. Or real pairs with one fault of
             the generator: ``reconstructed`` by its codec, ``blurred`` to its detail, or
@@ -110,19 +114,24 @@ class Arm:
             was trained on the real ones alone.
         batch_mix: ``cutmix`` or ``copy_paste`` within each real batch.
         longer: Multiple of the updates.
+        unlabelled: Images without labels for self-training
+            (:class:`~torchgeo_specdm.SelfTraining`): folders of images or of pairs, and
+            ``rest`` for the real training samples beyond the size of the run, their
+            masks not looked at.
     """
 
     __pydantic_config__: ClassVar = _STRICT
 
     generator: str | None = None
     ratios: tuple[float, ...] = ()
-    use: Literal['mix', 'pretrain', 'only'] = 'mix'
+    use: Literal['mix', 'pretrain', 'only', 'unlabelled'] = 'mix'
     real_share: float | None = None
     source: Literal['joint', 'masks', 'vary'] | Control = 'joint'
     strength: float = 0.6
     relabel: bool = False
     batch_mix: Literal['cutmix', 'copy_paste'] | None = None
     longer: float = 1.0
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def synthetic(self) -> bool:
@@ -162,7 +171,7 @@ class Arm:
                 'above 0. Use for example [1, 3, 5].'
             )
         plain = self.use == 'mix' and self.source == 'joint' and not self.relabel
-        if not synthetic and not (plain and self.real_share is None):
+        if not synthetic and not (plain and (self.unlabelled or not self.real_share)):
             raise ValueError(
                 f'arm {name!r} has no generator, but use, source, relabel or '
                 'real_share speak of synthetic samples. Name a generator.'
@@ -179,10 +188,18 @@ class Arm:
                 f'arm {name!r} has longer={self.longer}, but it must be a number above '
                 '0. Use 2 for twice the updates.'
             )
-        if synthetic and self.batch_mix is not None:
+        if self.use == 'unlabelled' and self.relabel:
             raise ValueError(
-                f'arm {name!r} has batch_mix={self.batch_mix!r} beside a generator, '
-                'but a rival must stand alone. Use two arms.'
+                f'arm {name!r} has use={self.use!r} and relabel={self.relabel}, but '
+                'self-training looks at no mask. Leave relabel out.'
+            )
+        alone = {'batch_mix': self.batch_mix, 'unlabelled': list(self.unlabelled)}
+        given = [f'{key}={value!r}' for key, value in alone.items() if value]
+        if len(given) + synthetic > 1:
+            beside = ' beside a generator' if synthetic else ''
+            raise ValueError(
+                f'arm {name!r} has {" and ".join(given)}{beside}, but a rival must '
+                'stand alone. Use two arms.'
             )
 
 
@@ -304,6 +321,12 @@ class Study:
             )
         for name, arm in self.arms.items():
             arm.check(name, self.generators)
+            if arm.unlabelled == (REST,) and 0 in self.sizes:
+                raise ValueError(
+                    f'arm {name!r} has unlabelled={[REST]}, but of all real samples '
+                    f'(0 in sizes={list(self.sizes)}) no others remain. Add a folder of '
+                    'images, or leave 0 out.'
+                )
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

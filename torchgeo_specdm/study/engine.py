@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..datamodules.unlabelled import UnlabelledDataModule
 from ..files import read_json, sha256, write_text
 from ..pairs.manifest import MANIFEST
 from ..settings import Begun, require_same_settings
@@ -175,8 +176,13 @@ class Engine(Trainings):
         (found,) = score(task, datamodule, verbose=False)
         scores, iou = logged_scores(found, split, self.study.score)
         seconds, subset = time.monotonic() - started, self.study.subset(cell)
-        run = Run(*cell, subset, updates, scores, iou, seconds, split=split)
-        write_run(self.study.out, run)
+        arm, images = self.study.arm(cell), 0
+        if arm.synthetic:
+            images = self.sets.unlabelled(cell)
+        elif isinstance(datamodule, UnlabelledDataModule):
+            images = datamodule.counts[1]
+        measured = (subset, updates, scores, iou, seconds)
+        write_run(self.study.out, Run(*cell, *measured, split=split, unlabelled=images))
 
     def _read(self, cell: Cell) -> Run | None:
         """The run of a cell, if it is there; one whose pilot failed has 0 updates."""

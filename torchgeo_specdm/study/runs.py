@@ -19,7 +19,10 @@ from ..tasks.support.plateau import Curve, CurveFile
 from .design import REAL, Cell
 from .statistics import Difference, paired_difference
 
-_COLUMNS = ('model', 'arm', 'ratio', 'size', 'seed', 'subset', 'updates')
+_COLUMNS = (
+    *('model', 'arm', 'ratio', 'size', 'seed', 'subset', 'updates'),
+    'unlabelled',
+)
 _IOU = 'iou/'
 
 
@@ -42,6 +45,8 @@ class Run:
         reason: Why it failed; empty if it did not.
         split: Split that was scored: ``val`` where the datamodule has no labelled test
             set.
+        unlabelled: Real images without labels that the network, or the generator of its
+            synthetic samples, was trained on beside the labelled ones.
     """
 
     model: str
@@ -56,6 +61,7 @@ class Run:
     seconds: Finite = 0.0
     reason: str = ''
     split: Literal['test', 'val'] = 'test'
+    unlabelled: Count = 0
 
     @property
     def cell(self) -> Cell:
@@ -193,6 +199,23 @@ def by_arm(
         if math.isfinite(run.score(score)):
             scored[run.seed] = run.score(score)
     return found
+
+
+def images_without_labels(runs: Sequence[Run]) -> dict[tuple[str, float], int]:
+    """The number that each arm and ratio was trained on (see :class:`Run`).
+
+    Args:
+        runs: Runs of one model and one real size.
+
+    Returns:
+        The number for each (arm, ratio); empty where no run has any.
+    """
+    found: dict[tuple[str, float], int] = {}
+    for run in runs:
+        key = (run.arm, run.ratio)
+        # a failed run does not know it
+        found[key] = max(run.unlabelled, found.get(key, 0))
+    return found if any(found.values()) else {}
 
 
 def logged_scores(

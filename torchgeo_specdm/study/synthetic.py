@@ -22,6 +22,7 @@ from ..datamodules.support.mixing_checks import (
 from ..files import read_json, write_text
 from ..objects import make_object
 from ..pairs.export import write_real_pairs
+from ..pairs.layout import DESCRIPTION
 from ..presets import named_generator
 from ..tasks.support.trainer import fast_bfloat16
 from ..trust.relabel import relabel
@@ -58,7 +59,7 @@ class SyntheticSets:
 
     def count(self, cell: Cell) -> int:
         """Synthetic samples that a cell uses."""
-        size = cell.size or len(self._fitted().train_dataset)  # type: ignore[arg-type]
+        size = cell.size or len(self.fitted().train_dataset)  # type: ignore[arg-type]
         # rounded as in the mix: 0.29 of 100 is 29
         return int(decimal(cell.ratio) * size)
 
@@ -116,7 +117,7 @@ class SyntheticSets:
         match step.kind:
             case 'held_out':
                 # not kept from start to start: the samples may have changed
-                found = hash_held_out(self._fitted())
+                found = hash_held_out(self.fitted())
                 write_text(Path(step.name), json.dumps(found) + '\n')
             case 'real':
                 self._export(step.cell)
@@ -158,12 +159,23 @@ class SyntheticSets:
             relabel(pairs, out, task, datamodule.mean, datamodule.std, by)
         self._require_no_leak(cell, out)
 
+    def unlabelled(self, cell: Cell) -> int:
+        """Images without labels that the generator of a cell was trained on.
+
+        Args:
+            cell: A cell of an arm with synthetic samples, which are there.
+        """
+        path = Path(self.pairs(cell).name) / DESCRIPTION
+        described = read_json(path, dict[str, Any]) if path.exists() else {}
+        training = (described.get('provenance') or {}).get('training') or {}
+        return int(training.get('unlabelled', 0))
+
     def _require_no_leak(self, cell: Cell, folder: Path) -> None:
         """Check pairs once, so that no run has to."""
         known = read_json(self.path('held_out', cell), HeldOut)
         require_no_leak(self._real(), open_folder(folder), known)
 
-    def _fitted(self) -> NonGeoDataModule:
+    def fitted(self) -> NonGeoDataModule:
         """The real datamodule with its data sets."""
         real = self._real()
         if real.train_dataset is None:

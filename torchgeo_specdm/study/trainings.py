@@ -4,7 +4,7 @@
 """The trainings of a study: how one of its networks is trained, and for how long."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -17,12 +17,16 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datamodules.augmented import SyntheticAugmentedDataModule
 from ..datamodules.batch_mixing import BatchMixDataModule
+from ..datamodules.subset import SubsetDataModule
+from ..datamodules.support.mixing import subset
+from ..datamodules.unlabelled import UnlabelledDataModule
 from ..files import write_text
 from ..objects import make_object
 from ..tasks.pixelwise import PixelTask
 from ..tasks.support.plateau import Curve, doublings, enough_updates, settled
+from ..tasks.support.self_training import SelfTraining
 from ..tasks.support.trainer import small_trainer
-from .design import REAL, Cell, Study
+from .design import REAL, REST, Cell, Study
 from .runs import logged_scores, pilot_path, read_pilot
 from .synthetic import SyntheticSets
 
@@ -100,7 +104,10 @@ class Trainings:
             # once more, so that a first phase does not change the order of the second
             seed_everything(cell.seed, workers=True, verbose=False)
             task = task or make_object(self.study.models[cell.model], LightningModule)
-            trainer = self._trainer(cell.title, steps)
+            callbacks = self.callbacks(cell.title)
+            if isinstance(datamodule, UnlabelledDataModule):
+                callbacks.append(SelfTraining())
+            trainer = small_trainer(steps, self.study.trainer, callbacks)
             trainer.fit(task, datamodule=datamodule)
             trainer.limit_val_batches = 1.0
         return task, datamodule, trainer
@@ -160,6 +167,8 @@ class Trainings:
             mixed: Any = real_only
             if arm.batch_mix is not None:
                 mixed = BatchMixDataModule(real_only, arm.batch_mix)
+            if arm.unlabelled:
+                mixed = self._unlabelled(cell, self._images(cell))
             yield mixed, updates
             return
         folder = Path(self.sets.pairs(cell).name)
@@ -174,6 +183,9 @@ class Trainings:
         synthetic = self._mixed(cell, folder, real_limit=0, synthetic_limit=count)
         if arm.use == 'only':
             yield synthetic, updates
+            return
+        if arm.use == 'unlabelled':
+            yield self._unlabelled(cell, [synthetic]), updates
             return
         yield synthetic, updates - updates // 2
         yield real_only, updates // 2
@@ -191,9 +203,24 @@ class Trainings:
         given |= options | {'leak_check': False}
         return SyntheticAugmentedDataModule(self.real(), folder, **given)
 
-    def _trainer(self, title: str, updates: int) -> Trainer:
-        callbacks = self.callbacks(title)
-        return small_trainer(updates, self.study.trainer, callbacks)
+    def _unlabelled(
+        self, cell: Cell, images: Sequence[str | NonGeoDataModule]
+    ) -> NonGeoDataModule:
+        """The real samples of a cell and images whose masks are not looked at."""
+        share = 1 - (self.study.arm(cell).real_share or 0.5)
+        return UnlabelledDataModule(self._mixed(cell), images, share)
+
+    def _images(self, cell: Cell) -> list[str | NonGeoDataModule]:
+        """The images without labels of an arm."""
+        images = list[str | NonGeoDataModule](self.study.arm(cell).unlabelled)
+        if REST in images:
+            images.remove(REST)
+            total = len(self.sets.fitted().train_dataset)  # type: ignore[arg-type]
+            used = subset(cell.size or total, total, self.study.subset(cell), 0)
+            left = sorted({*range(total)}.difference(used))
+            if left:
+                images.append(SubsetDataModule(self.real(), left))
+        return images
 
     def known_updates(self, cell: Cell) -> int | None:
         """Optimiser steps of a cell; None if a pilot has to find out."""
