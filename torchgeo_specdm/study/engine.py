@@ -176,11 +176,12 @@ class Engine(Trainings):
         (found,) = score(task, datamodule, verbose=False)
         scores, iou = logged_scores(found, split, self.study.score)
         seconds, subset = time.monotonic() - started, self.study.subset(cell)
-        arm, images = self.study.arm(cell), 0
-        if arm.synthetic:
-            images = self.sets.unlabelled(cell)
+        # a backbone may have seen some, too
+        images = getattr(task.model, 'unlabelled', 0)
+        if self.study.arm(cell).synthetic:
+            images += self.sets.unlabelled(cell)
         elif isinstance(datamodule, UnlabelledDataModule):
-            images = datamodule.counts[1]
+            images += datamodule.counts[1]
         measured = (subset, updates, scores, iou, seconds)
         write_run(self.study.out, Run(*cell, *measured, split=split, unlabelled=images))
 

@@ -3,18 +3,24 @@
 
 """Trainer for the segmentation of images with any number of bands."""
 
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import segmentation_models_pytorch as smp
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..datamodules.support.mixing_checks import require_unseen
+from ..diffusion import Generator
+from ..models.denoiser import DenoiserSegmenter
 from ..models.pfsegnet import PFSegNet, pfsegnet_loss
 from ..models.segformer import AnySize, Stem, band_mapper, segformer
+from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
 from .pixelwise import PixelTask, require_choice
 
 #: The networks to choose from.
-ModelName: TypeAlias = Literal['segformer', 'pfsegnet', 'unet', 'deeplabv3+']
+ModelName: TypeAlias = Literal[
+    'segformer', 'pfsegnet', 'unet', 'deeplabv3+', 'denoiser'
+]
 
 #: The losses to choose from.
 LossName: TypeAlias = Literal['ce', 'ce+dice']
@@ -74,6 +80,9 @@ class MultispectralSegmentationTask(PixelTask):
                 segmentation_models_pytorch has for the network, such as ``'resnet18'``
                 (``'deeplabv3+'`` takes no ``'mit_...'``). For ``'pfsegnet'``, one of
                 :class:`~torchgeo_specdm.models.pfsegnet.PFSegNet`, as ``'resnet50s'``.
+                For ``'denoiser'``, the folder of a generator of the same bands (see
+                :class:`~torchgeo_specdm.models.denoiser.DenoiserSegmenter`), which must
+                not have seen validation or test samples.
             in_channels: Number of bands; None for that of the datamodule's ``spec``.
             num_classes: Number of classes; None for that of the datamodule's ``spec``.
             stem: ``'widen'`` or ``'map'``, how many bands get into a backbone made for
@@ -113,7 +122,28 @@ class MultispectralSegmentationTask(PixelTask):
         self.weights = weights
         super().__init__()
 
-    def build_network(self) -> AnySize:
+    def setup(self, stage: str) -> None:
+        """Read from the datamodule what was not given; match a denoiser to it.
+
+        Args:
+            stage: 'fit', 'validate', 'test' or 'predict'.
+
+        Raises:
+            ValueError: If bands or classes are not those of the data, or a denoiser was
+                trained on validation or test samples.
+        """
+        super().setup(stage)
+        data: Any = getattr(self.trainer, 'datamodule', None)
+        if stage != 'fit' or not isinstance(self.model, DenoiserSegmenter) or not data:
+            return
+        spec, root = getattr(data, 'spec', None), self.hparams['backbone']
+        if isinstance(spec, SampleSpec):
+            named = type(data).__name__
+            self.model.codec.spec.require_match(spec, root, named, ['bands', 'scale'])
+        self.model.set_scaling(data.mean, data.std)
+        require_unseen(data, self.model.seen, root)
+
+    def build_network(self) -> nn.Module:
         """Build the network that the hyperparameters ask for.
 
         Returns:
@@ -123,6 +153,13 @@ class MultispectralSegmentationTask(PixelTask):
         backbone, stem = given['backbone'], given['stem']
         bands, classes = given['in_channels'], given['num_classes']
         fetch = self.weights is True
+        if given['model'] == 'denoiser':
+            if self.weights or stem != 'widen':
+                raise ValueError(
+                    f'weights={self.weights} and stem={stem!r} are of other networks: a '
+                    'denoiser has bands and weights of its own. Leave both out.'
+                )
+            return DenoiserSegmenter(Generator.load(backbone), classes)
         if given['model'] == 'segformer':
             return segformer(backbone, bands, classes, stem, fetch, self.rgb)
         if given['model'] == 'pfsegnet':

@@ -297,6 +297,27 @@ def require_no_leak(
             'samples among what one was trained on are not looked for.'
         )
         return
+    require_unseen(real, seen, root, held_out)
+
+
+def require_unseen(
+    real: NonGeoDataModule,
+    seen: set[str],
+    root: Path | str,
+    held_out: HeldOut | None = None,
+) -> None:
+    """Refuse a generator that saw validation or test samples.
+
+    Args:
+        real: The real datamodule, set up for fitting; it is not changed.
+        seen: Fingerprints of what the generator was trained on.
+        root: Folder of the generator, or of what it drew.
+        held_out: Hashes of the validation and test samples, from
+            :func:`hash_held_out`; None reads every one of them.
+
+    Raises:
+        ValueError: With the number of samples seen.
+    """
     for split, found in (held_out or hash_held_out(real)).items():
         known = {found[value] for value in seen.intersection(found)}
         if known:
@@ -304,7 +325,7 @@ def require_no_leak(
                 f'{len(known)} {split} samples of {type(real).__name__} are among '
                 f'those that the generator of {root} was trained on; scores on them '
                 'would say nothing. Train it on the training split of this datamodule, '
-                'or use leak_check=False if they are no measure.'
+                'or use leak_check=False of a mix if they are no measure.'
             )
 
 
