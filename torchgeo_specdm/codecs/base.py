@@ -144,9 +144,14 @@ class Codec(nn.Module, ABC):
             RuntimeError: If the statistics have not been measured.
         """
         self.require_statistics()
-        parts = self.prepare(sample)
-        latent = in_windows(self.to_latent, parts, window, self.factor)
-        return (latent - _channels(self.latent_mean)) / _channels(self.latent_std)
+        self._require_fit(sample)
+
+        def network(image: Tensor, mask: Tensor) -> Tensor:
+            raw = self.to_latent(*self.prepare({'image': image, 'mask': mask}))
+            return (raw - _channels(self.latent_mean)) / _channels(self.latent_std)
+
+        parts = [sample['image'], sample['mask']]
+        return in_windows(network, parts, window, self.factor)
 
     def decode(
         self, latent: Tensor, window: tuple[int, int] | None = None
@@ -163,13 +168,18 @@ class Codec(nn.Module, ABC):
             dates, not yet rounded; ``mask``, int64 (B, H, W), or (B, 1, H, W).
         """
         self.require_statistics()
-        raw = latent * _channels(self.latent_std) + _channels(self.latent_mean)
-        joined = in_windows(self._images_and_logits, [raw], window)
+
+        def network(latent: Tensor) -> Tensor:
+            raw = latent * _channels(self.latent_std) + _channels(self.latent_mean)
+            images, logits = self.from_latent(raw)
+            return torch.cat([self._digital_numbers(images).flatten(1, 2), logits], 1)
+
+        joined = in_windows(network, [latent], window)
         classes = self.spec.num_classes
         images = rearrange(
             joined[:, :-classes], 'b (t c) h w -> b t c h w', t=self.spec.dates
         )
-        return self._finish(images, joined[:, -classes:])
+        return self._as_sample(images, joined[:, -classes:])
 
     def limit(self, image: Tensor) -> Tensor:
         """Clip values that were drawn to what the training set showed of their band.
@@ -191,7 +201,7 @@ class Codec(nn.Module, ABC):
         """
         with torch.no_grad():
             images, logits = self.from_latent(self.to_latent(*self.prepare(sample)))
-        return self._finish(images, logits), logits
+        return self._as_sample(self._digital_numbers(images), logits), logits
 
     def loss(self, sample: Sample) -> dict[str, Tensor]:
         """The stage-1 loss of a batch (SpecDM, Eq. 1 and 2).
@@ -243,28 +253,13 @@ class Codec(nn.Module, ABC):
                 ``mask`` (B, H, W) or (B, 1, H, W).
 
         Returns:
-            Scaled images (B, T, C, H, W), the middle of the range where they are
-            missing, and the mask (B, H, W).
+            Scaled images (B, T, C, H, W), filled where they are missing, and the mask
+            (B, H, W).
 
         Raises:
             ValueError: If the bands or sizes do not fit.
         """
-        image, mask = sample['image'], sample['mask']
-        images = image[:, None] if image.ndim == 4 else image
-        if mask.shape[-2:] != images.shape[-2:]:
-            raise ValueError(
-                f'A batch has masks of {tuple(mask.shape[-2:])} pixels but images of '
-                f'{tuple(images.shape[-2:])}; they must cover the same pixels.'
-            )
-        mask = mask.reshape(len(mask), *mask.shape[-2:])
-        wanted = (self.spec.dates, self.spec.num_bands)
-        if tuple(images.shape[1:3]) != wanted:
-            raise ValueError(
-                f'A batch has {images.shape[1]} date(s) of {images.shape[2]} bands but '
-                f'this codec was made for {wanted[0]} of {wanted[1]}: '
-                f'{list(self.spec.bands)}. Give it the same bands in the same order.'
-            )
-        self.latent_size(images.shape[-2], images.shape[-1])
+        images, mask = self._require_fit(sample)
         center, half = _bands(self.center), _bands(self.half_range)
         scaled = ((images - center) / half).clamp(-_CLIP, _CLIP)
         return fill_missing(scaled), mask
@@ -328,11 +323,14 @@ class Codec(nn.Module, ABC):
         return avg_pool2d(known, self.factor)
 
     def one_hot(self, mask: Tensor) -> Tensor:
-        """Masks (B, H, W) as -1 or +1 for each class (B, K, H, W); -1 if no label."""
+        """Masks (B, H, W) as -1 or +1 for each class (B, K, H, W).
+
+        Pixels without a label are filled from those around, and -1 without any.
+        """
         known = self.labelled(mask)
         hot = one_hot(mask.where(known, 0), self.spec.num_classes)
-        hot = rearrange(hot * known[..., None], 'b h w k -> b k h w')
-        return hot.to(self.center.dtype) * 2 - 1
+        hot = rearrange(hot, 'b h w k -> b k h w').to(self.center.dtype)
+        return fill_missing(hot.where(known[:, None], torch.nan)) * 2 - 1
 
     def fit_scaling(self, images: Tensor) -> None:
         """Measure the band scaling: the 0.5th and 99.5th percentile become -1 and +1.
@@ -418,22 +416,36 @@ class Codec(nn.Module, ABC):
             state_dict.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _images_and_logits(self, latent: Tensor) -> Tensor:
-        """Raw latents to scaled images and class scores (B, T x C + K, H, W)."""
-        images, logits = self.from_latent(latent)
-        return torch.cat([images.flatten(1, 2), logits], 1)
+    def _require_fit(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Images (B, T, C, H, W) and mask (B, H, W) of a batch of the right form."""
+        image, mask = sample['image'], sample['mask']
+        images = image[:, None] if image.ndim == 4 else image
+        if mask.shape[-2:] != images.shape[-2:]:
+            raise ValueError(
+                f'A batch has masks of {tuple(mask.shape[-2:])} pixels but images of '
+                f'{tuple(images.shape[-2:])}; they must cover the same pixels.'
+            )
+        mask = mask.reshape(len(mask), *mask.shape[-2:])
+        wanted = (self.spec.dates, self.spec.num_bands)
+        if tuple(images.shape[1:3]) != wanted:
+            raise ValueError(
+                f'A batch has {images.shape[1]} date(s) of {images.shape[2]} bands but '
+                f'this codec was made for {wanted[0]} of {wanted[1]}: '
+                f'{list(self.spec.bands)}. Give it the same bands in the same order.'
+            )
+        self.latent_size(images.shape[-2], images.shape[-1])
+        return images, mask
 
     def _digital_numbers(self, images: Tensor) -> Tensor:
         """Undo the scaling, in float32."""
         return images.float() * _bands(self.half_range) + _bands(self.center)
 
-    def _finish(self, images: Tensor, logits: Tensor) -> dict[str, Tensor]:
-        """Scaled images and class scores to a sample in digital numbers."""
-        image = self._digital_numbers(images)
+    def _as_sample(self, images: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Digital numbers of all dates and class scores to a sample."""
         mask = logits.argmax(1)
         if self.spec.dates == 1:
-            return {'image': image[:, 0], 'mask': mask}
-        return {'image': image, 'mask': mask[:, None]}
+            return {'image': images[:, 0], 'mask': mask}
+        return {'image': images, 'mask': mask[:, None]}
 
 
 def _channels(values: Tensor) -> Tensor:

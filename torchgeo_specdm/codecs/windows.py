@@ -32,7 +32,7 @@ def in_windows(
     from the same noisy latent, so where they overlap they differ little.
 
     A sample is never put together with others of its batch, so it does not depend on
-    them, and memory grows with the scene alone.
+    them, and memory grows by no more than the result.
 
     Args:
         network: From windows (N, ..., h, w) of each whole, and the conditions of their
@@ -53,20 +53,29 @@ def in_windows(
         window_starts(height, window[0], unit),
         window_starts(width, window[1], unit),
     )
-    fused = []
+    fused: Tensor | None = None
     for sample in range(len(wholes[0])):
-        fusion = _Fusion((height, width), window)
         for corners in _chunks([*product(*starts)]):
-            cut = [
-                torch.stack(
-                    [whole[sample][place] for place in _places(corners, window)]
-                )
-                for whole in wholes
-            ]
+            places = _places(corners, window)
+            cut = [torch.stack([w[sample][place] for place in places]) for w in wholes]
             own = [c[sample].expand(len(corners), *c.shape[1:]) for c in conditions]
-            fusion.add(network(*cut, *own).float(), corners)
-        fused.append(fusion.total / fusion.weight)
-    return torch.stack(fused)
+            parts = network(*cut, *own).float()
+            # cells are larger or smaller than those that went in
+            size = parts.shape[-2:]
+            factor = Fraction(size[0], window[0])
+            if fused is None:
+                whole = [int(side * factor) for side in (height, width)]
+                fused = parts.new_zeros(len(wholes[0]), parts.shape[1], *whole)
+            weighted = parts * _shares(size[0])[:, None].to(parts)
+            weighted *= _shares(size[1]).to(parts)
+            corners = [(int(y * factor), int(x * factor)) for y, x in corners]
+            for place, part in zip(_places(corners, size), weighted, strict=True):
+                fused[sample][place] += part
+    assert fused is not None
+    # in place, and one side after the other: a scene may fill much of the memory
+    fused /= _sums(starts[0], size[0], factor)[:, None].to(fused)
+    fused /= _sums(starts[1], size[1], factor).to(fused)
+    return fused
 
 
 def window_starts(length: int, window: int, unit: int = 1) -> list[int]:
@@ -85,35 +94,18 @@ def window_starts(length: int, window: int, unit: int = 1) -> list[int]:
     return [*range(0, length - window, step), length - window]
 
 
-class _Fusion:
-    """A weighted sum of windows that overlap, and the sum of their weights."""
-
-    def __init__(self, whole: tuple[int, int], window: tuple[int, int]) -> None:
-        self.whole, self.window = whole, window
-
-    def add(self, parts: Tensor, corners: Sequence[tuple[int, int]]) -> None:
-        """Add windows (N, D, h, w) of a network's output."""
-        size = parts.shape[-2:]
-        # cells are larger or smaller than those that went in
-        factor = Fraction(size[0], self.window[0])
-        if not hasattr(self, 'total'):
-            whole = [int(side * factor) for side in self.whole]
-            self.total = parts.new_zeros(parts.shape[1], *whole)
-            self.weight = parts.new_zeros(whole)
-        share = _weights(*size).to(parts)
-        corners = [(int(y * factor), int(x * factor)) for y, x in corners]
-        for place, part in zip(_places(corners, size), parts, strict=True):
-            self.total[place] += share * part
-            self.weight[place[1:]] += share
+def _shares(side: int) -> Tensor:
+    """Weight of a window's rows or columns: a squared sine, above 0."""
+    return torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square()
 
 
-def _weights(height: int, width: int) -> Tensor:
-    """Weight of each cell of a window: a squared sine along each side, above 0."""
-    rows, columns = (
-        torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square()
-        for side in (height, width)
-    )
-    return rows[:, None] * columns
+def _sums(starts: Sequence[int], side: int, factor: Fraction) -> Tensor:
+    """Sum of the weights of all windows in each row or column of the whole."""
+    sums = torch.zeros(int(starts[-1] * factor) + side)
+    for start in starts:
+        first = int(start * factor)
+        sums[first : first + side] += _shares(side)
+    return sums
 
 
 def _places(

@@ -301,12 +301,14 @@ class Generator(nn.Module, Shared):
 
     def _estimate(self, state: Tensor, roles: Mapping[str, Role], time: int) -> Tensor:
         """The clean latents (B, D, h, w) that the network sees in noisy ones."""
+
+        def network(state: Tensor, times: Tensor) -> Tensor:
+            visible = self.process.network_input(state, times)
+            output = self.denoiser(visible, times).float()
+            return self.process.clean_estimate(output, state, times)
+
         times = self._times(roles, len(state), time)
-        visible = self.process.network_input(state, times)
-        output = in_windows(
-            self.denoiser, [visible], self._window, conditions=[times]
-        ).float()
-        return self.process.clean_estimate(output, state, times)
+        return in_windows(network, [state], self._window, conditions=[times])
 
     def _fill(
         self,

@@ -77,8 +77,11 @@ def encode_parts(parts: Sample, codec: Codec, window: tuple[int, int]) -> Tensor
     if mask is None:
         shape = (len(first), *first.shape[-2:])
         mask = torch.full(shape, _NO_LABEL, device=first.device)
-    images = codec.blank_image(mask).clone()
-    for name in parts.keys() - {'mask'}:
+    images = codec.blank_image(mask)
+    dates = parts.keys() - {'mask'}
+    # of masks alone, they fill no memory
+    images = images.clone() if dates else images
+    for name in dates:
         images[:, _date(name)] = parts[name]
     return codec.encode({'image': images, 'mask': mask}, window).float()
 

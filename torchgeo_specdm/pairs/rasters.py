@@ -505,9 +505,10 @@ def to_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], 
     limits = np.iinfo(dtype) if integer else np.finfo(dtype)
     # float64 holds all limits exactly
     wide = values.astype(np.float64)
-    wide = np.rint(wide) if integer else wide
+    if integer:
+        np.rint(wide, out=wide)
     clipped = float(((wide < limits.min) | (wide > limits.max)).mean())
-    return wide.clip(limits.min, limits.max).astype(dtype), clipped
+    return wide.clip(limits.min, limits.max, out=wide).astype(dtype), clipped
 
 
 def _write_raster(
