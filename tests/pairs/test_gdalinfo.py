@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,18 @@ def sample() -> tuple[np.ndarray, np.ndarray]:
     return random.integers(1, 5000, (4, 16, 20)), mask
 
 
-@pytest.mark.parametrize('placed', [True, False])
-def test_pairs(tmp_path: Path, sample: Any, placed: bool) -> None:
-    # what is drawn for masks, varied, filtered and exported, and class maps
-    writer = PairWriter(tmp_path, SPEC, {}, {})
+@pytest.mark.parametrize(('placed', 'dates'), [(True, 1), (False, 1), (True, 2)])
+def test_pairs(tmp_path: Path, sample: Any, placed: bool, dates: int) -> None:
+    # what is drawn for masks, varied, filtered and exported, pairs of change, and
+    # scenes; class maps are written by what writes masks
+    writer = PairWriter(tmp_path, replace(SPEC, dates=dates), {}, {})
     sure = np.full(sample[1].shape, 0.75, np.float32)
     place = PLACE if placed else {}
-    writer.write('a', *sample, {'index': 0}, place, confidence=sure)
-    image = gdalinfo(tmp_path / 'images' / 'a.tif')
+    images = np.stack([sample[0]] * dates)
+    writer.write('a', images, sample[1], {'index': 0}, place, confidence=sure)
+    files = sorted((tmp_path / 'images').glob('*.tif'))
+    assert len(files) == dates
+    image = gdalinfo(files[-1])
     bands = image['bands']
     assert [band['description'] for band in bands] == [*SPEC.bands]
     assert [band['colorInterpretation'] for band in bands] == [
