@@ -138,13 +138,15 @@ class TestIgnoredPixels:
         losses = codec.loss(batch)
         assert all(bool(value.isfinite()) for value in losses.values())
 
-    def test_are_of_no_class(self, kind: str, dates: int) -> None:
+    def test_look_like_those_around(self, kind: str, dates: int) -> None:
         codec = make(kind, dates)
-        mask = torch.tensor([[[0, 1], [2, 255]]])
-        hot = codec.one_hot(mask)
-        assert hot[0, :, 1, 1].tolist() == [-1, -1, -1]
+        hot = codec.one_hot(torch.tensor([[[0, 1], [2, 255]], [[2, 255], [255, 2]]]))
         assert hot[0, :, 1, 0].tolist() == [-1, -1, 1]
         assert hot[0, :, 0, 0].tolist() == [1, -1, -1]
+        torch.testing.assert_close(hot[0, :, 1, 1], torch.full((3,), -1 / 3))
+        assert hot[1, :, 0, 1].tolist() == [-1, -1, 1]
+        blank = codec.one_hot(torch.full((1, 2, 2), 255))
+        assert bool((blank == -1).all())
 
     def test_do_not_count_in_the_mask_loss(self, kind: str, dates: int) -> None:
         codec = make(kind, dates)

@@ -209,7 +209,7 @@ class Sentinel2Features(Extractor):
         """Put the bands where the network expects them, in its units.
 
         Args:
-            planes: Standardised bands (B, C, H, W), average where they are NaN.
+            planes: Standardised bands (B, C, H, W), filled where they are NaN.
 
         Returns:
             Reflectance (B, 13, H, W), float32, with the average and contrast of the
