@@ -40,7 +40,7 @@ class ImageFolder(NonGeoDataset):
         """
         root = Path(root)
         folder = root / 'images' if (root / 'images').is_dir() else root
-        found = list_rasters(folder)
+        found = {n: folder / file for n, file in list_rasters(folder).items()}
         if not found or spec.dates > 1:
             raise ValueError(
                 f'{folder} has {len(found)} images, for samples of {spec.dates} dates, '

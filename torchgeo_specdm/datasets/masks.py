@@ -41,7 +41,7 @@ class MaskFolder(NonGeoDataset):
         root = Path(root)
         folder = root / 'masks' if (root / 'masks').is_dir() else root
         self.root = root
-        self._paths = list_rasters(folder)
+        self._paths = {n: folder / file for n, file in list_rasters(folder).items()}
         if not self._paths:
             raise ValueError(f'{folder} has 0 masks. Put in .tif or .png files.')
         self.spec = spec

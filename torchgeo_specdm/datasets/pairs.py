@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..files import digest_files, read_json, write_text
-from ..pairs.cache import Entry, FileCache, pack_facts, unpack_facts
+from ..pairs.cache import FileCache, pack_facts, unpack_facts
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
@@ -343,7 +343,7 @@ class PairFolder(PlottedDataset):
         except ValueError as error:
             raise ValueError(f'{self.root}: {error}') from error
         self._channels = [stored.bands.index(band) for band in bands]
-        self._facts: dict[str, Entry] = {}
+        self._facts: dict[str, bytes] = {}
         settings = json.dumps([__version__, self._stored.spec.to_dict(), [*bands]])
         self._cache = FileCache(self.root, settings, self._paths)
 

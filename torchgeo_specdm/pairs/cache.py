@@ -27,9 +27,6 @@ _RACY = 2.0
 #: What stands beside a raster and says how to read it.
 _BESIDE = ('.aux.xml', '.hdr')
 
-#: A text and numbers, (N,) float64.
-Entry = tuple[str, bytes]
-
 
 class FileCache:
     """Entries by name, each true while its files have the same sizes and times.
@@ -54,19 +51,19 @@ class FileCache:
         self.paths = paths
 
     @cached_property
-    def kept(self) -> dict[str, Entry]:
+    def kept(self) -> dict[str, bytes]:
         """The entries whose files have not changed; read once."""
-        found: dict[str, Entry] = {}
+        found: dict[str, bytes] = {}
         with contextlib.suppress(sqlite3.Error, OSError):
             if self.path.exists():
                 with contextlib.closing(sqlite3.connect(self.path)) as store:
-                    rows = store.execute('SELECT name, stamp, text, data FROM found')
-                    for name, stamp, text, data in rows:
+                    rows = store.execute('SELECT name, stamp, entry FROM entries')
+                    for name, stamp, entry in rows:
                         if stamp == self._stamp(name):
-                            found[name] = (text, data)
+                            found[name] = entry
         return found
 
-    def keep(self, entries: Mapping[str, Entry]) -> None:
+    def keep(self, entries: Mapping[str, bytes]) -> None:
         """Add entries that are not there yet.
 
         Args:
@@ -77,25 +74,27 @@ class FileCache:
         with contextlib.suppress(sqlite3.Error, OSError):
             for name, entry in entries.items():
                 if name not in self.kept and self._changed(name) < latest:
-                    rows.append((name, self._stamp(name), *entry))
+                    rows.append((name, self._stamp(name), entry))
             if not rows:
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.closing(sqlite3.connect(self.path)) as store, store:
                 store.execute(
-                    'CREATE TABLE IF NOT EXISTS found '
-                    '(name TEXT PRIMARY KEY, stamp TEXT, text TEXT, data BLOB)'
+                    'CREATE TABLE IF NOT EXISTS entries '
+                    '(name TEXT PRIMARY KEY, stamp TEXT, entry BLOB)'
                 )
-                store.executemany('INSERT OR REPLACE INTO found VALUES (?,?,?,?)', rows)
+                store.executemany('INSERT OR REPLACE INTO entries VALUES (?,?,?)', rows)
 
     def _stamp(self, name: str) -> str | None:
         """Sizes and times of the files of a name; None if one is gone."""
         try:
-            stats = [os.stat(path) for path in self.paths(name)]
+            paths = [os.fspath(path) for path in self.paths(name)]
+            stats = [os.stat(path) for path in paths]
         except (OSError, KeyError):
             return None
-        for path in self.paths(name):
-            for beside in (f'{path}{_BESIDE[0]}', path.with_suffix(_BESIDE[1])):
+        for path in paths:
+            stem = os.path.splitext(path)[0]
+            for beside in (path + _BESIDE[0], stem + _BESIDE[1]):
                 with contextlib.suppress(OSError):
                     stats.append(os.stat(beside))
         return ' '.join(f'{stat.st_size}:{stat.st_mtime_ns}' for stat in stats)
@@ -105,7 +104,7 @@ class FileCache:
         return max(os.stat(path).st_mtime for path in self.paths(name))
 
 
-def pack_facts(facts: SampleFacts) -> Entry:
+def pack_facts(facts: SampleFacts) -> bytes:
     """Facts of a sample as an entry.
 
     Args:
@@ -118,10 +117,11 @@ def pack_facts(facts: SampleFacts) -> Entry:
     dtypes = [str(form.image_dtype), str(form.mask_dtype)]
     text = [form.channels, form.layers, dtypes, form.size, *plain]
     numbers = np.stack([*moments, level.double().numpy()])
-    return json.dumps(text), numbers.astype(np.float64).tobytes()
+    # JSON has no line end
+    return json.dumps(text).encode() + b'\n' + numbers.astype(np.float64).tobytes()
 
 
-def unpack_facts(entry: Entry) -> SampleFacts:
+def unpack_facts(entry: bytes) -> SampleFacts:
     """Undo :func:`pack_facts`.
 
     Args:
@@ -130,8 +130,9 @@ def unpack_facts(entry: Entry) -> SampleFacts:
     Returns:
         The facts, equal to the bit.
     """
-    channels, layers, dtypes, size, *plain = json.loads(entry[0])
-    pixels, mean, squares, level = np.frombuffer(entry[1]).reshape(4, -1)
+    text, _, numbers = entry.partition(b'\n')
+    channels, layers, dtypes, size, *plain = json.loads(text)
+    pixels, mean, squares, level = np.frombuffer(numbers).reshape(4, -1)
     image, mask = (getattr(torch, name.split('.')[-1]) for name in dtypes)
     return SampleFacts(
         SampleForm(tuple(channels), tuple(layers), image, mask, tuple(size)),

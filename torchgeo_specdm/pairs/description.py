@@ -340,12 +340,12 @@ def _classes_of_masks(
 ) -> list[int]:
     """All positions up to the highest in the masks, if they look like positions."""
     cache = FileCache(files.root, f'codes {variable}', lambda name: (files.mask(name),))
-    texts = {name: text for name, (text, _) in cache.kept.items()}
+    texts = dict(cache.kept)
     for name in files.ids:
         if name not in texts:
             values = np.unique(read_codes(files.mask(name), variable))
-            texts[name] = json.dumps(values.tolist())
-    cache.keep({name: (text, b'') for name, text in texts.items()})
+            texts[name] = json.dumps(values.tolist()).encode()
+    cache.keep(texts)
     found = {code for text in {*texts.values()} for code in json.loads(text)}
     ignored = {*no_label} or {USUAL_IGNORE}
     labels = sorted(found - ignored)

@@ -6,6 +6,7 @@
 import csv
 import io
 import logging
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -60,10 +61,8 @@ class PairFiles:
     def __init__(self, root: Path, dates: int | None = None) -> None:
         """List the files."""
         self.root = root
-        # names take a fifth of the memory of paths
         self._images, self._masks = (
-            {stem: path.name for stem, path in list_rasters(root / kind).items()}
-            for kind in ('images', 'masks')
+            list_rasters(root / kind) for kind in ('images', 'masks')
         )
         self.dates = self._count_dates() if dates is None else dates
         self._require_pairs()
@@ -249,15 +248,15 @@ def read_corners(root: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
-def list_rasters(folder: Path) -> dict[str, Path]:
+def list_rasters(folder: Path) -> dict[str, str]:
     """Find the images of a folder.
 
     Args:
         folder: The folder.
 
     Returns:
-        Path of each image by its name without suffix, composed (Unicode NFC), in order
-        of the file names. Files of other kinds are named in a warning.
+        File name of each image by its name without suffix, composed (Unicode NFC), in
+        order of the file names. Files of other kinds are named in a warning.
 
     Raises:
         FileNotFoundError: If there is no such folder.
@@ -269,12 +268,12 @@ def list_rasters(folder: Path) -> dict[str, Path]:
             'with files of the same names; torchgeo-specdm scenes makes one to try.'
         )
     # other systems leave hidden files such as ._a.tif beside a.tif
-    paths = [p for p in sorted(folder.iterdir()) if not p.name.startswith('.')]
-    endings = Counter(path.suffix.lower() for path in paths)
+    files = sorted(name for name in os.listdir(folder) if not name.startswith('.'))
+    endings = Counter(_ending(file) for file in files)
     kind = next((kind for kind in _KINDS if {*kind} & {*endings}), _KINDS[0])
     passed = {e: n for e, n in endings.items() if e not in (*kind, *_BESIDE)}
     if passed:
-        names = [path.name for path in paths if path.suffix.lower() in passed]
+        names = [file for file in files if _ending(file) in passed]
         _log.warning(
             '%s: read are files ending in %s; passed over are %s (%s).',
             folder,
@@ -282,16 +281,21 @@ def list_rasters(folder: Path) -> dict[str, Path]:
             ', '.join(f'{n} in {e or "nothing"}' for e, n in sorted(passed.items())),
             ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else ''),
         )
-    found: dict[str, Path] = {}
-    for path in paths:
-        if path.suffix.lower() not in kind:
+    # names take a fifth of the memory of paths
+    found: dict[str, str] = {}
+    for file in files:
+        if _ending(file) not in kind:
             continue
         # systems differ in how they write an umlaut
-        name = unicodedata.normalize('NFC', path.stem)
+        name = unicodedata.normalize('NFC', os.path.splitext(file)[0])
         if name in found:
             raise ValueError(
-                f'{path} and {found[name].name} have one id, {name!r}, which must be '
-                'unique. Remove or rename one of them.'
+                f'{folder / file} and {found[name]} have one id, {name!r}, which must '
+                'be unique. Remove or rename one of them.'
             )
-        found[name] = path
+        found[name] = file
     return found
+
+
+def _ending(file: str) -> str:
+    return os.path.splitext(file)[1].lower()

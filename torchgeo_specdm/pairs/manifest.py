@@ -8,9 +8,12 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
+import numpy as np
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
@@ -61,7 +64,7 @@ def read_manifest(root: Path) -> list[dict[str, Any]]:
 def manifest_lines(root: Path) -> Iterator[dict[str, Any]]:
     """Read ``manifest.jsonl`` line by line; a torn one (a killed writer) is dropped.
 
-    In memory are only ids.
+    In memory are only hashes of ids, and the ids of those that come again.
 
     Args:
         root: The folder of pairs.
@@ -75,11 +78,16 @@ def manifest_lines(root: Path) -> Iterator[dict[str, Any]]:
     path = root / MANIFEST
     if not path.exists():
         return
-    rows = enumerate(read_json_lines(path, Line, torn=True))
-    last = {row['id']: number for number, row in rows}
-    for number, row in enumerate(read_json_lines(path, Line, torn=True)):
-        # others may have written more in between
-        if last.get(row['id']) == number:
+    rows = partial(read_json_lines, path, Line, torn=True)
+    # 8 bytes an id, where the ids of a million samples would take 100 MB
+    hashes = np.fromiter((hash(row['id']) for row in rows()), np.int64)
+    values, counts = np.unique(hashes, return_counts=True)
+    again = {*values[counts > 1].tolist()}
+    # others may write more in between
+    lines = enumerate(islice(rows(), len(hashes) if again else 0))
+    last = {row['id']: n for n, row in lines if hash(row['id']) in again}
+    for number, row in enumerate(islice(rows(), len(hashes))):
+        if last.get(row['id'], number) == number:
             yield dict(row)
 
 
