@@ -14,6 +14,8 @@ extensions = [
     'sphinxarg.ext',
 ]
 exclude_patterns = ['_build']
+# options keep their two dashes
+smartquotes_action = 'qe'
 
 # the arguments of a class are the init_args of its YAML
 autodoc_default_options = {'members': True, 'show-inheritance': True}
@@ -36,3 +38,7 @@ html_theme_options = {
 }
 html_context = {'default_mode': 'auto'}
 html_show_sourcelink = False
+html_static_path = ['_static']
+html_css_files = ['pages.css']
+# a browser lets no page that is opened as a file fetch what a summary needs
+html_show_search_summary = False
