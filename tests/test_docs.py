@@ -6,6 +6,7 @@
 import ast
 import re
 import shlex
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +28,15 @@ SOURCES = [
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'experiments').glob('*.md'))]
 PAGES += sorted((ROOT / 'docs').rglob('*.md'))
 PAGES = [page for page in PAGES if '_build' not in page.parts]
+#: Programs of others that pages show, and why no test here calls them.
+OTHERS = {
+    **dict.fromkeys(
+        ('python3', 'pip', 'pytest', 'ruff', 'mypy', 'sphinx-build'), '.ci/run does'
+    ),
+    'dask': 'tests/study/test_cluster.py starts scheduler and workers in Python',
+    'tensorboard': 'a server, of a package that is optional',
+    'hf': 'needs the Hugging Face Hub',
+}
 
 
 def test_sources_name_documents_of_the_repository() -> None:
@@ -47,21 +57,47 @@ def test_links_of_pages_lead_somewhere(page: Path) -> None:
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
+def commands_of(lines: Iterable[str]) -> set[tuple[str, ...]]:
+    """Words of each command in lines of a shell, programs without their folder."""
+    parts = [part for line in lines for part in line.split('&&')]
+    found = (shlex.split(part.split('>>')[0], comments=True) for part in parts)
+    return {(Path(words[0]).name, *words[1:]) for words in found if words}
+
+
+def commands_in_blocks() -> set[tuple[str, ...]]:
+    """Words of each command in a block of a page."""
+    blocks = [
+        block
+        for page in PAGES
+        for block in re.findall(r'```sh\n(.*?)```', page.read_text(), re.DOTALL)
+    ]
+    return commands_of(line for block in blocks for line in block.splitlines())
+
+
 def shown_commands() -> set[tuple[str, ...]]:
-    """Words of each command that a page shows, in a block or in a line."""
-    found = set()
-    for page in PAGES:
-        text = page.read_text()
-        blocks = re.findall(r'```sh\n(.*?)```', text, re.DOTALL)
-        lines = [line for block in blocks for line in block.splitlines()]
+    """Words of each command of TorchGeo's or ours, in a block or in a line."""
+    inline = [
+        line
+        for page in PAGES
         # a verb alone is a name, not a command
-        lines += re.findall(r'(?<!`)`([^`\n]+ [^`\n]+ [^`\n]+)`(?!`)', text)
-        for part in (part for line in lines for part in re.split('&&|>>', line)):
-            known = 'torchgeo' in part and '...' not in part
-            words = shlex.split(part, comments=True) if known else []
-            if words and Path(words[0]).name in ('torchgeo', 'torchgeo-specdm'):
-                found.add((Path(words[0]).name, *words[1:]))
-    return found
+        for line in re.findall(
+            r'(?<!`)`([^`\n]+ [^`\n]+ [^`\n]+)`(?!`)', page.read_text()
+        )
+        if 'torchgeo' in line and '...' not in line
+    ]
+    return {
+        words
+        for words in commands_in_blocks() | commands_of(inline)
+        if words[0] in ('torchgeo', 'torchgeo-specdm')
+    }
+
+
+def test_no_command_is_passed_over() -> None:
+    for program, *words in commands_in_blocks():
+        if program == 'python':
+            assert (ROOT / words[0]).exists(), words
+        else:
+            assert program in {'torchgeo', 'torchgeo-specdm', *OTHERS}, program
 
 
 def test_commands_are_understood(

@@ -6,6 +6,8 @@
 import csv
 import json
 import math
+import re
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,28 @@ def test_four_steps(
     main(['test', config, *quiet, *logs, *crop, '--ckpt_path', path])
     if name == 'oscd':
         assert (runs / network / 'maps' / 'rio.tif').exists()
+    if name == 'demo':
+        run_the_pages()
+
+
+def run_the_pages() -> None:
+    """The Python of README and reference, on what the four steps left behind."""
+    steps = []
+    shorter = {
+        'ratio=3': 'ratio=1',
+        'max_steps=500': 'max_steps=2, accelerator="cpu", logger=False',
+        "'data/demo', patch_size=32": "'data/demo', patch_size=32, batch_size=4",
+    }
+    for page in ('README.md', 'docs/reference/api.md'):
+        text = (EXPERIMENTS.parent / page).read_text()
+        (code,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+        for long, short in shorter.items():
+            code = code.replace(long, short)
+        Path('page.py').write_text(code)
+        found = runpy.run_path('page.py')
+        assert found['pairs']['image'].shape == (3, 10, 32, 32)
+        steps += [found['trainer'].global_step] if 'trainer' in found else []
+    assert steps == [2]
 
 
 @pytest.mark.parametrize(

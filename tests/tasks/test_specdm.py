@@ -311,7 +311,8 @@ class TestTrainer:
             tmp_path, max_steps=3, limit_val_batches=0, callbacks=[finder]
         )
         trainer.fit(task, data)
-        assert trainer.global_step == 3 and data.batch_size == 4
+        assert trainer.global_step == 3
+        assert data.batch_size == finder.optimal_batch_size >= 4
         # not the weights of a trial, which ends as a training does
         wanted = task.model.generator.denoiser.state_dict()
         saved = Generator.load(out).denoiser.state_dict()

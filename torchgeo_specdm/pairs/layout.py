@@ -95,7 +95,7 @@ class PairFiles:
         if self._masks and not alone:
             return
         each = 'an image' if self.dates == 1 else f'{self.dates} images (_1, _2, ...)'
-        remedy = 'Add or remove these files.'
+        remedy = 'Rename, add or remove these files.'
         if (self.root / MANIFEST).exists():
             remedy = 'If a generator was stopped here, run it again: it goes on.'
         raise ValueError(
