@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,7 +24,7 @@ from torchgeo_specdm import GenerationDataModule, Generator, PairFolder, SpecDMT
 from torchgeo_specdm.files import write_verified
 
 from ..conftest import PAIR_CLASSES, Run, quiet_trainer
-from ..processes import run_command, run_ranks, start_command
+from ..processes import run_command, start_command
 from .generating import COUNT, config_of, digests, draw, predict, rows
 
 
@@ -248,7 +250,16 @@ class TestProcesses:
     ) -> None:
         out = tmp_path / 'set'
         config = config_of(diffusion_run.out, out, {'devices': 2, 'strategy': 'ddp'})
-        run_ranks(lambda: predict(config), tmp_path)
+        # the command and the launcher of Lightning themselves
+        program = str(Path(sys.executable).with_name('torchgeo'))
+        done = subprocess.run(
+            [program, 'predict', '--config', str(config)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert 'MEMBER: 2/2' in done.stderr
         assert digests(out) == digests(whole)
 
     def test_one_batch_is_left_for_two(
