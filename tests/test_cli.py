@@ -110,6 +110,7 @@ class TestArguments:
             ['study', 'x.yaml', '--seeds', '3'],
             ['generate', '--out', 'x', '--count', '3'],
             ['generate', '--generator', 'x', '--out', 'x', '--count', 'three'],
+            ['generate', '--generator', 'x', '--out', 'x', '--class-share', 'town'],
             ['scenes', '--out', 'x', '--seed', '18446744073709551616'],
             ['quickstart', '--seed', '-1'],
             ['quickstart', '--codec', 'single_stream'],
@@ -397,11 +398,22 @@ class TestGenerate:
         settings = drawn.provenance['settings']
         assert settings['draws'] == 2 and settings['sampling']['guidance'] == 0.5
 
+    def test_says_how_far_shares_are_met(
+        self, arguments: list[str], capsys: Output
+    ) -> None:
+        shares = ['--class-share', 'town=0.05', '--class-share', 'water=0.9']
+        assert main([*arguments, *shares, '--draws', '2']) == 0
+        _, town, water = capsys.readouterr().out.splitlines()
+        assert town.startswith('town: 5.0% asked, ')
+        assert 'water: 90.0% asked' in water and 'It was not reached with 3' in water
+
     @pytest.mark.parametrize(
         'change, said',
         [
             (['--draws', '2'], '--draws cannot be used with what is drawn here'),
             (['--images', 'x'], '--count cannot be used'),
+            (['--class-share', 'town=0.2', '--vary', 'x'], '--vary cannot be used'),
+            (['--class-share', 'town=1', 'town=0'], 'Name each once'),
             (['--change', 'x', '--augment'], '--augment cannot be used'),
             (['--change', 'x', '--vary', 'x'], '--vary cannot be used'),
             (['--change', 'x'], 'Change is painted between 2 dates'),

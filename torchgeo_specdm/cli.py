@@ -278,7 +278,19 @@ def _add_generate(verbs: Any) -> None:
         '--images', help='folder of images: draw masks for them, and how sure they are'
     )
     generate.add_argument(
-        '--draws', type=int, help='masks drawn for each of --images; 8 if left out'
+        '--draws',
+        type=int,
+        help='masks drawn for each of --images, or to choose from with --class-share; 8 '
+        'if left out',
+    )
+    generate.add_argument(
+        '--class-share',
+        type=class_share,
+        nargs='+',
+        action='extend',
+        metavar='CLASS=SHARE',
+        help='share of the area of all masks of classes by name or code, such as '
+        'built-up=0.2; masks are chosen for it',
     )
     generate.add_argument(
         '--change',
@@ -429,3 +441,12 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f'{value} must be from 0 to {2**32 - 1}')
     return value
+
+
+def class_share(text: str) -> tuple[str, float]:
+    """A class and its share, such as ``built-up=0.2``."""
+    name, _, share = text.rpartition('=')
+    try:
+        return name, float(share)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text} must be like built-up=0.2') from None

@@ -239,10 +239,11 @@ def _what_to_draw(options: Namespace) -> Any:
     from .datamodules.generation import GenerationDataModule
     from .datamodules.labelling import LabellingDataModule
     from .datamodules.painting import ChangeDataModule
+    from .datamodules.shares import ShareDataModule
 
     names = (
         *('out', 'count', 'seed', 'batch_size', 'masks', 'vary', 'images', 'draws'),
-        *('change', 'first_outside', 'strength', 'augment', 'size'),
+        *('change', 'first_outside', 'strength', 'augment', 'size', 'class_share'),
     )
     values = {name: getattr(options, name) for name in names}
     # what was not asked for is left to the datamodule
@@ -252,15 +253,29 @@ def _what_to_draw(options: Namespace) -> Any:
         kind = LabellingDataModule
     elif options.change is not None:
         kind = ChangeDataModule
+    elif options.class_share is not None:
+        kind, given['class_share'] = ShareDataModule, _shares(options.class_share)
     unknown = sorted(given.keys() - inspect.signature(kind).parameters.keys())
     if unknown:
         flags = [f'--{name.replace("_", "-")}' for name in unknown]
         raise ValueError(
             f'{", ".join(flags)} cannot be used with what is drawn here: --draws goes '
-            'with --images, which takes no --count; --first-outside goes with --change, '
-            'and --size and --augment with neither. Leave it out.'
+            'with --images, which takes no --count, or with --class-share, which takes '
+            'nothing given; --first-outside goes with --change, and neither --size nor '
+            '--augment with what is given whole. Leave it out.'
         )
     return kind(**given)
+
+
+def _shares(given: list[tuple[str, float]]) -> dict[str, float]:
+    """Shares of classes by their names, each once."""
+    shares = dict(given)
+    if len(shares) < len(given):
+        raise ValueError(
+            f'--class-share has {[name for name, _ in given]}, but a class has one '
+            'share. Name each once.'
+        )
+    return shares
 
 
 def filter_pairs(options: Namespace) -> None:

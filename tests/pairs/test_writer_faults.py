@@ -68,7 +68,7 @@ class TestFullDisk:
             # the files of the sample are smaller than this manifest
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             try:
-                writer._append(json.loads(lines[-1]))
+                writer.append(json.loads(lines[-1]))
             except OSError as error:
                 os._exit(7 if 'jsonl could not be written' in str(error) else 8)
             os._exit(0)
@@ -236,7 +236,7 @@ class TestTwoProcesses:
             writer = make(tmp_path)
             barrier.wait(30)
             for i in range(150):
-                writer._append({'id': f'{rank}-{i}', 'index': i, 'pad': 'x' * (40 * i)})
+                writer.append({'id': f'{rank}-{i}', 'index': i, 'pad': 'x' * (40 * i)})
 
         children = [context.Process(target=append, args=(rank,)) for rank in range(2)]
         for child in children:

@@ -10,7 +10,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
@@ -111,6 +113,20 @@ class BatchDataset(Dataset[dict[str, Any]]):
         flip, turns = int(random.integers(2)), int(random.integers(4))
         turns = turns if self.size[0] == self.size[1] else turns // 2 * 2
         return {'top': top, 'left': left, 'flip': flip, 'turns': turns}
+
+    def record(self, index: int, mask: NDArray[np.integer[Any]]) -> dict[str, Any]:
+        """Entries of the manifest that say what a sample was drawn from.
+
+        Args:
+            index: Number of the drawn sample.
+            mask: Class positions of the sample (H, W).
+
+        Returns:
+            Plain JSON types: the ``source`` and the lot of a given sample.
+        """
+        if self.source is None:
+            return {}
+        return {'source': self.source.ids[index % len(self.source)], **self.lot(index)}
 
     def _take(self, index: int, source: Source) -> dict[str, Tensor]:
         """A sample of the source, whole, or cropped, flipped and turned."""

@@ -18,7 +18,15 @@ from ..files import OPEN, Finite, Positive, Settings, read_config, save_module
 from ..pairs.fingerprint import read_seen_samples
 from .cases import Role, case_name
 from .denoiser import JointDenoiser
-from .given import by_stream, cells_of, encode_parts, put_back, without_condition
+from .given import (
+    by_stream,
+    cells_of,
+    encode_parts,
+    put_back,
+    require_parts,
+    require_streams,
+    without_condition,
+)
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .sharing import Shared
@@ -195,6 +203,81 @@ class Generator(nn.Module, Shared):
                 patches of training, or the generator was not trained for what is given.
         """
         asked = {'sampler': sampler, 'steps': steps, 'clip': clip, 'guidance': guidance}
+        settings = self._settings(indices, seed, asked) | {'strength': strength}
+        if settings['order'] == 'mask_first' and not (given or start):
+            mask = self.sample_masks(indices, seed, sampler, steps, clip, size)
+            given = {'mask': mask}
+        device, spec = self.process.signal.device, self.codec.spec
+        kept = by_stream(given or {}, spec, device)
+        varied = by_stream(start or {}, spec, device)
+        require_parts(
+            kept, varied, self.codec, len(indices), strength, inside is not None
+        )
+        roles = {s: Role.GIVEN if s in kept else Role.DRAWN for s in self.codec.streams}
+        self._check_roles(roles, settings['guidance'])
+        clean = region = None
+        if parts := {**kept, **varied}:
+            shape, patch = next(iter(parts.values())).shape, self.config['patch_size']
+            size = shape[-2], shape[-1]
+            self._check_size(*size)
+            clean = encode_parts(parts, self.codec, (patch[0], patch[1]))
+        if inside is not None:
+            region = cells_of(inside.to(device), self.codec.factor)
+        sample = self._draw(indices, seed, settings, roles, size, clean, region)
+        if inside is not None:
+            sample = put_back(varied, sample, inside.to(device))
+        return put_back(kept, sample)
+
+    @torch.no_grad()
+    def sample_masks(
+        self,
+        indices: Sequence[int],
+        seed: int,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+        clip: float | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Draw masks by themselves, each the one that ``mask_first`` begins with.
+
+        Args:
+            indices: Number of each mask, 0 or more.
+            seed: Seed of the run, from 0 to 2**63 - 1.
+            sampler: Name of the sampler (see :meth:`sample`).
+            steps: Number of denoising steps.
+            clip: Standard deviations to clip the estimate of the clean latent to.
+            size: Height and width in pixels; those of the patches of training if None.
+
+        Returns:
+            Class positions, int64 (B, H, W), or (B, 1, H, W) with several dates.
+
+        Raises:
+            ValueError: If a setting is out of range, the masks are smaller than the
+                patches of training, or the generator was not trained to draw them.
+        """
+        asked = {'sampler': sampler, 'steps': steps, 'clip': clip, 'guidance': 0.0}
+        settings = self._settings(indices, seed, asked) | {'strength': 1.0}
+        self.require_masks()
+        roles = dict.fromkeys(self.codec.streams, Role.ABSENT) | {'mask': Role.DRAWN}
+        return self._draw(indices, seed, settings, roles, size)['mask']
+
+    def require_masks(self) -> None:
+        """Refuse to draw masks by themselves, and then images for them.
+
+        Raises:
+            ValueError: If the codec has no stream of masks, or training no such case.
+        """
+        require_streams({'mask'}, self.codec)
+        streams = self.codec.streams
+        masks = dict.fromkeys(streams, Role.ABSENT) | {'mask': Role.DRAWN}
+        images = dict.fromkeys(streams, Role.DRAWN) | {'mask': Role.GIVEN}
+        self._check_roles(masks, 0.0)
+        self._check_roles(images, self.config['sampling'].get('guidance', 0.0))
+
+    def _settings(
+        self, indices: Sequence[int], seed: int, asked: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Settings of the sampler, and those asked for that are not None, in range."""
         settings: dict[str, Any] = {'clip': None, 'guidance': 0.0, 'order': 'joint'}
         settings |= self.config['sampling']
         settings |= {name: value for name, value in asked.items() if value is not None}
@@ -204,42 +287,30 @@ class Generator(nn.Module, Shared):
                 f'indices={list(indices)[:5]} must name one sample or more, from 0 on, '
                 f'and seed={seed} be 0 or more and below {SEED_LIMIT}.'
             )
-        device, spec = self.process.signal.device, self.codec.spec
-        kept = by_stream(given or {}, spec, device)
-        varied = by_stream(start or {}, spec, device)
-        clean, parts, patch = None, {**kept, **varied}, self.config['patch_size']
-        first = not parts and settings['order'] == 'mask_first'
-        rest = Role.ABSENT if first else Role.DRAWN
-        roles = {s: Role.GIVEN if s in kept else rest for s in self.codec.streams}
-        if first:
-            roles['mask'], settings['guidance'] = Role.DRAWN, 0.0
-        self._check_parts(kept, varied, len(indices), strength, inside)
-        self._check_roles(roles, settings['guidance'])
-        if parts:
-            shape = next(iter(parts.values())).shape
-            size = shape[-2], shape[-1]
-        height, width = self._check_size(*(size or patch))
-        if parts:
-            clean = encode_parts(parts, self.codec, (patch[0], patch[1]))
+        return settings
+
+    def _draw(
+        self,
+        indices: Sequence[int],
+        seed: int,
+        settings: Mapping[str, Any],
+        roles: Mapping[str, Role],
+        size: tuple[int, int] | None,
+        clean: Tensor | None = None,
+        region: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Denoise, decode, and crop (see :meth:`_denoise`)."""
+        height, width = self._check_size(*(size or self.config['patch_size']))
         # whole cells, to be cropped in the end
         cells = -(-height // self.codec.factor), -(-width // self.codec.factor)
+        device, streams = self.process.signal.device, self.process.streams
 
         def noise(step: int) -> Tensor:
-            streams = self.process.streams
             return sample_noise(seed, indices, streams, cells, step).to(device)
 
-        region = None
-        if inside is not None:
-            region = cells_of(inside.to(device), self.codec.factor)
-        latent = self._denoise(noise, clean, roles, settings, strength, region)
+        latent = self._denoise(noise, clean, roles, settings, region)
         sample = self.codec.decode(latent, self._window)
-        sample = {k: v[..., :height, :width] for k, v in sample.items()}
-        if inside is not None:
-            sample = put_back(varied, sample, inside.to(device))
-        if first:
-            masks = {'mask': sample['mask']}
-            return self.sample(indices, seed, sampler, steps, clip, guidance, masks)
-        return put_back(kept, sample)
+        return {k: v[..., :height, :width] for k, v in sample.items()}
 
     def _denoise(
         self,
@@ -247,7 +318,6 @@ class Generator(nn.Module, Shared):
         clean: Tensor | None,
         roles: Mapping[str, Role],
         settings: Mapping[str, Any],
-        strength: float,
         region: Tensor | None = None,
     ) -> Tensor:
         """Run the sampler on all streams that are drawn; absent ones stay noise.
@@ -256,15 +326,15 @@ class Generator(nn.Module, Shared):
             noise: Fresh noise (B, D, h, w) for each step; 0 is the one to begin with.
             clean: Latents with those of given parts, and of those to start from.
             roles: Role of each stream.
-            settings: ``sampler``, ``steps``, ``clip`` and ``guidance``.
-            strength: Share of the way from clean to noise to start at.
+            settings: ``sampler``, ``steps``, ``clip``, ``guidance``, and ``strength``,
+                the share of the way from clean to noise to start at.
             region: Cells to draw, bool (B, 1, h, w); all if None.
 
         Returns:
             Latents (B, D, h, w).
         """
-        sampler, clip, guidance = (
-            settings[name] for name in ('sampler', 'clip', 'guidance')
+        sampler, clip, guidance, strength = (
+            settings[name] for name in ('sampler', 'clip', 'guidance', 'strength')
         )
         scale = self.process.signal_scale
         solver = make_solver(
@@ -371,45 +441,6 @@ class Generator(nn.Module, Shared):
                 f'guidance={guidance} must be 0 or more, where 0 follows '
                 'what is given as the network says. Use 1 for a stronger pull.'
             )
-
-    def _check_parts(
-        self,
-        kept: Sample,
-        varied: Sample,
-        count: int,
-        strength: float,
-        inside: Tensor | None,
-    ) -> None:
-        """Refuse parts of samples that this generator can do nothing with."""
-        streams = {*self.codec.streams}
-        if {*kept, *varied} - streams:
-            raise ValueError(
-                f'The {self.codec.name} codec has one stream for image and mask, so '
-                'none of them can be given or varied. Train a two_stream or pixels '
-                'generator.'
-            )
-        if {*kept} == streams:
-            raise ValueError(
-                f'{sorted(kept)} are given, so nothing is left to draw. Leave one out.'
-            )
-        needed = strength < 1 or inside is not None
-        if not 0 < strength <= 1 or needed != bool(varied):
-            raise ValueError(
-                f'strength={strength} must lie in 0..1 without 0, and be below 1 with '
-                'samples to start from and only then, but for those that are drawn '
-                'inside of a region. Use 0.6 with start.'
-            )
-        if varied and {*varied} != streams - {*kept}:
-            raise ValueError(
-                f'start has {sorted(varied)}, but {sorted(streams - {*kept})} are '
-                'drawn, and all of them need a start. Give the others.'
-            )
-        for name, value in {**kept, **varied}.items():
-            if len(value) != count:
-                raise ValueError(
-                    f'{len(value)} of {name} are given for {count} indices. Give one '
-                    'for each.'
-                )
 
     def _check_roles(self, roles: Mapping[str, Role], guidance: float) -> None:
         """Refuse what the network has not seen in training."""

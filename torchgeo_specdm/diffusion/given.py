@@ -3,7 +3,7 @@
 
 """Parts of samples that are given, by the streams they belong to."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -139,6 +139,71 @@ def without_condition(roles: Mapping[str, Role]) -> dict[str, Role]:
         else role
         for stream, role in roles.items()
     }
+
+
+def require_streams(names: Collection[str], codec: Codec) -> None:
+    """Refuse to treat streams apart from the others that a codec does not have.
+
+    Args:
+        names: Names of the streams.
+        codec: The codec.
+
+    Raises:
+        ValueError: If it has one stream for all.
+    """
+    if {*names} - {*codec.streams}:
+        raise ValueError(
+            f'The {codec.name} codec has one stream for image and mask, so none of '
+            'them can be given, varied or drawn alone. Train a two_stream or pixels '
+            'generator.'
+        )
+
+
+def require_parts(
+    kept: Sample,
+    varied: Sample,
+    codec: Codec,
+    count: int,
+    strength: float,
+    inside: bool,
+) -> None:
+    """Refuse parts of samples that nothing can be drawn with.
+
+    Args:
+        kept: Given parts by stream.
+        varied: Parts to start from by stream.
+        codec: Codec of the generator.
+        count: Number of samples to draw.
+        strength: Share of the way to noise that *varied* is noised.
+        inside: Whether only a region is drawn.
+
+    Raises:
+        ValueError: If they do not suit the codec, each other, or the number.
+    """
+    streams = {*codec.streams}
+    require_streams({*kept, *varied}, codec)
+    if {*kept} == streams:
+        raise ValueError(
+            f'{sorted(kept)} are given, so nothing is left to draw. Leave one out.'
+        )
+    needed = strength < 1 or inside
+    if not 0 < strength <= 1 or needed != bool(varied):
+        raise ValueError(
+            f'strength={strength} must lie in 0..1 without 0, and be below 1 with '
+            'samples to start from and only then, but for those that are drawn '
+            'inside of a region. Use 0.6 with start.'
+        )
+    if varied and {*varied} != streams - {*kept}:
+        raise ValueError(
+            f'start has {sorted(varied)}, but {sorted(streams - {*kept})} are '
+            'drawn, and all of them need a start. Give the others.'
+        )
+    for name, value in {**kept, **varied}.items():
+        if len(value) != count:
+            raise ValueError(
+                f'{len(value)} of {name} are given for {count} indices. Give one '
+                'for each.'
+            )
 
 
 def _extend(part: Tensor, factor: int) -> Tensor:

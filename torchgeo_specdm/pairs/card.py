@@ -52,6 +52,7 @@ _MODES = {
     'joint': 'image and mask together',
     'masks': 'images for the masks of {source}',
     'images': 'masks for the images of {source}, {draws} for each',
+    'shares': 'a mask chosen of {draws} for the shares {class_share}, and an image for it',
     'change': 'change painted into the scenes of {source} (strength {strength})',
     'vary': 'variations (strength {strength}) of the pairs of {source}',
 }

@@ -51,4 +51,4 @@ class CopyWriter(PairWriter):
         files[file] = write_class_raster(
             self.root / file, mask, self.spec, tags, **place_of(paths[0])
         )
-        self._append({'id': name, **record, 'accepted': True, 'files': files})
+        self.append({'id': name, **record, 'accepted': True, 'files': files})

@@ -162,7 +162,7 @@ class PairWriter:
             )
         clipped += record.get('clipped', 0.0)
         row |= {'accepted': True, 'clipped': round(clipped, 6), 'files': files}
-        self._append(row)
+        self.append(row)
 
     def reject(self, name: str, reason: str, record: Mapping[str, Any]) -> None:
         """Write the manifest line of a sample that is left out.
@@ -176,7 +176,7 @@ class PairWriter:
             OSError: If the line cannot be written.
         """
         row = {'id': name, **record, 'accepted': False, 'reason': reason, 'files': {}}
-        self._append(row)
+        self.append(row)
 
     def _tags(self, name: str, *streams: str) -> dict[str, str]:
         """Tags of a file that holds a stream, which may be called in several ways."""
@@ -253,9 +253,17 @@ class PairWriter:
                 f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}.'
             )
 
-    def _append(self, row: Mapping[str, Any]) -> None:
-        """Add a manifest line in one write, so that processes can share the file."""
-        path = self.root / MANIFEST
+    def append(self, row: Mapping[str, Any], file: str = MANIFEST) -> None:
+        """Add a line in one write, so that processes can share the file.
+
+        Args:
+            row: Plain JSON types.
+            file: Name of the file in the folder.
+
+        Raises:
+            OSError: If the line cannot be written.
+        """
+        path = self.root / file
         with naming_what_fails(path), self._lines:
             # a killed writer may have left half a line: begin a new one
             torn = path.exists() and not _ends_line(path)

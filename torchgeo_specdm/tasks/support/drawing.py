@@ -23,6 +23,7 @@ from torch.nn.functional import one_hot
 from ...bars import bar
 from ...datamodules.generation import BatchDataset, GenerationDataModule
 from ...datamodules.labelling import MOST_DRAWS
+from ...datamodules.shares import ShareDataModule
 from ...diffusion import Generator
 from ...files import WEIGHTS, sha256
 from ...pairs.card import data_card
@@ -30,6 +31,7 @@ from ...pairs.facts import fingerprints
 from ...pairs.fingerprint import read_seen_samples, write_seen_samples
 from ...pairs.manifest import manifest_lines
 from ...pairs.writer import PairWriter
+from .shares import choose_masks, describe_shares
 from .variation import measure_variation
 
 _log = logging.getLogger(__name__)
@@ -45,7 +47,8 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
         generator: Generator, which draws with its own sampler settings.
         batch: Batch of :class:`BatchDataset`: ``index`` (B,), ``seed``, ``strength``,
             ``size``, ``given`` and ``start``; maybe the pixels ``inside`` that are drawn,
-            or the number of ``draws`` of the mask of each given image.
+            or the number of ``draws`` of the mask of each given image, or the ``number``
+            (B,) of the mask that each sample begins with.
 
     Returns:
         ``index`` (B,), ``image`` and ``mask`` (see :meth:`Generator.sample`), drawn
@@ -61,6 +64,10 @@ def draw_batch(generator: Generator, batch: dict[str, Any]) -> dict[str, Tensor]
     names = ('seed', 'given', 'start', 'strength', 'size', 'inside')
     settings = {name: batch[name] for name in names if name in batch}
     try:
+        if 'number' in batch:
+            indices = batch['number'].tolist()
+            mask = generator.sample_masks(indices, batch['seed'], size=batch['size'])
+            settings['given'] = {'mask': mask}
         if 'draws' in batch:
             sample = label_images(generator, indices, batch['draws'], settings)
         else:
@@ -139,7 +146,6 @@ def draw_missing(trainer: Trainer, task: Any, data: GenerationDataModule) -> Non
     """
     writer = PairPredictionWriter()
     writer.open(trainer, task, data)
-    task.generator.to(trainer.strategy.root_device)
     batches = data.predict_dataset
     assert isinstance(batches, BatchDataset)
     hidden = not trainer.is_global_zero
@@ -219,6 +225,9 @@ class PairPredictionWriter(BasePredictionWriter):
         data.keep_own(self.written, trainer.global_rank, trainer.world_size)
         # no process may write before all have seen what is there
         trainer.strategy.barrier()
+        task.generator.to(trainer.strategy.root_device)
+        if isinstance(data, ShareDataModule):
+            choose_masks(trainer, task.generator, data, self.folder)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the generator is too poor to vary what it was given.
@@ -258,13 +267,11 @@ class PairPredictionWriter(BasePredictionWriter):
                 continue
             record: dict[str, Any] = {'index': index, 'seed': self.data.seed}
             record['clipped'] = float(prediction['clipped'][i])
-            place = {}
-            if source is not None:
-                record['source'] = source.ids[index % len(source)]
-                record |= batches.lot(index)
-                if not self.data.augment:
-                    place = source.place(index % len(source))
             mask = masks[i].reshape(masks.shape[-2:])
+            record |= batches.record(index, mask)
+            place = {}
+            if source is not None and not self.data.augment:
+                place = source.place(index % len(source))
             assert self._pool is not None
             write = self._pool.submit(
                 self.folder.write,
@@ -330,7 +337,7 @@ def describe_samples(root: Path) -> str:
         root: The folder, with a manifest.
 
     Returns:
-        A sentence.
+        A sentence, and one of each class whose share was asked for, line by line.
 
     Raises:
         RuntimeError: If not a single sample was accepted.
@@ -342,7 +349,8 @@ def describe_samples(root: Path) -> str:
             f'{root} has no sample: all {rejected} were rejected for pixels that are '
             'not finite. Train the generator longer and draw into another folder.'
         )
-    return f'{accepted} samples are in {root}, {rejected} rejected.'
+    text = f'{accepted} samples are in {root}, {rejected} rejected.'
+    return '\n'.join([text, *describe_shares(root)])
 
 
 def _open_folder(task: Any, data: GenerationDataModule) -> PairWriter:
