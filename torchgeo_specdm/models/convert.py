@@ -210,18 +210,26 @@ CONVERTERS: dict[str, Callable[[Mapping[str, Tensor]], State]] = {
 }
 
 
-def convert_file(network: str, checkpoint: Path, out: Path) -> None:
-    """Convert a published checkpoint.
+def read_weights(checkpoint: Path) -> State:
+    """Read the tensors of a published checkpoint.
 
     Args:
-        network: One of :data:`CONVERTERS`.
-        checkpoint: File that PyTorch's ``save`` wrote; nothing but tensors and plain
-            values is read from it.
-        out: The safetensors file to write.
+        checkpoint: File of safetensors, or one that PyTorch's ``save`` wrote, of which
+            nothing but tensors and plain values is read.
+
+    Returns:
+        Tensors by their names.
 
     Raises:
-        ValueError: If the checkpoint holds other objects, or another network.
+        ValueError: If the file is broken, or holds other objects.
     """
+    if checkpoint.suffix == '.safetensors':
+        try:
+            return load_file(checkpoint)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f'{checkpoint} cannot be read ({error}). Download it again.'
+            ) from error
     try:
         read: Any = torch.load(checkpoint, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
@@ -244,7 +252,21 @@ def convert_file(network: str, checkpoint: Path, out: Path) -> None:
             f'{checkpoint} holds no tensors by name, neither at its top nor under '
             f'{_ENTRIES}. Save its state dict alone.'
         )
-    found = CONVERTERS[network](tensors)
+    return tensors
+
+
+def convert_file(network: str, checkpoint: Path, out: Path) -> None:
+    """Convert a published checkpoint.
+
+    Args:
+        network: One of :data:`CONVERTERS`.
+        checkpoint: File of :func:`read_weights`.
+        out: The safetensors file to write.
+
+    Raises:
+        ValueError: If the checkpoint holds other objects, or another network.
+    """
+    found = CONVERTERS[network](read_weights(checkpoint))
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.contiguous() for name, value in found.items()}, out)
 

@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchgeo.datamodules import BaseDataModule
 
-from ..codecs import CODECS, Codec, codec_from_config, load_codec, make_codec
+from ..codecs import (
+    CODECS,
+    Codec,
+    TwoStreamCodec,
+    codec_from_config,
+    load_codec,
+    make_codec,
+)
 from ..compat import BaseTask
 from ..datamodules.latents import LatentDataModule
 from ..datamodules.support.adapter import (
@@ -27,6 +34,7 @@ from ..datamodules.support.adapter import (
 from ..datamodules.support.resumable import make_resumable
 from ..datamodules.unlabelled import UnlabelledDataModule
 from ..diffusion import Generator, warm_up_and_decay
+from ..models.image_branch import begin_images
 from ..objects import Settings
 from ..pairs.facts import fingerprints
 from ..pairs.fingerprint import write_seen_samples
@@ -201,6 +209,8 @@ class SpecDMTask(
             codec = self.model.codec
         elif name in CODECS:
             codec = make_codec(name, spec, self.preset[name]['codec'])
+            if isinstance(codec, TwoStreamCodec):
+                begin_images(codec, self.preset[name]['image_weights'])
         else:
             codec = load_codec(Path(name))
         codec.spec.require_match(spec, f'the codec of {name}', 'the data')
