@@ -28,6 +28,20 @@ NIR, SWIR = 'near infrared', 'shortwave infrared'
         (('SR_B2', 'SR_B4', 'SR_B5', 'SR_B6'), (482.0, 654.6, 864.7, 1608.9)),
         (('SR_B1', 'SR_B4', 'SR_B5', 'SR_B7'), (485.0, 830.0, 1650.0, 2215.0)),
         (('SR_B1', 'ST_B10', 'SR_QA'), (485.0, None, None)),
+        # Landsat without a prefix: all bands of 5, and of 8 with thermal ones
+        (('B1', 'B2', 'B3', 'B4', 'B5', 'B7'), (485, 560, 660, 830, 1650, 2215)),
+        (
+            [f'B{i}' for i in range(1, 12)],
+            (443, 482, 561.4, 654.6, 864.7, 1608.9, 2200.7, None, None, None, None),
+        ),
+        (('B2', 'B3', 'B4', 'B10'), (492.4, 559.8, 664.6, None)),
+        (('B02', 'B03', 'B11', 'B12'), (492.4, 559.8, 1613.7, 2202.4)),
+        # among other words
+        (('B02 (Blue)', 'B03 - Green', 'B04_10m', 'T32_B8A'), (490, 560, 664.6, 864.7)),
+        (('Band 4 - Red', 'Band 5 - NIR', 'NDVI'), (665, 842, None)),
+        (('Vegetation Red Edge', 'Red Edge 2', 'narrow NIR'), (705, 740, 865)),
+        (('nir09', 'NIR2', 'SWIR-1 (band 11)'), (945, 950, 1610)),
+        (('scored', 'Infra-red', 'b', 'a b'), (None, None, 490, None)),
         (('Coastal', 'NIR_Narrow', 'SWIR 1', 'swir22'), (443, 865, 1610, 2200)),
         (('650 nm', '0.65 um', 'Band 7 (2201.0 Nanometers)'), (650, 650, 2201)),
         # numbers of a file, not of a satellite
@@ -133,7 +147,11 @@ def test_fields_of_wavelengths(text: str, unit: str, wanted: float | None) -> No
         (('650NM', '0.865 \u03bcm', '(490 nm)'), (650, 865, 490)),
         (('426.82', '431.3', '2445'), (426.82, 431.3, 2445)),
         (('0.4268', '0.865'), (426.8, 865)),
+        (('Rrs_412', 'Rrs_443', 'Rrs_490'), (412, 443, 490)),
+        (('wavelength=490', 'wavelength=560.5'), (490, 560.5)),
         # numbers of bands
+        ([f'band_{i}' for i in range(300, 310)], (None,) * 10),
+        (('S2019', 'S2020', 'S2021'), (None,) * 3),
         (('1', '2', '3'), (None, None, None)),
         (('100', '200', '300'), (None, None, None)),
     ],

@@ -8,6 +8,7 @@ wavelengths here, and everything else (true colour, composites, indices, the axi
 spectra) goes by wavelength.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,13 @@ TEN_BANDS = ('B02', 'B03', 'B04', 'B08', 'B05', 'B06', 'B07', 'B8A', 'B11', 'B12
 _LANDSAT8 = {1: 443.0, 2: 482.0, 3: 561.4, 4: 654.6, 5: 864.7, 6: 1608.9, 7: 2200.7}
 #: Thematic Mapper of Landsat 4, 5 and 7 (USGS).
 _LANDSAT4 = {1: 485.0, 2: 560.0, 3: 660.0, 4: 830.0, 5: 1650.0, 7: 2215.0}
+#: Landsat by all the numbers of its bands, where names have nothing else.
+_PLAIN_LANDSAT: Mapping[frozenset[str | None], Mapping[int, float]] = {
+    frozenset('123457'): _LANDSAT4,
+    frozenset((*'123456789', '10', '11')): _LANDSAT8,
+}
+#: Numbers that tell nothing of Sentinel-2 alone: on Landsat, they are other bands.
+_AMBIGUOUS = ('5', '6', '7', '9', '10', '11')
 #: Bands of these words, in lower case without anything but letters and digits. Landsat,
 #: HLS, NAIP and PlanetScope are delivered with them.
 _WORDS: Mapping[str, float] = {
@@ -52,7 +60,8 @@ _WORDS: Mapping[str, float] = {
     **dict.fromkeys(('rededge3', 're3'), 783),
     **dict.fromkeys(('n', 'nir', 'nir1', 'nirbroad', 'nirwide', 'nearinfrared'), 842),
     **dict.fromkeys(('nirnarrow', 'nir08', 'narrownir', 'rededge4', 're4'), 865),
-    'watervapor': 945,
+    **dict.fromkeys(('watervapor', 'watervapour', 'nir09'), 945),
+    'nir2': 950,
     'cirrus': 1374,
     **dict.fromkeys(('swir1', 'swir16'), 1610),
     **dict.fromkeys(('swir', 'swir2', 'swir22'), 2200),
@@ -64,6 +73,15 @@ _UNITS = re.compile(
 #: Numbers below are no nanometres of light, but micrometres.
 _LEAST_NANOMETRES = 100
 _NUMBERED = re.compile(r'(sr_)?b0?(\d{1,2}|8a)', re.IGNORECASE)
+#: ``B04_10m``, ``B2 (blue)``, ``T32TQM_B8A``: such a name among other words.
+_AMONG_WORDS = re.compile(
+    rf'(?<![a-z0-9])({_NUMBERED.pattern})(?![a-z0-9])', re.IGNORECASE
+)
+#: Words of a name, and how many of them may be one of :data:`_WORDS`.
+_TOKENS = re.compile(r'[a-z]+|\d+')
+_MOST_TOKENS = 3
+#: ``Rrs_490``, ``wavelength=490``: letters and a number.
+_LABELLED = re.compile(r'(\D*[a-z]\D*?)(\d{3,4}(?:\.\d+)?)', re.IGNORECASE)
 
 
 class _Colour(NamedTuple):
@@ -107,9 +125,11 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     a number. Numbers mean different bands on different satellites, so all names are
     looked at: ``B8A``, ``B12`` or ``B8`` tell Sentinel-2; ``SR_B6`` tells Landsat 8 or
     9, and ``SR_B1`` without it Landsat 4 to 7; ``B20`` and ``B30`` tell the level 1 of
-    Landsat 7. ``B5`` to ``B7`` alone tell nothing, and have no wavelength. Names that
-    all are numbers from 300 on, or fractions such as ``0.65``, are wavelengths
-    themselves.
+    Landsat 7. Without ``SR_``, ``B1`` to ``B5`` and ``B7`` are those of Landsat 4 to 7,
+    and ``B1`` to ``B11`` those of Landsat 8. ``B5`` to ``B7`` and ``B9`` to ``B11``
+    alone tell nothing, and have no wavelength. Names that all are numbers from 300 on,
+    or fractions such as ``0.65``, are wavelengths themselves; so are increasing numbers
+    behind the same word, such as ``Rrs_490``, unless they are without gaps.
 
     Args:
         names: Names of all bands of an image.
@@ -119,7 +139,12 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     """
     if all(_is_wavelength(name) for name in names):
         return tuple(parse_wavelength(name) for name in names)
+    labelled = _labelled_wavelengths(names)
+    if labelled:
+        return labelled
+    names = [_numbered_part(name) for name in names]
     keys = [match and match[2].upper() for match in map(_NUMBERED.fullmatch, names)]
+    plain = _PLAIN_LANDSAT.get(frozenset(keys), {})
     is_sentinel2 = bool({'8', '8A', '12'} & {*keys})
     landsat = _LANDSAT8 if '6' in keys or '1' not in keys else _LANDSAT4
     is_level1 = {'20', '30'} <= {*keys}
@@ -128,9 +153,11 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
         if key is not None and is_level1:
             # the second digit tells the gain of thermal bands
             found.append(_LANDSAT4.get(int(key) // 10) if key.endswith('0') else None)
+        elif key is not None and plain:
+            found.append(plain.get(int(key)))
         elif key is not None and name.lower().startswith('sr_'):
             found.append(landsat.get(int(key)) if key.isdigit() else None)
-        elif key is not None and (is_sentinel2 or key not in ('5', '6', '7')):
+        elif key is not None and (is_sentinel2 or key not in _AMBIGUOUS):
             found.append(SENTINEL2_WAVELENGTHS.get(f'B{key:>02}'))
         else:
             found.append(stated_wavelength(name))
@@ -148,9 +175,45 @@ def stated_wavelength(text: str) -> float | None:
     """
     match = _UNITS.search(text)
     if match is None:
-        return _WORDS.get(''.join(c for c in text.lower() if c.isalnum()))
+        return _worded_wavelength(text)
     value = float(match[1].replace(',', '.'))
     return value if match[2].lower().startswith('n') else 1000 * value
+
+
+def _worded_wavelength(text: str) -> float | None:
+    """The wavelength of a name that is a word, or of the longest words in it."""
+    known = _WORDS.get(''.join(c for c in text.lower() if c.isalnum()))
+    if known is not None:
+        return known
+    # which is not red
+    tokens = _TOKENS.findall(re.sub(r'infra\W?red', 'infrared', text.lower()))
+    for length in range(_MOST_TOKENS, 0, -1):
+        for start in range(len(tokens) - length + 1):
+            word = ''.join(tokens[start : start + length])
+            # single letters may mean anything
+            if len(word) > 2 and word in _WORDS:
+                return _WORDS[word]
+    return None
+
+
+def _numbered_part(name: str) -> str:
+    """The number of a band in its name, where nothing else tells the wavelength."""
+    if _NUMBERED.fullmatch(name) or stated_wavelength(name) is not None:
+        return name
+    match = _AMONG_WORDS.search(name)
+    return match[0] if match else name
+
+
+def _labelled_wavelengths(names: Sequence[str]) -> tuple[float, ...]:
+    """Numbers behind one word that can but be wavelengths; empty if they are not."""
+    matches = [_LABELLED.fullmatch(name.strip()) for name in names]
+    words = {match[1] for match in matches if match}
+    if None in matches or len(words) != 1:
+        return ()
+    waves = [float(match[2]) for match in matches if match]
+    steps = [after - before for before, after in itertools.pairwise(waves)]
+    likely = all(_is_wavelength(str(int(wave))) for wave in waves)
+    return tuple(waves) if likely and steps and min(steps) > 1 else ()
 
 
 def parse_wavelength(text: str, unit: str = '') -> float | None:
