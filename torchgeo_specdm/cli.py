@@ -212,7 +212,10 @@ def _add_export(verbs: Any) -> None:
     export.add_argument(
         '--labels', help='georaster of class codes, or polygons (GeoPackage, ...)'
     )
-    export.add_argument('--attribute', help='column with the class of each polygon')
+    export.add_argument(
+        '--attribute',
+        help='column with the class of each polygon; the only one if left out',
+    )
     export.add_argument('--background', help='name of the class outside of polygons')
     export.add_argument(
         '--tile',

@@ -22,8 +22,8 @@ from torchgeo.main import main
 from tests.conftest import write_pair_folder
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.pairs import PairFolderDataModule
+from torchgeo_specdm.pairs.codes import read_codes
 from torchgeo_specdm.pairs.fingerprint import write_seen_samples
-from torchgeo_specdm.pairs.rasters import read_codes
 from torchgeo_specdm.pairs.spec import SampleSpec
 
 from .torchgeo_fakes import (
@@ -313,6 +313,8 @@ def test_set_up_reads_each_sample_once(
         return read_codes(path, *others)
 
     monkeypatch.setattr('torchgeo_specdm.datasets.pairs.read_codes', count)
+    # other tests may have read the real samples already
+    monkeypatch.setattr('torchgeo_specdm.pairs.cache.HOME', tmp_path / 'cache')
     datamodule = SyntheticAugmentedDataModule(
         PairFolderDataModule(str(pair_folder), batch_size=4), synthetic
     )

@@ -198,12 +198,13 @@ class TestPlainFolder:
         found = np.array(values)[folder[0]['mask'].numpy()]
         assert np.array_equal(found, np.resize(values, (8, 8)))
 
+    @pytest.mark.parametrize('mark', ',;\t')
     @pytest.mark.parametrize('table', ['id,name\n', '\ufeffid, name ,color\r\n\r\n'])
-    def test_classes_csv(self, root: Path, table: str) -> None:
+    def test_classes_csv(self, root: Path, table: str, mark: str) -> None:
         codes = np.array([10, 30, 20, 255], np.uint8)
-        (root / 'classes.csv').write_text(
-            f'{table}10,Wälder\r\n 30 , "Water, deep",blue\r\n20,Ice\r\n', newline=''
-        )
+        rows = f'{table}10,Wälder\r\n 30 ,"Water@ deep",blue\r\n20,Ice\r\n'
+        rows = rows.replace(',', mark).replace('@', ',')
+        (root / 'classes.csv').write_text(rows, newline='')
         mask = np.resize(codes, (1, 8, 8))
         for i in range(4):
             write_tiff(root / 'masks' / f'{i:04d}.tif', mask)
@@ -225,7 +226,7 @@ class TestPlainFolder:
         ('text', 'message'),
         [
             ('0,a\n1,b\n', r"columns \['0', 'a'\]"),
-            ('id;name\n0;a\n', 'columns ..id;name..'),
+            ('id:name\n0:a\n', 'columns ..id:name..'),
             ('id,name\nx,a\n', "ids must be whole numbers.*'x'"),
             ('id,name\n0,a\n0,b\n', r'the ids \[0, 0\]'),
             ('id,name\n', r'the ids \[\]'),
@@ -331,29 +332,52 @@ class TestPlainFolder:
         assert 'NaN' not in described.read_text()
         assert PairFolder(tmp_path).spec == folder.spec
 
-    def test_transparent_pixels(self, tmp_path: Path) -> None:
-        make_pairs(tmp_path, 3, [None] * 4, dtype='uint8')
-        for i in range(3):
+    @pytest.mark.parametrize(
+        ('dtype', 'top', 'name'),
+        [
+            ('uint8', 255, None),
+            ('uint8', 255, 'Alpha'),
+            ('uint16', 65535, None),
+            # as drones write them
+            ('uint16', 255, None),
+            ('float32', 1, None),
+        ],
+    )
+    def test_transparent_pixels(
+        self, tmp_path: Path, dtype: str, top: int, name: str | None
+    ) -> None:
+        make_pairs(tmp_path, 4, [None] * 4, dtype=dtype)
+        for i in range(4):
             path = tmp_path / 'images' / f'{i:04d}.tif'
             image = read(path)
-            image[3] = 255
-            image[:, :2] = 0
-            write_tiff(path, image)
+            image[3] = top
+            # the third one shows nothing
+            image[:, : 8 if i == 2 else 2] = 0
+            write_tiff(path, image, [None] * 3 + [name])
             change(path, colorinterp=[*RGB, ColorInterp.alpha])
         folder = PairFolder(tmp_path)
+        folder.verify()
+        assert folder[2]['image'].isnan().all()
         assert folder.spec.num_bands == 3 and folder[0]['image'].shape[0] == 3
         assert folder[0]['image'].isnan().all(0)[:2].all()
         assert not folder[0]['image'][:, 2:].isnan().any()
         assert (folder[0]['mask'][:2] == 255).all()
 
-    def test_near_infrared_that_gdal_calls_alpha(self, tmp_path: Path) -> None:
-        make_pairs(tmp_path, 1, [None] * 4, dtype='uint8')
-        with rasterio.open(tmp_path / 'images' / '0000.tif') as source:
+    @pytest.mark.parametrize('blank', [0, 2])
+    def test_near_infrared_that_gdal_calls_alpha(
+        self, tmp_path: Path, blank: int
+    ) -> None:
+        make_pairs(tmp_path, 3, [None] * 4, dtype='uint8')
+        path = tmp_path / 'images' / f'{blank:04d}.tif'
+        write_tiff(path, np.zeros((4, 8, 8), np.uint8))
+        with rasterio.open(path) as source:
             assert source.colorinterp[3] == ColorInterp.alpha
         folder = PairFolder(tmp_path)
+        folder.verify()
         assert folder.spec.num_bands == 4
+        assert (folder[blank]['image'] == 0).all()
         assert np.array_equal(
-            folder[0]['image'], image_of(folder[0]['mask'].numpy(), 4)
+            folder[1]['image'], image_of(folder[1]['mask'].numpy(), 4)
         )
 
     def test_internal_mask(self, root: Path) -> None:
@@ -439,10 +463,13 @@ class TestNoLabel:
         found.write_description()
         self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
 
-    def test_tag_of_the_masks(self, folder: Path) -> None:
+    def test_tag_of_the_masks(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for path in (folder / 'masks').iterdir():
             change(path, nodata=0)
         self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
+        assert 'the value 0 is no label, since the masks name it' in caplog.text
         # a table that calls it a class is believed
         (folder / 'classes.csv').write_text('id,name\n0,sea\n1,a\n2,b\n3,c\n')
         assert PairFolder(folder).spec.codes == (0, 1, 2, 3)
@@ -460,12 +487,25 @@ class TestNoLabel:
             PairFolder(folder, no_label=-1), ('class_0', 'class_1', 'class_2'), -1
         )
 
-    def test_description(self, folder: Path) -> None:
+    @pytest.mark.parametrize(
+        'said', [{'ignore_index': 0}, {'no_label': [0]}, {'no_label': 0}]
+    )
+    def test_description(self, folder: Path, said: dict[str, Any]) -> None:
         values = {'bands': list(NAMES), 'classes': ['x', 'y', 'z'], 'codes': [1, 2, 3]}
         path = folder / 'dataset.json'
-        for said in ({'ignore_index': 0}, {'no_label': [0]}):
-            path.write_text(json.dumps(values | said))
-            self.check(PairFolder(folder), ('x', 'y', 'z'), 0)
+        path.write_text(json.dumps(values | said))
+        self.check(PairFolder(folder), ('x', 'y', 'z'), 0)
+        assert PairFolder(folder, no_label=7).spec.labels[7] == 255
+        # or just a part of it
+        path.write_text(json.dumps(said))
+        self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
+
+    def test_all_ways_at_once(self, folder: Path) -> None:
+        for path in (folder / 'masks').iterdir():
+            change(path, nodata=3)
+        (folder / 'classes.csv').write_text('id,name\n0,a\n1,b\n2,no label\n')
+        spec = PairFolder(folder, no_label=0).spec
+        assert (spec.classes, spec.no_label) == (('b',), (0, 2, 3))
 
     def test_class_without_a_pixel(
         self, folder: Path, caplog: pytest.LogCaptureFixture

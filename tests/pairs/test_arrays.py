@@ -12,10 +12,10 @@ import rasterio.shutil
 import scipy.io
 import tifffile
 
-from tests.data.pairs import image_of, make_pairs, write_tiff
+from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.arrays import read_array
-from torchgeo_specdm.pairs.rasters import read_codes
+from torchgeo_specdm.pairs.codes import read_codes
 
 #: Bands, rows, columns: no two are equal, so that axes cannot be confused unseen.
 SHAPE = (9, 5, 7)
@@ -70,14 +70,18 @@ def test_variables_of_a_folder(tmp_path: Path) -> None:
         with rasterio.open(path) as source:
             values = source.read()
         path.unlink()
+        # whose unit must be guessed
+        values = values.astype(np.float32) if path.parent.name == 'images' else values
         arrays = {'raw': values + 1, 'corrected': values}
         if len(values) == 1:
             arrays = {'labels': values[0], 'votes': values[0] + 1}
         np.savez(path.with_suffix('.npz'), **arrays)
     with pytest.raises(ValueError, match=r'holds 2 arrays.*variables'):
         PairFolder(root)
-    text = '{"variables": {"images": "corrected", "masks": "labels"}, "scale": 0.25}'
+    text = '{"variables": {"images": "corrected", "masks": "labels"}}'
     (root / 'dataset.json').write_text(text)
+    assert PairFolder(root).spec.scale == 1 / 255
+    (root / 'dataset.json').write_text(text[:-1] + ', "scale": 0.25}')
     folder = PairFolder(root)
     sample = folder[1]
     assert np.array_equal(sample['image'], image_of(sample['mask'].numpy(), 4))
@@ -146,12 +150,40 @@ def test_envi_and_png_masks(tmp_path: Path) -> None:
         assert np.array_equal(sample['image'], wanted)
 
 
+def test_files_of_envi_have_any_ending(tmp_path: Path) -> None:
+    root = make_pairs(tmp_path, 3)
+    names = {'0000': '0000', '0001': '0001.rfl', '0002': '0002.dat'}
+    for path in sorted((root / 'images').iterdir()):
+        with rasterio.open(path) as source:
+            copy = path.with_name(names[path.stem])
+            rasterio.shutil.copy(source, copy, driver='ENVI')
+        path.unlink()
+    folder = PairFolder(root)
+    folder.verify()
+    assert len(folder) == 3 and folder.spec.bands == NAMES
+
+
+@pytest.mark.parametrize(('driver', 'ending'), [('JPEG', '.jpeg'), ('VRT', '.vrt')])
+def test_other_images(tmp_path: Path, driver: str, ending: str) -> None:
+    root = make_pairs(tmp_path, 2, [None] * 3, dtype='uint8')
+    (root / 'source').mkdir()
+    for path in sorted((root / 'images').iterdir()):
+        path = path.rename(root / 'source' / path.name)
+        copy = root / 'images' / f'{path.stem}{ending}'
+        with rasterio.open(path) as source:
+            rasterio.shutil.copy(source, copy, driver=driver)
+    folder = PairFolder(root)
+    folder.verify()
+    assert folder[1]['image'].shape == (3, 8, 8)
+
+
 def test_what_is_passed_over_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = make_pairs(tmp_path, 2)
     for i in range(2):
         (root / 'images' / f'{i:04d}.png').write_bytes(b'a quicklook')
+        (root / 'images' / f'{i:04d}.tif.msk').write_bytes(b'')
     assert len(PairFolder(root)) == 2
     said = '.tif or .tiff; passed over are 2 in .png (0000.png, 0001.png).'
     assert said in caplog.text

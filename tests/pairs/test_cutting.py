@@ -2,15 +2,16 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
 import pytest
 import rasterio
 import yaml
-from rasterio.transform import from_origin
+from rasterio.transform import Affine, from_origin
 from scipy.io import savemat
-from shapely.geometry import box
+from shapely.geometry import Polygon, box
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm import PairFolderDataModule
@@ -129,6 +130,173 @@ def test_a_cube_of_matlab(tmp_path: Path, last: bool) -> None:
     wanted = codes[16:24, 8:16].astype(int) - 1
     found = sample['mask'].numpy()
     assert np.array_equal(np.where(found == 255, -1, found), wanted)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'value', 'nodata', 'empty'),
+    [
+        ('int16', -9999, -9999, -9999),
+        ('uint16', 65535, 65535, 65535),
+        ('float32', np.nan, np.nan, 255),
+        ('float32', np.nan, None, 255),
+    ],
+)
+def test_labels_with_gaps(
+    scene: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    dtype: str,
+    value: float,
+    nodata: float | None,
+    empty: int,
+) -> None:
+    path, codes = scene
+    labels = codes.astype(dtype)
+    # a whole tile, and a part of one: others have none
+    labels[16:32, 16:32] = labels[40, 40] = value
+    # by less than anything is measured
+    place = PLACE | {'transform': from_origin(500_000 + 1e-6, 5_300_000, 10, 10)}
+    labels = write_tiff(tmp_path / 'labels.tif', labels[None], nodata=nodata, **place)
+    out = tmp_path / 'out'
+    assert export_scene(path, labels, out, 16) == 19
+    codes[40, 40] = empty
+    folder = PairFolder(out)
+    folder.verify()
+    for name in folder.ids:
+        row, column = map(int, name.split('_'))
+        with rasterio.open(out / 'masks' / f'{name}.tif') as source:
+            assert source.nodata == empty
+            found = source.read(1)
+        assert (found == codes[row : row + 16, column : column + 16]).all()
+
+
+@pytest.mark.parametrize('kind', ['mask', 'alpha'])
+def test_holes_that_a_mask_tells(
+    scene: tuple[Path, np.ndarray], tmp_path: Path, kind: str
+) -> None:
+    path, codes = scene
+    seen = np.full(codes.shape, 255, np.uint8)
+    seen[:, :20] = 0
+    image = image_of(codes, 3).astype(np.uint8)
+    if kind == 'alpha':
+        image = np.concatenate([image, seen[None]])
+    write_tiff(path, image, **PLACE)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, 'r+') as target,
+    ):
+        target.update_tags(wavelengths='{490, 560, 665}')
+        if kind == 'mask':
+            target.write_mask(seen)
+    labels = write_tiff(tmp_path / 'labels.tif', codes[None].astype(np.uint8), **PLACE)
+    # one column of tiles shows nothing
+    assert export_scene(path, labels, tmp_path / 'out', 16) == 4 * 4
+    folder = PairFolder(tmp_path / 'out')
+    folder.verify()
+    assert folder.spec.num_bands == 3
+    if kind == 'mask':
+        assert folder.spec.wavelengths == (490, 560, 665)
+    for name, sample in zip(folder.ids, folder, strict=True):
+        row, column = map(int, name.split('_'))
+        here = seen[row : row + 16, column : column + 16] > 0
+        assert np.array_equal(~sample['image'].isnan().any(0).numpy(), here)
+
+
+def test_cube_and_labels_in_one_file(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).integers(0, 9000, (33, 35, 20)).astype(np.uint16)
+    codes = np.random.default_rng(1).integers(0, 4, (33, 35)).astype(np.uint8)
+    savemat(tmp_path / 'a.mat', {'cube': cube, 'gt': codes})
+    export_scene(tmp_path / 'a.mat', tmp_path / 'a.mat', tmp_path / 'out', 8)
+    folder = PairFolder(tmp_path / 'out')
+    sample = folder[folder.ids.index('00016_00008')]
+    assert np.array_equal(sample['mask'], codes[16:24, 8:16])
+
+
+def squares(
+    values: list[Any], crs: str | None = 'EPSG:32632'
+) -> geopandas.GeoDataFrame:
+    """Columns of the scene with a value each, 160 m wide."""
+    shapes = [
+        box(500_000 + 160 * i, 5_299_000, 500_160 + 160 * i, 5_300_000)
+        for i in range(len(values))
+    ]
+    return geopandas.GeoDataFrame({'kind': values}, geometry=shapes, crs=crs)
+
+
+@pytest.mark.parametrize(
+    ('values', 'background', 'classes', 'codes'),
+    [
+        # without a value, no class
+        (['sea', None, 'wood'], None, ('sea', 'wood'), (1, 0, 2, 0)),
+        # whole numbers beside a gap are read as floating-point ones
+        ([10.0, None, 2.0], None, ('class_2', 'class_10'), (10, 0, 2, 0)),
+        # 0 is a class here
+        ([0, 1, 0], None, ('class_0', 'class_1'), (0, 1, 0, 255)),
+        ([0, 1, 0], 'land', ('land', 'class_0', 'class_1'), (0, 1, 0, 255)),
+        ([True, False], None, ('False', 'True'), (2, 1, 0, 0)),
+    ],
+)
+def test_values_of_polygons(
+    scene: tuple[Path, np.ndarray],
+    tmp_path: Path,
+    values: list[Any],
+    background: str | None,
+    classes: tuple[str, ...],
+    codes: tuple[int, ...],
+) -> None:
+    labels, out = tmp_path / 'labels.gpkg', tmp_path / 'out'
+    squares(values).to_file(labels)
+    # the only column needs no name
+    export_scene(scene[0], labels, out, 16, None, None, background)
+    folder = PairFolder(out)
+    folder.verify()
+    assert folder.spec.classes == classes
+    for column, code in enumerate(codes):
+        found = out / 'masks' / f'00016_{16 * column:05d}.tif'
+        if code in folder.spec.codes:
+            with rasterio.open(found) as source:
+                assert (source.read() == code).all()
+        else:
+            # nothing to learn from
+            assert not found.exists()
+
+
+@pytest.mark.parametrize(
+    ('fault', 'said'),
+    [
+        ('empty', 'has 0 polygons with a value of kind'),
+        ('layers', r"has the layers \['area', 'labels'\].*ogr2ogr"),
+        ('crs', 'does not say what its coordinate system is.*-a_srs'),
+    ],
+)
+def test_polygons_that_do_not_tell(
+    scene: tuple[Path, np.ndarray], tmp_path: Path, fault: str, said: str
+) -> None:
+    labels = tmp_path / ('a.shp' if fault == 'crs' else 'a.gpkg')
+    frame = squares([None if fault == 'empty' else 'wood'])
+    frame = squares(['wood'], None) if fault == 'crs' else frame
+    if fault == 'layers':
+        frame.to_file(labels, layer='area')
+        frame.to_file(labels, layer='labels')
+    else:
+        frame.to_file(labels)
+    with pytest.raises(ValueError, match=said):
+        export_scene(scene[0], labels, tmp_path / 'out', 8, None, 'kind')
+
+
+def test_a_scene_that_is_turned(tmp_path: Path) -> None:
+    place = Affine.translation(500_000, 5_300_000) * Affine.rotation(30)
+    place = place * Affine.scale(10, -10)
+    image = np.ones((4, 32, 32), np.uint16)
+    profile = {'crs': 'EPSG:32632', 'transform': place}
+    path = write_tiff(tmp_path / 'scene.tif', image, NAMES, **profile)
+    # in the corner that is not between those of the window
+    corners = [place * corner for corner in ((24, 0), (32, 0), (32, 8), (24, 8))]
+    shapes = [Polygon(corners)]
+    frame = geopandas.GeoDataFrame({'kind': [1]}, geometry=shapes, crs='EPSG:32632')
+    frame.to_file(tmp_path / 'labels.gpkg')
+    export_scene(path, tmp_path / 'labels.gpkg', tmp_path / 'out', 32, None, 'kind')
+    with rasterio.open(tmp_path / 'out' / 'masks' / '00000_00000.tif') as source:
+        assert source.read(1)[:8, 24:].all() and source.read().sum() == 64
 
 
 def test_labels_on_another_grid(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:

@@ -63,6 +63,42 @@ class TestPartsOfTheDescription:
         assert spec.classes == ('class_0', 'class_1')
 
 
+def test_colours_of_a_palette(tmp_path: Path) -> None:
+    root = make_pairs(tmp_path, 2)
+    table = {0: (9, 8, 7), 1: (6, 5, 4), 2: (3, 2, 1)}
+    for path in (root / 'masks').iterdir():
+        with rasterio.open(path, 'r+') as target:
+            target.write_colormap(1, table)
+    assert PairFolder(root).spec.colors == tuple(table.values())
+    # one that does not tell them apart says nothing
+    path = root / 'masks' / '0000.tif'
+    with rasterio.open(path, 'r+') as target:
+        target.write_colormap(1, table | {2: (6, 5, 4)})
+    assert len({*PairFolder(root).spec.colors}) == 3
+    assert (9, 8, 7) not in PairFolder(root).spec.colors
+
+
+def test_numbers_that_are_no_reflectance(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_pairs(tmp_path, 2)
+    assert PairFolder(root).spec.scale == 1e-4 and not caplog.text
+    for path in (root / 'images').iterdir():
+        write_tiff(path, np.full((4, 8, 8), 30_000, np.uint16), NAMES)
+    assert PairFolder(root).spec.scale == 1e-4
+    assert 'would go up to 3.' in caplog.text and '2.75e-05' in caplog.text
+
+
+def test_an_offset_alone(tmp_path: Path) -> None:
+    root = make_pairs(tmp_path, 2)
+    for path in (root / 'images').iterdir():
+        with rasterio.open(path, 'r+') as raster:
+            raster.offsets = [-1000.0] * 4
+    folder = PairFolder(root)
+    folder.verify()
+    assert (folder.spec.scale, folder.spec.offset) == (1, -1000)
+
+
 @pytest.mark.parametrize('tagged', [0, 1])
 @pytest.mark.parametrize(
     'profile', [{'scales': 2e-5}, {'offsets': -0.2}, {'scales': 2e-5, 'offsets': -0.2}]

@@ -46,6 +46,7 @@ class TestLists:
             '0002\r\n0000\r\n',
             '\ufeff0002\n\n  0000 \n0002\n\n',
             '0002.tif\n0000.TIFF',
+            'images/0002.tif\nC:\\data\\masks\\0000.tif',
         ],
     )
     def test_of_any_editor(self, root: Path, text: str) -> None:
@@ -354,16 +355,17 @@ class TestFaults:
         describe(root)
         path = root / 'masks' / '0001.tif'
         mask = read_raster(path).values.astype(np.float32)
-        for value in (0.5, np.nan):
-            mask[0, 0, 0] = value
-            write_tiff(path, mask)
-            assert f'{path} has values such as {value:g}' in faults_of(root)
+        mask[0, 0, 0] = 0.5
+        write_tiff(path, mask)
+        assert f'{path} has values such as 0.5' in faults_of(root)
 
     def test_mask_of_colors(self, root: Path) -> None:
         describe(root)
         path = root / 'masks' / '0001.tif'
-        write_tiff(path, np.zeros((3, 8, 8), np.uint8))
-        assert f'{path} has 3 bands, but a mask must have one' in faults_of(root)
+        write_tiff(path, np.arange(192, dtype=np.uint8).reshape(3, 8, 8))
+        message = faults_of(root)
+        assert f'{path} has 3 bands, but a mask must have one' in message
+        assert 'palette' in message
 
     def test_sizes_of_image_and_mask(self, root: Path) -> None:
         path = root / 'images' / '0001.tif'

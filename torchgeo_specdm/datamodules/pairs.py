@@ -16,10 +16,11 @@ from torchgeo.datamodules import NonGeoDataModule
 
 from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
-from ..pairs.facts import fingerprints
+from ..pairs.facts import fingerprints, survey
 from ..pairs.layout import SPLITS, read_places
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
+from .support.mixing_checks import require_same_units
 from .support.preparation import (
     keep_samples,
     normalise,
@@ -83,8 +84,8 @@ class PairFolderDataModule(NonGeoDataModule):
             seed: Seed of the split, if there are no lists, and of the folds.
             fold: (i, n) validates on part i, from 0, of n equal parts of all samples
                 that are not for test, and trains on the others; None for no folds.
-            predict_root: Folder of images to predict, which need no masks and may have
-                any size; they are normalised as the training samples are. None for the
+            predict_root: Folder of images to predict, or one image, which need no masks
+                and may have any size; they are normalised as the training samples are. None for the
                 images of *root*.
 
         Raises:
@@ -149,8 +150,8 @@ class PairFolderDataModule(NonGeoDataModule):
 
         Raises:
             ValueError: If there are fewer training samples than one batch needs, the
-                crop does not fit, the lists share samples, or the split of this stage
-                is empty.
+                crop does not fit, the lists share samples, the split of this stage is
+                empty, or images to predict are in another unit.
         """
         folder, ids = self._everything(), self.split_ids()
         train = folder.select(ids['train'])
@@ -171,9 +172,7 @@ class PairFolderDataModule(NonGeoDataModule):
         if stage == 'predict':
             # scenes differ in size
             self.predict_batch_size = 1
-            self.predict_dataset = ImageFolder(
-                self.predict_root or self.root, folder.spec
-            )
+            self.predict_dataset = self._images(train)
         if stage == 'fit':
             keep_samples(self, self.train_dataset, self.val_dataset)
         normalise(self, train, self.patch_size)
@@ -196,6 +195,16 @@ class PairFolderDataModule(NonGeoDataModule):
         if getattr(task, 'takes_missing', False):
             return batch
         return batch | {'image': fill_missing(batch['image'])}
+
+    def _images(self, train: PairFolder) -> ImageFolder:
+        """The images to predict, whose first one must look like training samples."""
+        images = ImageFolder(self.predict_root or self.root, train.spec, True)
+        if self.predict_root is not None:
+            bands = images[0]['image'].flatten(1)
+            level = bands.abs().nanmean(1).nan_to_num()
+            name, known = self.predict_root, survey(train).level
+            require_same_units(self, name, train.spec.bands, known, level)
+        return images
 
     def _everything(self) -> PairFolder:
         """The whole folder, opened once."""

@@ -215,7 +215,8 @@ class UnlabelledDataModule(MixedDataModule):
         ]
         require_form(form, shapes[0], shapes[1], f'The first image of {name}')
         require_room(self.real, form.size, Path(name))
-        require_same_units(self.real, name, self._bands(len(ours.level)), ours, theirs)
+        bands = self._bands(len(ours.level))
+        require_same_units(self.real, name, bands, ours.level, theirs.level)
         return form
 
     def _open(self, source: str | BaseDataModule) -> Dataset[dict[str, Tensor]]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from ..files import digest_files
-from ..pairs.description import name_bands
-from ..pairs.layout import list_rasters
+from ..pairs.description import check_units, name_bands
+from ..pairs.layout import find_rasters
 from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
 from ..pairs.spec import SampleSpec
 
@@ -22,33 +22,37 @@ class ImageFolder(NonGeoDataset):
     Dataset format:
 
     * ``<name>.tif``, or ``images/<name>.tif``: any size, and all bands of the spec, by
-      their names where the files have names, else in their order
+      their names where the files have names, else in their order; one file will do, too
 
     Samples are ``image``, float32 digital numbers (C, H, W), NaN where missing.
     """
 
-    def __init__(self, root: str | Path, spec: SampleSpec) -> None:
+    def __init__(
+        self, root: str | Path, spec: SampleSpec, same_units: bool = False
+    ) -> None:
         """Initialize a new ImageFolder instance.
 
         Args:
-            root: The folder.
+            root: The folder, or one file.
             spec: Description of the labelled samples that the images are like.
+            same_units: Whether images are refused that name another scale or offset
+                than the spec, which may have been guessed.
 
         Raises:
-            FileNotFoundError: If there is no such folder.
+            FileNotFoundError: If there is no such folder or file.
             ValueError: If it holds no image, or the spec has several dates.
         """
         root = Path(root)
-        folder = root / 'images' if (root / 'images').is_dir() else root
-        found = {n: folder / file for n, file in list_rasters(folder).items()}
+        found = find_rasters(root, 'images')
         if not found or spec.dates > 1:
             raise ValueError(
-                f'{folder} has {len(found)} images, for samples of {spec.dates} dates, '
+                f'{root} has {len(found)} images, for samples of {spec.dates} dates, '
                 'but one or more images of one date are needed. Put in GeoTIFFs of all '
                 'bands.'
             )
         self.root = root
         self.spec = spec
+        self.same_units = same_units
         #: Sorted names of the images.
         self.ids = sorted(found)
         self._paths = found
@@ -67,18 +71,30 @@ class ImageFolder(NonGeoDataset):
             ``image`` (see the class).
 
         Raises:
-            ValueError: If the file is broken or lacks a band.
+            ValueError: If the file is broken, lacks a band, or names another scale or
+                offset.
         """
         path, raster = self.read(index)
         names = name_bands(raster)
         wanted = self.spec.bands
-        by_name = {*wanted} <= {*names}
+        places = {name.casefold(): i for i, name in enumerate(names)}
+        by_name = {name.casefold() for name in wanted} <= places.keys()
         if not by_name and (any(raster.names) or len(names) != len(wanted)):
             raise ValueError(
                 f'{path} has the bands {names}, but {list(wanted)} are needed. Export '
                 'it with these bands, and their names as descriptions.'
             )
-        channels = [names.index(n) for n in wanted] if by_name else slice(None)
+        channels = [
+            places[n.casefold()] if by_name else i for i, n in enumerate(wanted)
+        ]
+        if self.same_units:
+            scales, offsets = (
+                tuple(values[i] for i in channels)
+                for values in (raster.scales, raster.offsets)
+            )
+            check_units(
+                path, raster._replace(scales=scales, offsets=offsets), self.spec
+            )
         values = measured_values(path, raster, self.spec.nodata, channels)
         return {'image': torch.from_numpy(values)}
 

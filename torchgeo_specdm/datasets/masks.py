@@ -5,14 +5,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchgeo.datasets import NonGeoDataset
 
 from ..files import digest_files
-from ..pairs.layout import list_rasters
-from ..pairs.rasters import Place, place_of, read_codes
+from ..pairs.codes import class_positions, read_codes
+from ..pairs.layout import find_rasters
+from ..pairs.rasters import Place, place_of
 from ..pairs.spec import SampleSpec
 
 
@@ -22,7 +22,7 @@ class MaskFolder(NonGeoDataset):
     Dataset format:
 
     * ``<name>.tif``, or ``masks/<name>.tif``: one band of class codes, of any size;
-      ``.png`` will do, too
+      ``.png`` will do, too, and one file instead of a folder
 
     Samples are ``mask``, int64 class positions (H, W), or (1, H, W) with several dates.
     """
@@ -31,19 +31,17 @@ class MaskFolder(NonGeoDataset):
         """Initialize a new MaskFolder instance.
 
         Args:
-            root: The folder.
+            root: The folder, or one file.
             spec: Description of the labelled samples.
 
         Raises:
-            FileNotFoundError: If there is no such folder.
+            FileNotFoundError: If there is no such folder or file.
             ValueError: If it holds no mask.
         """
-        root = Path(root)
-        folder = root / 'masks' if (root / 'masks').is_dir() else root
-        self.root = root
-        self._paths = {n: folder / file for n, file in list_rasters(folder).items()}
+        self.root = Path(root)
+        self._paths = find_rasters(self.root, 'masks')
         if not self._paths:
-            raise ValueError(f'{folder} has 0 masks. Put in .tif or .png files.')
+            raise ValueError(f'{root} has 0 masks. Put in .tif or .png files.')
         self.spec = spec
         #: Sorted names of the masks.
         self.ids = sorted(self._paths)
@@ -65,18 +63,11 @@ class MaskFolder(NonGeoDataset):
             ValueError: If the file is broken, or has a value that is no class.
         """
         path = self.mask_path(self.ids[index])
-        codes = read_codes(path)
-        labels = self.spec.labels
-        unknown = sorted({*np.unique(codes).tolist()} - labels.keys())
-        if unknown:
-            raise ValueError(
-                f'{path} has the values {unknown[:5]}, which are no classes of the '
-                f'generator; allowed are {sorted(labels)}. Draw the mask with these, or '
-                'name the classes of other values in classes.csv.'
-            )
-        mask = np.zeros_like(codes)
-        for value, label in labels.items():
-            mask[codes == value] = label
+        remedy = (
+            'These are the classes of the generator: draw the mask with them, or name '
+            'those of other values in classes.csv.'
+        )
+        mask = class_positions(read_codes(path), self.spec, path, remedy)
         return {'mask': torch.from_numpy(mask[None] if self.spec.dates > 1 else mask)}
 
     def size(self, index: int) -> tuple[int, int]:

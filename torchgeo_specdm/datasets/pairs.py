@@ -18,20 +18,14 @@ from torch import Tensor
 from .. import __version__
 from ..files import digest_files, read_json, write_text
 from ..pairs.cache import FileCache, pack_facts, unpack_facts
+from ..pairs.codes import class_positions, read_codes
 from ..pairs.description import CLASSES, check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import manifest_lines, require_unchanged
 from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
-from ..pairs.rasters import (
-    Place,
-    Raster,
-    measured_values,
-    place_of,
-    read_codes,
-    read_raster,
-)
+from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
 
 #: How many faulty samples verify() looks for before it gives up.
 _MOST_FAULTS = 5
@@ -378,7 +372,8 @@ class PairFolder(PlottedDataset):
         images = []
         for path in self._files.images(name):
             variable = self._stored.variables.get('images')
-            raster = read_raster(path, mask.shape, variable)
+            bands = self._stored.spec.num_bands
+            raster = read_raster(path, mask.shape, variable, bands)
             _require_same_size(path, raster, mask_path, mask)
             check_image(path, raster, self._stored.spec, self._stored.tagged)
             images.append(self._choose_bands(path, raster))
@@ -397,18 +392,8 @@ class PairFolder(PlottedDataset):
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
         """The mask as class positions, int64 (H, W)."""
         codes = read_codes(path, self._stored.variables.get('masks'))
-        mask = np.zeros_like(codes)
-        known = np.zeros(codes.shape, bool)
-        for value, label in self._stored.spec.labels.items():
-            mask[codes == value] = label
-            known |= codes == value
-        if not known.all():
-            raise ValueError(
-                f'{path} has the values {np.unique(codes[~known])[:5].tolist()}, which '
-                f'are no classes; allowed are {sorted(self._stored.spec.labels)}. Mend the file, or '
-                f'name the classes in {CLASSES} or {DESCRIPTION}.'
-            )
-        return mask
+        remedy = f'Mend the file, or name the classes in {CLASSES} or {DESCRIPTION}.'
+        return class_positions(codes, self._stored.spec, path, remedy)
 
 
 def _require_same_size(

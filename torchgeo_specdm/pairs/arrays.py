@@ -73,7 +73,9 @@ def read_array(
     values = _bands_first(stored[name], size or None)
     wavelengths: list[float | None] = [None] * len(values)
     for key, array in stored.items():
-        if key.lower() in _WAVELENGTHS and array.size == len(values):
+        if key.rpartition('/')[-1].lower() in _WAVELENGTHS and array.size == len(
+            values
+        ):
             wavelengths = [parse_wavelength(str(w)) for w in array.ravel()]
     return Array(values, tuple(wavelengths))
 
@@ -148,5 +150,7 @@ def _read_hdf5(path: Path) -> dict[str, NDArray[Any]]:
         for name in names:
             with rasterio.open(name) as source:
                 values = source.read()
-            arrays[name.rpartition('/')[-1]] = values[0] if len(values) == 1 else values
+            # a name such as HDF5:"FILE"://group/cube
+            key = name.partition('://')[2] or name.rpartition('/')[-1]
+            arrays[key] = values[0] if len(values) == 1 else values
     return arrays

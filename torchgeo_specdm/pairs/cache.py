@@ -25,7 +25,7 @@ HOME = (
 #: Seconds within which a file may change again without another time.
 _RACY = 2.0
 #: What stands beside a raster and says how to read it.
-_BESIDE = ('.aux.xml', '.hdr')
+_BESIDE = ('.aux.xml', '.msk', '.hdr')
 
 
 class FileCache:
@@ -94,7 +94,7 @@ class FileCache:
             return None
         for path in paths:
             stem = os.path.splitext(path)[0]
-            for beside in (path + _BESIDE[0], stem + _BESIDE[1]):
+            for beside in (path + _BESIDE[0], path + _BESIDE[1], stem + _BESIDE[2]):
                 with contextlib.suppress(OSError):
                     stats.append(os.stat(beside))
         return ' '.join(f'{stat.st_size}:{stat.st_mtime_ns}' for stat in stats)

@@ -5,8 +5,8 @@
 
 import contextlib
 import math
-import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio import MemoryFile
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.enums import MaskFlags
 from rasterio.features import rasterize
-from rasterio.windows import Window, bounds, transform
+from rasterio.windows import Window, transform
 
 from ..bars import bar
 from ..files import write_atomically
 from .arrays import ARRAYS
+from .codes import MISSING, codes_of, nodata_code, read_codes
 from .description import CLASSES
 from .layout import PLACES, PlacedSample, write_table
-from .rasters import read_codes, read_raster, write_categories
+from .rasters import open_raster, read_raster, write_categories
+from .spec import USUAL_IGNORE
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
@@ -33,8 +35,8 @@ BLOCK = 4
 _FEWEST_BLOCKS = 6
 #: Highest code of classes whose names are written beside each mask.
 _MOST_NAMED = 255
-#: Code of pixels outside of all polygons.
-_OUTSIDE = 0
+#: Share of a pixel by which labels may lie beside the scene, for rounding.
+_SLACK = 0.01
 
 
 def export_scene(
@@ -61,7 +63,9 @@ def export_scene(
         out: Folder to write, empty or new.
         tile: Side of a tile in pixels.
         stride: Pixels between the corners of two tiles; *tile* if None.
-        attribute: Column of the polygons with the code or the name of their class.
+        attribute: Column of the polygons with the code or the name of their class;
+            None for the only one. Polygons without a value there are left out, and of
+            polygons that overlap the last one counts.
         background: Name of the class outside of all polygons; None if these pixels have
             no label.
 
@@ -80,20 +84,18 @@ def export_scene(
             f'tile={tile} must be 1 or more, and stride={stride} from 1 to {tile}.'
         )
     places = []
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        with _open_scene(image, labels) as scene:
-            reader = _Labels(labels, scene, attribute, background)
-            corners = [*_block_corners((scene.height, scene.width), tile, step)]
-            for row, column, place in bar(corners, 'tiles', hidden=len(corners) < 100):
-                window = Window(column, row, tile, tile)
-                mask = reader.read(window)
-                seen = scene.read_masks(window=window).any()
-                if seen and not np.isin(mask, reader.no_label).all():
-                    name = f'{row:05d}_{column:05d}'
-                    places.append(PlacedSample(name, place, row, column))
-                    _copy_window(scene, window, out / 'images' / f'{name}.tif')
-                    reader.write(mask, window, out / 'masks' / f'{name}.tif')
+    with _open_scene(image, labels) as scene:
+        reader = _Labels(labels, scene, attribute, background)
+        corners = [*_block_corners((scene.height, scene.width), tile, step)]
+        for row, column, place in bar(corners, 'tiles', hidden=len(corners) < 100):
+            window = Window(column, row, tile, tile)
+            mask = reader.read(window)
+            seen = scene.dataset_mask(window=window).any()
+            if seen and not (mask == reader.empty).all():
+                name = f'{row:05d}_{column:05d}'
+                places.append(PlacedSample(name, place, row, column))
+                _copy_window(scene, window, out / 'images' / f'{name}.tif')
+                reader.write(mask, window, out / 'masks' / f'{name}.tif')
     if not places:
         raise ValueError(
             f'{image} has no tile of {tile} pixels with a valid and labelled pixel. Take '
@@ -108,7 +110,7 @@ def export_scene(
 def _open_scene(image: Path, labels: Path) -> Iterator[Any]:
     """Open a scene; one of arrays as a georaster that lies nowhere."""
     if image.suffix.lower() not in ARRAYS:
-        with rasterio.open(image) as scene:
+        with open_raster(image) as scene:
             yield scene
         return
     raster = read_raster(image, read_codes(labels).shape)
@@ -138,36 +140,56 @@ class _Labels:
     ) -> None:
         self.scene = scene
         self.names: dict[int, str] = {}
-        self.no_label: list[int] = []
         self.codes: NDArray[Any] | None = None
-        self.colours: dict[int, Any] = {}
+        #: Colours of codes.
+        self.colours: Any = None
+        #: Code of pixels without a label; None if each has one.
+        self.empty: int | None = None
         try:
-            raster = read_raster(path)
+            raster = read_raster(path, ())
         except ValueError:
             self.shapes = self._read_polygons(path, attribute)
-            if background is not None:
-                self.names = {_OUTSIDE: background, **self.names}
+            # outside of all polygons
+            self.outside = 0 if 0 not in self.names else _free_code(self.names)
+            if background is None:
+                self.empty = self.outside
             else:
-                self.no_label = [_OUTSIDE]
-            return
+                self.names = {self.outside: background, **self.names}
+            found = {self.outside, *self.names}
+        else:
+            codes = codes_of(path, raster)
+            self._require_grid(path, codes.shape, raster.crs, raster.transform)
+            self.codes, self.colours = codes, raster.colours
+            self.empty = nodata_code(raster)
+            found = {*np.unique(codes).tolist()}
+            if MISSING in found and self.empty is None:
+                self.empty = _free_code(found)
+            if self.empty is not None:
+                codes[codes == MISSING] = self.empty
+                found = found - {MISSING} | {self.empty}
+        #: One type for all tiles.
+        self.dtype = np.min_scalar_type(max(found))
+        if min(found) < 0:
+            self.dtype = np.dtype(np.int32)
+
+    def _require_grid(
+        self, path: Path, shape: tuple[int, ...], crs: Any, place: Any
+    ) -> None:
+        """Refuse labels on another grid than that of the scene."""
+        scene = self.scene
         # arrays lie nowhere
-        place = raster.transform or scene.transform
-        grid = (raster.values.shape, raster.crs or scene.crs, place)
-        if grid != ((1, scene.height, scene.width), scene.crs, scene.transform):
+        crs, place = crs or scene.crs, place or scene.transform
+        corners = [*product((0, shape[0]), (0, shape[1]))]
+        # where the scene has their corners, in pixels
+        moved = [~scene.transform * (place * corner[::-1]) for corner in corners]
+        apart = np.abs(np.array(moved)[:, ::-1] - corners).max()
+        if (shape, crs) != ((scene.height, scene.width), scene.crs) or apart > _SLACK:
             raise ValueError(
-                f'{path} has {raster.values.shape} values, {raster.crs} and '
-                f'{raster.transform!r}, but {scene.name} has '
-                f'{(1, scene.height, scene.width)}, {scene.crs} and '
-                f'{scene.transform!r}; one grid is needed. Bring the labels to the grid '
-                'of the scene, for example with gdalwarp -r near.'
+                f'{path} has {shape} pixels, {crs} and {place!r}, but {scene.name} has '
+                f'{(scene.height, scene.width)}, {scene.crs} and {scene.transform!r}; '
+                'one grid is needed. Bring the labels to the grid of the scene, for '
+                'example with gdalwarp -r near.'
             )
-        self.codes = raster.values[0]
-        if path.suffix.lower() not in ARRAYS:
-            with rasterio.open(path) as source, contextlib.suppress(ValueError):
-                # there may be none
-                self.colours = source.colormap(1)
-        if raster.nodata is not None:
-            self.no_label = [int(raster.nodata)]
 
     def read(self, window: Window) -> NDArray[Any]:
         """Codes in a window of the scene (H, W)."""
@@ -178,22 +200,18 @@ class _Labels:
         near = self.shapes.cx[west:east, south:north]
         shape = (int(window.height), int(window.width))
         if near.empty:
-            return np.full(shape, _OUTSIDE)
+            return np.full(shape, self.outside)
         burnt: NDArray[Any] = rasterize(
             zip(near.geometry, near['code'], strict=True),
             out_shape=shape,
             transform=transform(window, self.scene.transform),
-            fill=_OUTSIDE,
+            fill=self.outside,
             dtype='int32',
         )
         return burnt
 
     def write(self, mask: NDArray[Any], window: Window, path: Path) -> None:
         """Write the codes of a window."""
-        codes = [*self.names] or [int(mask.max())]
-        dtype = np.min_scalar_type(max([*codes, *self.no_label, int(mask.max())]))
-        if int(mask.min()) < 0:
-            dtype = np.dtype(np.int32)
 
         def save(part: Path) -> None:
             with rasterio.open(
@@ -203,15 +221,15 @@ class _Labels:
                 count=1,
                 height=mask.shape[0],
                 width=mask.shape[1],
-                dtype=dtype,
+                dtype=self.dtype,
                 compress='deflate',
-                nodata=next(iter(self.no_label), None),
+                nodata=self.empty,
                 crs=self.scene.crs,
                 transform=transform(window, self.scene.transform),
             ) as target:
                 if self.colours:
                     target.write_colormap(1, self.colours)
-                target.write(mask.astype(dtype), 1)
+                target.write(mask.astype(self.dtype), 1)
 
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.names and min(self.names) >= 0 and max(self.names) <= _MOST_NAMED:
@@ -225,14 +243,38 @@ class _Labels:
 
     def _read_polygons(self, path: Path, attribute: str | None) -> Any:
         """Polygons with a column ``code``, in the system of the scene."""
-        shapes = geopandas.read_file(path)
+        layers = geopandas.list_layers(path)
+        drawn = layers['name'][layers['geometry_type'].notna()].tolist()
+        if len(drawn) > 1:
+            raise ValueError(
+                f'{path} has the layers {drawn}, but one is needed. Write it alone: '
+                f'ogr2ogr labels.gpkg {path.name} LAYER.'
+            )
+        shapes = geopandas.read_file(path, layer=drawn[0] if drawn else None)
         columns = [c for c in shapes.columns if c != 'geometry']
+        if attribute is None and len(columns) == 1:
+            attribute = columns[0]
         if attribute not in columns:
             raise ValueError(
                 f'attribute={attribute!r} is no column of {path}, which has {columns}. '
                 'Name the one with the class of each polygon.'
             )
+        shapes = shapes[shapes[attribute].notna() & shapes.geometry.notna()]
+        if shapes.empty:
+            raise ValueError(
+                f'{path} has 0 polygons with a value of {attribute}, but one or more '
+                'are needed. Look whether this is the right file.'
+            )
+        if self.scene.crs and shapes.crs is None:
+            raise ValueError(
+                f'{path} does not say what its coordinate system is, but the scene has '
+                f'{self.scene.crs}. Name it: ogr2ogr -a_srs EPSG:CODE labels.gpkg '
+                f'{path.name}.'
+            )
         values = shapes[attribute]
+        if values.dtype.kind == 'f' and (values % 1 == 0).all():
+            # gaps make floating-point numbers of whole ones
+            values = values.astype(int)
         if values.dtype.kind in 'iu':
             self.names = {int(v): f'class_{v}' for v in sorted(values.unique())}
             shapes['code'] = values
@@ -244,10 +286,17 @@ class _Labels:
         return shapes.to_crs(self.scene.crs) if self.scene.crs else shapes
 
 
+def _free_code(taken: Container[int]) -> int:
+    """The usual value for no label, or the next one that no class has."""
+    return next(code for code in count(USUAL_IGNORE) if code not in taken)
+
+
 def _spans(window: Window, scene: Any) -> tuple[tuple[float, float], ...]:
     """Lowest and highest coordinate of a window, of x and of y."""
-    box = bounds(window, scene.transform)
-    return tuple((min(box[i], box[i + 2]), max(box[i], box[i + 2])) for i in range(2))
+    place = transform(window, scene.transform)
+    # a scene may lie upside down, or turned
+    corners = [place * c for c in product((0, window.width), (0, window.height))]
+    return tuple((min(side), max(side)) for side in zip(*corners, strict=True))
 
 
 def _require_new(out: Path) -> None:
@@ -284,6 +333,8 @@ def _block_side(shape: tuple[int, int], tile: int) -> int:
 def _copy_window(scene: Any, window: Window, path: Path) -> None:
     """Write a part of a scene as it is, with all that the scene says of its bands."""
     values = scene.read(window=window)
+    masked = MaskFlags.per_dataset in scene.mask_flag_enums[0]
+    by_alpha = MaskFlags.alpha in scene.mask_flag_enums[0]
 
     def save(part: Path) -> None:
         with rasterio.open(
@@ -303,8 +354,13 @@ def _copy_window(scene: Any, window: Window, path: Path) -> None:
             target.descriptions = scene.descriptions
             target.scales, target.offsets = scene.scales, scene.offsets
             target.colorinterp = scene.colorinterp
-            for band in range(1, scene.count + 1):
-                target.update_tags(band, **scene.tags(band))
+            for space in (None, 'ENVI'):
+                target.update_tags(ns=space, **scene.tags(ns=space))
+            for band, space in product(range(1, scene.count + 1), (None, 'IMAGERY')):
+                target.update_tags(band, ns=space, **scene.tags(band, ns=space))
+            if masked and not by_alpha:
+                target.write_mask(scene.dataset_mask(window=window))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, save)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write_atomically(path, save)

@@ -15,8 +15,9 @@ import numpy as np
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
 from .cache import FileCache
+from .codes import MISSING, nodata_code, read_codes
 from .layout import DESCRIPTION, PairFiles, read_table
-from .rasters import Raster, read_codes, read_raster
+from .rasters import Raster, read_raster
 from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,10 @@ _NO_LABEL_NAMES = ('nolabel', 'unlabelled', 'unlabeled', 'nodata', 'ignore', 'ig
 _USUAL_RANGE = (1, 99)
 #: Images that are looked at to tell the unit of floating-point numbers.
 _LOOKED_AT = 16
+#: Reflectance that most pixels of an image never have: snow and cloud have about 1.
+_MOST_REFLECTANCE = 2.0
+#: How a value of the masks is said to be no label, in messages.
+_SAY_NO_LABEL = 'torchgeo-specdm describe FOLDER --no-label VALUE --write'
 
 
 class Description(NamedTuple):
@@ -130,6 +135,23 @@ def check_image(
             'images must be of one type, or their units differ. Export it as the '
             f'others, or correct the dtype in {DESCRIPTION}.'
         )
+    check_units(path, raster, spec, tagged)
+
+
+def check_units(
+    path: Path, raster: Raster, spec: SampleSpec, tagged: bool = False
+) -> None:
+    """Refuse an image of all bands that names another scale or offset than its folder.
+
+    Args:
+        path: The file, for the message.
+        raster: Content of the image file.
+        spec: Description that the image must fit.
+        tagged: Whether every file must name them.
+
+    Raises:
+        ValueError: If scale or offset of the bands differ.
+    """
     for field, said, default in (
         ('scale', raster.scales, 1.0),
         ('offset', raster.offsets, 0.0),
@@ -157,7 +179,7 @@ def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
     codes, provenance = given.get('codes'), given.get('provenance', {})
     if type(provenance) is not dict:
         raise ValueError(f'provenance={provenance!r} must be an object {{...}}.')
-    index, ignored = given.get('ignore_index'), given.get('no_label') or []
+    index, ignored = given.get('ignore_index'), _listed(given.get('no_label'))
     if isinstance(codes, list) and not ignored and index is not None:
         if index in codes:
             raise ValueError(
@@ -174,6 +196,11 @@ def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
         index = _free_index(codes or range(len(given.get('classes', ()))))
     given |= {'no_label': ignored, 'ignore_index': index}
     return Description(SampleSpec.from_dict(given), provenance, _variables(given))
+
+
+def _listed(value: Any) -> list[Any]:
+    """A value that may be alone, or missing."""
+    return [] if value is None else [*value] if isinstance(value, list) else [value]
 
 
 def _variables(given: Mapping[str, Any]) -> dict[str, str]:
@@ -195,9 +222,7 @@ def _find_out(
     What ``dataset.json`` says of them, or ``bands.csv``, goes before.
     """
     variables = _variables(given)
-    path = files.images(files.ids[0])[0]
-    mask = read_codes(files.mask(files.ids[0]), variables.get('masks'))
-    raster = read_raster(path, mask.shape, variables.get('images'))
+    path, raster, mask = _first_that_shows(files, variables)
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value
@@ -205,10 +230,12 @@ def _find_out(
         nodata is not None and not math.isnan(nodata) and not fits_dtype(nodata, dtype)
     ) or (nodata is not None and math.isnan(nodata) and not dtype.startswith('float')):
         nodata = None
-    said = given.get('no_label') or []
     declared = [] if no_label is None else [no_label]
-    declared += said if isinstance(said, list) else [said]
-    codes, classes, ignored = _find_classes(files, declared, variables.get('masks'))
+    # as beside codes, an ignore index is a value of the masks
+    declared += _listed(given.get('no_label', given.get('ignore_index')))
+    codes, classes, ignored = _find_classes(
+        files, declared, mask, variables.get('masks')
+    )
     told = {**_read_bands(files.root, len(raster.values)), **given}
     values = {
         'bands': name_bands(raster),
@@ -217,7 +244,10 @@ def _find_out(
         'offset': raster.offsets,
         'dtype': dtype,
         'nodata': nodata,
-        'scale': told['scale'] if 'scale' in told else _find_scale(raster, files),
+        'scale': told['scale']
+        if 'scale' in told
+        else _find_scale(raster, files, variables.get('images')),
+        'colors': _palette(mask, codes),
         **told,
         'classes': classes,
         'codes': codes,
@@ -233,6 +263,30 @@ def _find_out(
             f'{files.root} is not described by a whole {DESCRIPTION}, and its files '
             f'({path.name} first) say something impossible: {error}'
         ) from error
+
+
+def _first_that_shows(
+    files: PairFiles, variables: Mapping[str, str]
+) -> tuple[Path, Raster, Raster]:
+    """Path and content of the first image that is not blank, and its mask.
+
+    A blank one does not tell near infrared from alpha.
+    """
+    for name in files.ids[:_LOOKED_AT]:
+        mask = read_raster(files.mask(name), (), variables.get('masks'))
+        path = files.images(name)[0]
+        size = mask.values.shape[1:]
+        raster = read_raster(path, size, variables.get('images'))
+        if raster.valid.any():
+            break
+    return path, raster, mask
+
+
+def _palette(mask: Raster, codes: Sequence[int]) -> list[Sequence[int]]:
+    """Colours of the classes in a mask, if it has one for each."""
+    table = mask.colours or {}
+    colours = [table[code][:3] for code in codes if code in table]
+    return [*colours] if len({*colours}) == len(codes) else []
 
 
 def _read_bands(root: Path, count: int) -> dict[str, Any]:
@@ -270,14 +324,18 @@ def _wavelengths(raster: Raster) -> list[float | None]:
     return [s or t for s, t in zip(raster.wavelengths, told, strict=True)]
 
 
-def _find_scale(raster: Raster, files: PairFiles) -> tuple[float, ...] | float:
+def _find_scale(
+    raster: Raster, files: PairFiles, variable: str | None
+) -> tuple[float, ...] | float:
     """The factors that the first file names, else the usual one of its type."""
-    if {*raster.scales} != {1.0}:
+    if {*raster.scales} != {1.0} or {*raster.offsets} != {0.0}:
         return raster.scales
     if raster.values.dtype.kind != 'f':
-        return usual_unit(255 if raster.values.dtype == np.uint8 else math.inf)[0]
+        return _usual_scale(raster, files.root)
     chosen = np.linspace(0, len(files.ids) - 1, min(len(files.ids), _LOOKED_AT))
-    rasters = (read_raster(files.images(files.ids[int(i)])[0]) for i in chosen)
+    rasters = (
+        read_raster(files.images(files.ids[int(i)])[0], None, variable) for i in chosen
+    )
     values = np.concatenate(
         [r.values[r.valid & np.isfinite(r.values)] for r in rasters]
     )
@@ -297,14 +355,40 @@ def _find_scale(raster: Raster, files: PairFiles) -> tuple[float, ...] | float:
     return scale
 
 
+def _usual_scale(raster: Raster, root: Path) -> float:
+    """The usual factor of whole numbers, with a warning where it cannot be."""
+    if raster.values.dtype == np.uint8:
+        return usual_unit(255)[0]
+    scale = usual_unit(math.inf)[0]
+    values = raster.values[raster.valid]
+    high = scale * float(np.percentile(values, _USUAL_RANGE[1])) if values.size else 0.0
+    if high > _MOST_REFLECTANCE:
+        _log.warning(
+            '%s: images are taken for reflectance x 10000, and would go up to %.3g. Set '
+            'scale and offset in %s (Landsat Collection 2: 2.75e-05 and -0.2).',
+            root,
+            high,
+            DESCRIPTION,
+        )
+    return scale
+
+
 def _find_classes(
-    files: PairFiles, declared: Sequence[int], variable: str | None
+    files: PairFiles, declared: Sequence[int], mask: Raster, variable: str | None
 ) -> tuple[list[int], list[str], list[int]]:
     """Value in the masks and name of each class, and values that are no label."""
-    nodata = read_raster(files.mask(files.ids[0]), (), variable).nodata
-    tagged = [] if nodata is None or nodata % 1 else [int(nodata)]
+    code = nodata_code(mask)
+    tagged = [] if code is None else [code]
     path = files.root / CLASSES
     if not path.exists():
+        if code is not None and 0 <= code <= _MOST_CLASSES and code not in declared:
+            _log.warning(
+                '%s: the value %d is no label, since the masks name it as nodata. List '
+                'it in %s if it is a class.',
+                files.root,
+                code,
+                CLASSES,
+            )
         ignored = [*dict.fromkeys([*declared, *tagged])]
         codes = _classes_of_masks(files, ignored, variable)
         return codes, [f'class_{code}' for code in codes], ignored
@@ -347,6 +431,7 @@ def _classes_of_masks(
             texts[name] = json.dumps(values.tolist()).encode()
     cache.keep(texts)
     found = {code for text in {*texts.values()} for code in json.loads(text)}
+    found.discard(MISSING)
     ignored = {*no_label} or {USUAL_IGNORE}
     labels = sorted(found - ignored)
     top = max(labels, default=0)
@@ -357,18 +442,19 @@ def _classes_of_masks(
         raise ValueError(
             f'The masks of {files.root} hold the values {sorted(found)[:8]}, and it is '
             'not clear which of them are classes. Classes are 0, 1, 2 and so on, with '
-            f'{USUAL_IGNORE} for no label (--no-label names another value), or are '
-            f'listed in {CLASSES}, with the columns id (the value in the masks) and '
-            'name.'
+            f'{USUAL_IGNORE} for no label ({_SAY_NO_LABEL} names another value), or '
+            f'are listed in {CLASSES}, with the columns id (the value in the masks) '
+            'and name.'
         )
     positions = [code for code in range(top + 1) if code not in ignored]
     absent = [f'class_{code}' for code in positions if code not in labels]
     if absent:
         _log.warning(
-            '%s: %s has no pixel in any mask. If the masks mean no label by it, say so '
-            'with --no-label.',
+            '%s: %s has no pixel in any mask. If the masks mean no label by it, say so: '
+            '%s.',
             files.root,
             ', '.join(absent),
+            _SAY_NO_LABEL,
         )
     return positions
 

@@ -7,9 +7,10 @@ import csv
 import io
 import logging
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,18 @@ _KINDS = (
     ('.dat', '.img', '.bsq', '.bil', '.bip'),
     ARRAYS,
     ('.png',),
+    ('.jpg', '.jpeg'),
+    ('.vrt',),
 )
+#: The kind of ENVI, whose files may have any other ending beside a header.
+_ENVI = _KINDS[2]
+_HEADER = '.hdr'
 #: What stands beside images and is none.
-_BESIDE = ('.hdr', '.xml', '.ovr', '.tfw', '.txt', '.json', '.md', '.csv', '.qml')
+_BESIDE = ('.xml', '.ovr', '.msk', '.tfw', '.txt', '.json', '.md', '.csv', '.qml')
+#: Folders before the name of a file, on any system.
+_FOLDERS = re.compile(r'.*[/\\]')
+#: Marks between the columns of tables; in some countries, programs write the latter.
+_MARKS = ',;\t'
 #: How many faulty files an error names.
 _SHOWN = 5
 
@@ -126,8 +136,8 @@ def read_list(root: Path, split: str) -> dict[str, int]:
         split: Name of the list.
 
     Returns:
-        The line number of each id, in the order of the list. A suffix such as
-        ``.tif`` is no part of an id.
+        The line number of each id, in the order of the list. Folders, and a suffix such
+        as ``.tif``, are no part of an id.
 
     Raises:
         FileNotFoundError: If the list does not exist.
@@ -141,7 +151,7 @@ def read_list(root: Path, split: str) -> dict[str, int]:
         )
     ids: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split('\n'), 1):
-        name = line.strip()
+        name = _FOLDERS.sub('', line.strip())
         if name.lower().endswith(sum(_KINDS, ())):
             name = name[: name.rindex('.')]
         name = unicodedata.normalize('NFC', name)
@@ -153,7 +163,7 @@ def read_list(root: Path, split: str) -> dict[str, int]:
 def read_table(
     path: Path, columns: Sequence[str], others: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    """Read a table with a header line, separated by commas.
+    """Read a table with a header line, separated by commas, semicolons or tabs.
 
     Args:
         path: The file.
@@ -166,7 +176,9 @@ def read_table(
     Raises:
         ValueError: If a column or value is missing; the message names the line.
     """
-    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
+    lines = read_text(path).splitlines()
+    mark = max(_MARKS, key=(lines or [''])[0].count)
+    reader = csv.DictReader(lines, skipinitialspace=True, delimiter=mark)
     header = [name.strip() for name in reader.fieldnames or ()]
     if not set(columns) <= set(header):
         raise ValueError(
@@ -248,6 +260,26 @@ def read_corners(root: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
+def find_rasters(root: Path, kind: str) -> dict[str, Path]:
+    """Find the images, or the masks, that are given without the others.
+
+    Args:
+        root: A folder, or one file.
+        kind: Name of the folder in *root* that holds them, if there is one.
+
+    Returns:
+        Path of each file by its name without suffix, as of :func:`list_rasters`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If two files have one name.
+    """
+    if root.is_file():
+        return {_stem(root.name): root}
+    folder = root / kind if (root / kind).is_dir() else root
+    return {name: folder / file for name, file in list_rasters(folder).items()}
+
+
 def list_rasters(folder: Path) -> dict[str, str]:
     """Find the images of a folder.
 
@@ -269,25 +301,26 @@ def list_rasters(folder: Path) -> dict[str, str]:
         )
     # other systems leave hidden files such as ._a.tif beside a.tif
     files = sorted(name for name in os.listdir(folder) if not name.startswith('.'))
-    endings = Counter(_ending(file) for file in files)
-    kind = next((kind for kind in _KINDS if {*kind} & {*endings}), _KINDS[0])
-    passed = {e: n for e, n in endings.items() if e not in (*kind, *_BESIDE)}
-    if passed:
-        names = [file for file in files if _ending(file) in passed]
+    present = {*files}
+    endings = {file: _ending(file, present) for file in files}
+    kind = next((kind for kind in _KINDS if {*kind} & {*endings.values()}), _KINDS[0])
+    others = {*endings.values()}.difference(kind, _BESIDE, (_HEADER,))
+    if others:
+        names = [file for file in files if endings[file] in others]
+        counts = Counter(endings[file] for file in names)
         _log.warning(
             '%s: read are files ending in %s; passed over are %s (%s).',
             folder,
             ' or '.join(kind),
-            ', '.join(f'{n} in {e or "nothing"}' for e, n in sorted(passed.items())),
+            ', '.join(f'{n} in {e or "nothing"}' for e, n in sorted(counts.items())),
             ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else ''),
         )
     # names take a fifth of the memory of paths
     found: dict[str, str] = {}
     for file in files:
-        if _ending(file) not in kind:
+        if endings[file] not in kind:
             continue
-        # systems differ in how they write an umlaut
-        name = unicodedata.normalize('NFC', os.path.splitext(file)[0])
+        name = _stem(file)
         if name in found:
             raise ValueError(
                 f'{folder / file} and {found[name]} have one id, {name!r}, which must '
@@ -297,5 +330,15 @@ def list_rasters(folder: Path) -> dict[str, str]:
     return found
 
 
-def _ending(file: str) -> str:
-    return os.path.splitext(file)[1].lower()
+def _ending(file: str, present: Collection[str]) -> str:
+    """The ending of a file in lower case; that of ENVI where a header is beside it."""
+    stem, ending = os.path.splitext(file)
+    headed = stem + _HEADER in present or file + _HEADER in present
+    ending = ending.lower()
+    known = (*sum(_KINDS, ()), *_BESIDE, _HEADER)
+    return _ENVI[0] if headed and ending not in known else ending
+
+
+def _stem(file: str) -> str:
+    """The name of a file without its ending; systems differ in how they write umlauts."""
+    return unicodedata.normalize('NFC', os.path.splitext(file)[0])

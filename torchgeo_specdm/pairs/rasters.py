@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio import MemoryFile
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ..bands import channel, parse_wavelength, stated_wavelength
@@ -28,6 +28,8 @@ from .spec import SampleSpec
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 #: Share of the pixels of an alpha band that are quite transparent or quite opaque.
 _OPACITY = 0.95
+#: Descriptions of alpha bands, in lower case; most have none.
+_ALPHA_NAMES = ('', 'alpha')
 #: Types of masks, the first that holds all codes is taken.
 _MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
 #: Filters of warnings belong to the whole process, but threads write rasters.
@@ -50,6 +52,7 @@ class Raster(NamedTuple):
     nodata: float | None  #: value that marks a missing pixel, NaN perhaps
     crs: Any  #: coordinate reference system, None where there is none
     transform: Any  #: affine transform from pixels to coordinates
+    colours: Mapping[int, tuple[int, ...]] | None = None  #: of a palette, by value
 
 
 @contextmanager
@@ -82,7 +85,10 @@ def open_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
 
 
 def read_raster(
-    path: Path, size: Sequence[int] | None = None, variable: str | None = None
+    path: Path,
+    size: Sequence[int] | None = None,
+    variable: str | None = None,
+    bands: int | None = None,
 ) -> Raster:
     """Read all spectral bands of a georaster, and where they are valid.
 
@@ -96,6 +102,8 @@ def read_raster(
             file of arrays.
         variable: Name of the array in a file of several; the one that can be meant if
             None.
+        bands: Number of spectral bands, if known, which tells near infrared from alpha
+            where both are blank.
 
     Returns:
         Its content; whole numbers of 64 bits come as float64.
@@ -109,7 +117,7 @@ def read_raster(
     try:
         with open_raster(path) as source:
             pages = len(source.subdatasets)
-            raster = _read_spectral(source)
+            raster = _read_spectral(source, bands)
     except (RasterioError, OSError) as error:
         raise ValueError(
             f'{path} cannot be read as an image ({error}). Extract it again, write it as '
@@ -154,21 +162,27 @@ def _require_real(path: Path, raster: Raster) -> Raster:
     return raster
 
 
-def _read_spectral(source: Any) -> Raster:
-    """The bands of an open file that are not alpha."""
-    values = source.read()
-    called = [c == ColorInterp.alpha for c in source.colorinterp]
+def _read_spectral(source: Any, wanted: int | None) -> Raster:
+    """The bands of an open file that are not alpha, as many as wanted if possible."""
+    planes = source.read()
     # GDAL calls the fourth of four bands of bytes alpha, near infrared too
     opaque = [
-        hidden and not name and _is_opacity(band)
-        for hidden, name, band in zip(called, source.descriptions, values, strict=True)
+        colour == ColorInterp.alpha
+        and (name or '').strip().lower() in _ALPHA_NAMES
+        and (_is_opacity(band) if band.any() else wanted != source.count)
+        for colour, name, band in zip(
+            source.colorinterp, source.descriptions, planes, strict=True
+        )
     ]
     bands = [i for i, hidden in enumerate(opaque) if not hidden]
-    values = values[bands]
-    if any(called) and not any(opaque):
+    values = planes[bands]
+    by_alpha = MaskFlags.alpha in {f for flags in source.mask_flag_enums for f in flags}
+    if by_alpha and not any(opaque):
         valid = np.ones(values.shape, bool)
     else:
         valid = source.read_masks([i + 1 for i in bands]) > 0
+        # GDAL does not look at alpha of floating-point numbers
+        valid &= (planes[opaque] != 0).all(axis=0)
     if source.nodata is not None and math.isnan(source.nodata):
         valid &= ~np.isnan(values)
     listed = _listed_wavelengths(source)
@@ -184,13 +198,16 @@ def _read_spectral(source: Any) -> Raster:
         nodata=source.nodata,
         crs=source.crs,
         transform=source.transform,
+        colours=source.colormap(1)
+        if source.colorinterp[0] == ColorInterp.palette
+        else None,
     )
 
 
 def _is_opacity(band: NDArray[Any]) -> bool:
     """Whether nearly all pixels are quite transparent or quite opaque."""
-    top = np.iinfo(band.dtype).max if band.dtype.kind in 'iu' else 1
-    return bool(((band == 0) | (band == top)).mean() > _OPACITY)
+    # the top may be 255 in 16 bits, too
+    return bool(((band == 0) | (band == band.max())).mean() > _OPACITY)
 
 
 def _stated_wavelength(source: Any, band: int) -> float | None:
@@ -275,43 +292,12 @@ def measured_values(
     if wrong and (nodata is None or not math.isnan(nodata)):
         raise ValueError(
             f'{path} has {wrong} NaN or infinite values, but every pixel that is not '
-            'nodata must be a number. Name NaN as nodata in the file or in '
-            'dataset.json.'
+            'nodata must be a number. Name NaN as nodata in the file, or in '
+            'dataset.json: {"nodata": "nan"}.'
         )
     image: NDArray[np.float32] = values.astype(np.float32)
     image[~(valid & np.isfinite(image))] = np.nan
     return image
-
-
-def read_codes(path: Path, variable: str | None = None) -> NDArray[np.int64]:
-    """Read a mask as it is stored.
-
-    Args:
-        path: A georaster of one band.
-        variable: Name of the array in a file of several; the one that can be meant if
-            None.
-
-    Returns:
-        Whole numbers (H, W).
-
-    Raises:
-        ValueError: As :func:`read_raster`, and if there are more bands, or fractions.
-    """
-    values = read_raster(path, (), variable).values
-    if len(values) != 1:
-        raise ValueError(
-            f'{path} has {len(values)} bands, but a mask must have one, with a whole '
-            'number for each class. Export it so.'
-        )
-    # comparing with the rounded values also finds NaN
-    if values.dtype.kind == 'f' and not (values == np.rint(values)).all():
-        raise ValueError(
-            f'{path} has values such as {values[values != np.rint(values)][0]:g}, but a '
-            'mask must hold whole numbers. Export it as uint8, without resampling '
-            'between classes.'
-        )
-    codes: NDArray[np.int64] = values[0].astype(np.int64)
-    return codes
 
 
 def write_image_raster(

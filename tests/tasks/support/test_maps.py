@@ -67,10 +67,32 @@ def test_the_folder_itself(root: Path, tmp_path: Path) -> None:
         assert source.crs is None
 
 
+@pytest.mark.parametrize('fault', ['values', 'scale'])
+def test_other_units_are_refused(root: Path, tmp_path: Path, fault: str) -> None:
+    image = image_of(np.zeros((16, 16)), 4).astype(np.uint16)
+    image = image * 100 if fault == 'values' else image
+    # one scene will do
+    scene = write_tiff(tmp_path / 'scene.tif', image, NAMES)
+    if fault == 'scale':
+        with rasterio.open(scene, 'r+') as target:
+            target.scales = [2e-5] * 4
+    said = {'values': 'different units.*factor', 'scale': r'tif has the scale 2e-05'}
+    data = PairFolderDataModule(str(root), batch_size=2, predict_root=str(scene))
+    with pytest.raises(ValueError, match=said[fault]):
+        data.setup('predict')
+    write_tiff(scene, image_of(np.zeros((16, 16)), 4).astype(np.uint16), NAMES)
+    data.setup('predict')
+    assert data.predict_dataset.ids == ['scene']
+
+
 def test_bands_are_found_by_name(root: Path, tmp_path: Path) -> None:
     spec = PairFolderDataModule(str(root), bands=['B08', 'B02']).spec
     image = ImageFolder(root, spec)[0]['image']
     assert image.shape[0] == 2 and (image[0] > image[1]).all()
+    lower = np.arange(64, dtype=np.uint16).reshape(4, 4, 4)
+    write_tiff(tmp_path / 'lower' / 'a.tif', lower, [name.lower() for name in NAMES])
+    found = ImageFolder(tmp_path / 'lower', spec)[0]['image']
+    assert np.array_equal(found, lower[[3, 0]])
     write_tiff(tmp_path / 'other' / 'a.tif', np.ones((2, 4, 4), np.uint16), ['x', 'y'])
     with pytest.raises(ValueError, match=r"has the bands \['x', 'y'\], but"):
         ImageFolder(tmp_path / 'other', spec)[0]

@@ -173,15 +173,16 @@ def require_same_kind(
         ValueError: With the values of both sides.
     """
     require_same_names(real, dataset, folder.spec, str(folder.root), ours)
-    require_same_units(real, str(folder.root), folder.spec.bands, ours, theirs)
+    name, levels = str(folder.root), (ours.level, theirs.level)
+    require_same_units(real, name, folder.spec.bands, *levels)
 
 
 def require_same_units(
     real: NonGeoDataModule,
     name: str,
     bands: Sequence[str],
-    ours: Survey,
-    theirs: Survey,
+    ours: Tensor,
+    theirs: Tensor,
 ) -> None:
     """Refuse samples whose values are far from those of the real ones.
 
@@ -189,19 +190,16 @@ def require_same_units(
         real: The real datamodule.
         name: Name of the other samples in the message.
         bands: Names of their bands.
-        ours: Facts that are known of the real samples.
-        theirs: Facts that are known of the others.
+        ours: Mean absolute value of each band of the real samples, (C,).
+        theirs: That of the others.
 
     Raises:
         ValueError: With the values of both sides, if most bands differ.
     """
-    low = torch.minimum(ours.level, theirs.level)
-    high = torch.maximum(ours.level, theirs.level)
+    low, high = torch.minimum(ours, theirs), torch.maximum(ours, theirs)
     differ = (high > UNIT_FACTOR * low).nonzero().flatten().tolist()
-    text = '; '.join(
-        f'{bands[i]} {ours.level[i]:.4g} and {theirs.level[i]:.4g}' for i in differ
-    )
-    if 2 * len(differ) >= len(ours.level):
+    text = '; '.join(f'{bands[i]} {ours[i]:.4g} and {theirs[i]:.4g}' for i in differ)
+    if 2 * len(differ) >= len(ours):
         raise ValueError(
             f'{type(real).__name__} and {name} have different units: mean '
             f'absolute values are {text}, but must agree within a factor of '
