@@ -121,13 +121,26 @@ def test_what_was_asked_and_got_is_said(
     assert (settings['class_share'], settings['draws']) == (ASKED, 4)
     shares = {'town': 0.9, 'forest': 0.05}
     with caplog.at_level('INFO'):
-        draw(diffusion_run, data(tmp_path / 'set', class_share=shares), tmp_path)
+        settings = {'class_share': shares, 'count': 2, 'draws': 2, 'size': (40, 51)}
+        draw(diffusion_run, data(tmp_path / 'set', **settings), tmp_path)
+    assert PairFolder(tmp_path / 'set')[1]['mask'].shape == (40, 51)
     (said,) = [r.message for r in caplog.records if 'samples are in' in r.message]
     first, town, forest = said.splitlines()
-    assert first == f'9 samples are in {tmp_path / "set"}, 0 rejected.'
+    assert first == f'2 samples are in {tmp_path / "set"}, 0 rejected.'
     assert town.startswith('town: 90.0% asked, ')
-    assert 'It was not reached with 9 samples, each of which had 4 masks' in town
+    assert 'It was not reached with 2 samples, each of which had 2 masks' in town
     assert forest.startswith('forest: 5.0% asked, ')
+
+
+def test_out_of_memory(
+    diffusion_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **settings: Any) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Generator, 'sample_masks', fail)
+    with pytest.raises(RuntimeError, match='4 masks at once need more memory'):
+        draw(diffusion_run, data(tmp_path / 'set'), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,9 @@ def choose_masks(
         generator: Generator that draws masks by themselves.
         data: Datamodule that says what to draw, after its ``setup``.
         folder: Folder of the samples.
+
+    Raises:
+        RuntimeError: If the device has too little memory.
     """
     batches, draws, count = data.predict_dataset, data.settings['draws'], data.count
     assert isinstance(batches, ShareBatches) and count is not None
@@ -57,7 +60,14 @@ def choose_masks(
     missing = [index for index in own if index not in known]
     for index in bar(missing, 'choosing masks', hidden=not trainer.is_global_zero):
         numbers = [_number(index, draw) for draw in range(draws)]
-        masks = generator.sample_masks(numbers, data.seed, size=data.size).flatten(1)
+        try:
+            masks = generator.sample_masks(numbers, data.seed, size=data.size)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(
+                f'{draws} masks at once need more memory than the device has. Set '
+                'fewer draws and another folder.'
+            ) from error
+        masks = masks.flatten(1)
         areas = torch.stack([(masks == position).sum(1) for position in positions], 1)
         shares = (areas / masks.shape[1]).tolist()
         folder.append({'index': index, 'shares': shares}, _CANDIDATES)
