@@ -80,7 +80,18 @@ def nodata_code(raster: Raster) -> int | None:
     Returns:
         A whole number of 32 bits, or None.
     """
-    value = raster.nodata
+    return whole_code(raster.nodata)
+
+
+def whole_code(value: float | None) -> int | None:
+    """A nodata value as a code.
+
+    Args:
+        value: The nodata value of a file, if it has one.
+
+    Returns:
+        A whole number of 32 bits; None where it can be no code.
+    """
     # of NaN and infinity, too, nothing is left by division
     if value is None or value % 1 != 0 or abs(value) > -MISSING - 1:
         return None

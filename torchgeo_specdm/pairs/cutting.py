@@ -5,8 +5,8 @@
 
 import contextlib
 import math
-from collections.abc import Container, Iterator
-from itertools import count, product
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .codes import MISSING, codes_of, nodata_code, read_codes
 from .description import CLASSES
 from .layout import PLACES, PlacedSample, write_table
 from .rasters import open_raster, read_raster, write_categories
-from .spec import USUAL_IGNORE
+from .spec import free_code
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
@@ -150,7 +150,7 @@ class _Labels:
         except ValueError:
             self.shapes = self._read_polygons(path, attribute)
             # outside of all polygons
-            self.outside = 0 if 0 not in self.names else _free_code(self.names)
+            self.outside = 0 if 0 not in self.names else free_code(self.names)
             if background is None:
                 self.empty = self.outside
             else:
@@ -163,7 +163,7 @@ class _Labels:
             self.empty = nodata_code(raster)
             found = {*np.unique(codes).tolist()}
             if MISSING in found and self.empty is None:
-                self.empty = _free_code(found)
+                self.empty = free_code(found)
             if self.empty is not None:
                 codes[codes == MISSING] = self.empty
                 found = found - {MISSING} | {self.empty}
@@ -284,11 +284,6 @@ class _Labels:
             codes = {word: code for code, word in self.names.items()}
             shapes['code'] = [codes[str(v)] for v in values]
         return shapes.to_crs(self.scene.crs) if self.scene.crs else shapes
-
-
-def _free_code(taken: Container[int]) -> int:
-    """The usual value for no label, or the next one that no class has."""
-    return next(code for code in count(USUAL_IGNORE) if code not in taken)
 
 
 def _spans(window: Window, scene: Any) -> tuple[tuple[float, float], ...]:

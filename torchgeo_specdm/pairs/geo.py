@@ -4,7 +4,7 @@
 """Tiles of TorchGeo's data sets of rasters, whose samples are boxes of coordinates."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,10 @@ from torch.utils.data import Dataset
 from torchgeo.datasets import GeoDataset
 
 from ..bars import bar
+from .codes import whole_code
 from .cutting import BLOCK
 from .rasters import Place
-from .spec import USUAL_IGNORE, fits_dtype
+from .spec import USUAL_IGNORE, fits_dtype, free_code
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
         return {'crs': self.dataset.crs, 'transform': corner}
 
     def codes_in_masks(self) -> list[int]:
-        """Values in the masks of all tiles, sorted.
+        """Values in the masks of all tiles, sorted, without those that are no codes.
 
         Raises:
             ValueError: If there are too many of them for classes.
@@ -125,7 +126,8 @@ class GeoTiles(Dataset[dict[str, Tensor]]):
                     f'The masks of {type(self.dataset).__name__} hold more than '
                     f'{_MOST_CLASSES} values, so they are no classes.'
                 )
-        return sorted(found)
+        # what NaN and the lowest number of 32 bits become is far below
+        return sorted(code for code in found if whole_code(code) is not None)
 
     def _load(self, tile: GeoTile) -> dict[str, Tensor]:
         """Read what the data set has in the box of x, y and time of a tile."""
@@ -232,7 +234,8 @@ def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
     found: dict[str, Any] = {'ignore_index': USUAL_IGNORE}
     for part in parts:
         if getattr(part, 'is_image', False):
-            found |= _said_by_raster(part.files[0])
+            bands = first[0]['image'].shape[0]
+            found |= _said_by_raster(part.files[0], bands)
     for field in ('bands', 'classes'):
         for part in parts:
             names = getattr(part, field, None) or ()
@@ -241,8 +244,11 @@ def said_by_files(sets: Mapping[str, GeoTiles]) -> dict[str, Any]:
     if 'classes' in found:
         codes = [*range(len(found['classes']))]
     else:
-        codes = sorted({c for tiles in sets.values() for c in tiles.codes_in_masks()})
+        gaps = {*_nodata_of_masks(parts)}
+        seen = {c for tiles in sets.values() for c in tiles.codes_in_masks()}
+        codes = sorted(seen - gaps)
         found['classes'] = tuple(f'class_{code}' for code in codes)
+        found['no_label'] = sorted(gaps) or [free_code(codes)]
     found['codes'] = codes
     for tiles in sets.values():
         tiles.codes = tuple(codes)
@@ -270,15 +276,32 @@ def parts_of(dataset: Any) -> Iterator[Any]:
         yield from parts_of(part)
 
 
-def _said_by_raster(path: str) -> dict[str, Any]:
-    """Type, unit and nodata of a file."""
+def _nodata_of_masks(parts: Iterable[Any]) -> Iterator[int]:
+    """Values that the first files of masks name as nodata, and that can be codes."""
+    for part in parts:
+        if not getattr(part, 'is_image', True):
+            with rasterio.open(part.files[0]) as raster:
+                code = whole_code(raster.nodata)
+            if code is not None:
+                yield code
+
+
+def _said_by_raster(path: str, bands: int) -> dict[str, Any]:
+    """Type, units, nodata and names of a file, as far as it has all of these bands."""
     with rasterio.open(path) as raster:
         dtype = np.dtype(raster.dtypes[0]).name
+        # whole numbers of 64 bits are floating-point ones in samples
+        dtype = 'float64' if dtype in ('int64', 'uint64') else dtype
         said: dict[str, Any] = {'dtype': dtype}
+        whole = raster.count == bands
+        names = {*raster.descriptions} - {None, ''}
+        if whole and len(names) == bands:
+            said['bands'] = raster.descriptions
         if raster.nodata is not None and fits_dtype(raster.nodata, dtype):
             said['nodata'] = raster.nodata
-        if {*raster.scales} != {1.0}:
-            said |= {'scale': raster.scales[0], 'offset': raster.offsets[0]}
+        if {*raster.scales} != {1.0} or {*raster.offsets} != {0.0}:
+            units = {'scale': raster.scales, 'offset': raster.offsets}
+            said |= units if whole else {key: units[key][0] for key in units}
         elif dtype == 'uint8':
             said['scale'] = 1 / 255
         elif not dtype.startswith('float'):

@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from ..bands import channel, parse_wavelength, stated_wavelength
 from ..files import write_text, write_verified
 from .arrays import ARRAYS, read_array
-from .spec import SampleSpec
+from .spec import SampleSpec, free_code
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 #: Share of the pixels of an alpha band that are quite transparent or quite opaque.
@@ -402,7 +401,7 @@ def write_class_raster(
     known = (mask >= 0) & (mask < spec.num_classes)
     empty = next(iter(spec.no_label), None)
     if empty is None and not known.all():
-        empty = next(code for code in count(255) if code not in spec.codes)
+        empty = free_code(spec.codes)
     values = np.array([*spec.codes, 0 if empty is None else empty])
     dtype = next(t for t in _MASK_TYPES if _fit(values, t))
     # a mask of bytes has no -1

@@ -6,8 +6,9 @@
 import colorsys
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from itertools import count
 from typing import Any, Self
 
 import numpy as np
@@ -377,6 +378,18 @@ def usual_unit(brightest: float) -> tuple[float, str]:
     if brightest <= 2:
         return 1.0, 'float32'
     return (1 / 255, 'uint8') if brightest <= 255 else (1e-4, 'uint16')
+
+
+def free_code(taken: Container[int]) -> int:
+    """Choose a value of masks for no label.
+
+    Args:
+        taken: Values that have a meaning already.
+
+    Returns:
+        255, or the next number that is not taken.
+    """
+    return next(code for code in count(USUAL_IGNORE) if code not in taken)
 
 
 def fits_dtype(value: float, dtype: str) -> bool:

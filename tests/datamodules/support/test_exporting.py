@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.transform import from_origin
 from rasterio.windows import from_bounds
-from torchgeo.datamodules import L7IrishDataModule, NAIPChesapeakeDataModule
+from torchgeo.datamodules import (
+    GeoDataModule,
+    L7IrishDataModule,
+    NAIPChesapeakeDataModule,
+)
 from torchgeo.datamodules import OSCDDataModule as TorchGeoOSCD
-from torchgeo.datasets import ChesapeakeDC
+from torchgeo.datasets import ChesapeakeDC, RasterDataset, random_bbox_assignment
+from torchgeo.samplers import GridGeoSampler, RandomBatchGeoSampler
 
 from tests.data.geo import L7_CODES, make_l7irish, make_naip
 from tests.data.oscd import TEST, TRAIN, fake_image, fake_mask, make_oscd
+from tests.data.pairs import write_tiff
 from torchgeo_specdm import OSCDDataModule, PairFolder, PairFolderDataModule
 from torchgeo_specdm.datamodules.support.exporting import export_datamodule
 
@@ -25,6 +32,67 @@ from torchgeo_specdm.datamodules.support.exporting import export_datamodule
 def places(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / 'places.csv').open() as file:
         return {row['id']: row for row in csv.DictReader(file)}
+
+
+class Images(RasterDataset):
+    filename_glob = 'image*.tif'
+
+
+class Masks(RasterDataset):
+    filename_glob = 'mask*.tif'
+    is_image = False
+
+
+class OwnRasters(GeoDataModule):
+    """Rasters of somebody who has just followed the tutorial of TorchGeo."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(Images, 2, 16, 4)
+        self.root = str(root)
+
+    def setup(self, stage: str) -> None:
+        dataset = Images(self.root) & Masks(self.root)
+        self.train_dataset, self.val_dataset = random_bbox_assignment(
+            dataset, [0.5] * 2
+        )
+        self.train_batch_sampler = RandomBatchGeoSampler(self.train_dataset, 16, 2, 4)
+        self.val_sampler = GridGeoSampler(self.val_dataset, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'gap', 'nodata', 'no_label'),
+    [
+        ('uint8', 255, 255, 255),
+        ('uint8', 0, 0, 0),
+        ('int16', -1, -1, -1),
+        ('float32', np.nan, np.nan, 255),
+        # without a tag, 255 is a class
+        ('uint8', 255, None, 256),
+    ],
+)
+def test_rasters_of_ones_own(
+    tmp_path: Path, dtype: str, gap: float, nodata: float | None, no_label: int
+) -> None:
+    names, units = ['B02', 'B03', 'B08'], ([1e-4, 2e-4, 1e-4], [0, 0, -0.1])
+    for i in range(2):
+        place = from_origin(500_000 + 1000 * i, 5_300_000, 10, 10)
+        profile = {'crs': 'EPSG:32632', 'transform': place}
+        codes = (1 + np.arange(32 * 32).reshape(1, 32, 32) % 3).astype(dtype)
+        codes[0, :5] = gap
+        write_tiff(tmp_path / f'mask{i}.tif', codes, nodata=nodata, **profile)
+        image = np.ones((3, 32, 32), np.int64)
+        path = write_tiff(tmp_path / f'image{i}.tif', image, names, **profile)
+        with rasterio.open(path, 'r+') as target:
+            target.scales, target.offsets = units
+    export_datamodule(OwnRasters(tmp_path), tmp_path / 'out')
+    folder = PairFolder(tmp_path / 'out')
+    folder.verify()
+    spec = folder.spec
+    assert spec.codes == ((1, 2, 3) if nodata is not None else (1, 2, 3, 255))
+    assert (spec.no_label, spec.dtype) == ((no_label,), 'float64')
+    assert (spec.bands, spec.scale, spec.offset) == (tuple(names), *map(tuple, units))
+    masks = torch.stack([sample['mask'] for sample in folder])
+    assert bool((masks == spec.ignore_index).any()) == (nodata is not None)
 
 
 def lose_rim(sample: dict[str, Any]) -> dict[str, Any]:
