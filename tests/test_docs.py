@@ -4,17 +4,22 @@
 """Documents that are named exist, and commands in them are real."""
 
 import ast
+import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torchgeo.main import main as torchgeo
 
 import torchgeo_specdm
-from torchgeo_specdm.cli import make_parser
+from torchgeo_specdm.cli import main, make_parser
+
+from .data.pairs import make_pairs, write_tiff
 
 ROOT = Path(__file__).parents[1]
 #: Documents that commands write, not this repository.
@@ -33,6 +38,7 @@ OTHERS = {
     **dict.fromkeys(
         ('python3', 'pip', 'pytest', 'ruff', 'mypy', 'sphinx-build'), '.ci/run does'
     ),
+    **dict.fromkeys(('mkdir', 'cp', 'for', 'printf'), 'a test below runs them'),
     'dask': 'tests/study/test_cluster.py starts scheduler and workers in Python',
     'tensorboard': 'a server, of a package that is optional',
     'hf': 'needs the Hugging Face Hub',
@@ -121,6 +127,21 @@ def test_commands_are_understood(
             parse(words)
         except SystemExit as stop:
             assert stop.code == 0, f'{program} {words}: {capsys.readouterr().err}'
+
+
+def test_the_recipe_of_two_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (raw := make_pairs(Path('raw'), 3)).joinpath('images').rename('s2')
+    for path in sorted((raw / 'masks').iterdir()):
+        codes = 10 * np.random.default_rng(0).integers(1, 4, (1, 8, 8), np.uint8)
+        write_tiff(Path('labels') / f'{path.stem}_mask.tif', codes)
+    page = (ROOT / 'docs/your_data.md').read_text()
+    *shell, last = re.findall(r'```sh\n(mkdir.*?)\n```', page, re.DOTALL)[0].split('\n')
+    subprocess.run(['bash', '-ec', '\n'.join(shell)], check=True)
+    assert main(shlex.split(last)[1:]) == 0
+    assert json.loads(capsys.readouterr().out)['codes'] == [10, 20, 30]
 
 
 def test_every_public_name_is_in_the_reference() -> None:
