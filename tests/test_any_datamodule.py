@@ -4,6 +4,8 @@
 """TorchGeo's own datamodules and a foreign one, through the verbs that take data."""
 
 import json
+import math
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch.utils.data import Dataset
 from torchgeo.datamodules import NonGeoDataModule
 from torchgeo.datasets import LandCoverAI, LoveDA
 
+from tests.conftest import train
 from tests.datamodules.torchgeo_fakes import (
     write_landcoverai,
     write_levircd,
@@ -24,7 +27,7 @@ from tests.datamodules.torchgeo_fakes import (
     write_random_pairs,
 )
 from tests.study.worlds import tiny_task
-from torchgeo_specdm import PairFolder, PairFolderDataModule, quickstart
+from torchgeo_specdm import PairFolder, PairFolderDataModule, SpecDMTask, quickstart
 from torchgeo_specdm.cli import main
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.study.runs import read_run
@@ -157,6 +160,36 @@ def test_quickstart(
     # real ones are as they were, and not called drawn
     with rasterio.open(next((out / 'real' / 'images').iterdir())) as file:
         assert file.tags()['SYNTHETIC'] == 'NO' and file.dtypes[0] == 'uint8'
+    train, val, test = counts
+    assert f'{train} patches to train on, {val} to validate and {test} to test.' in said
+    if config is FOREIGN:
+        (more,) = [line for line in said.splitlines() if line.startswith('More pairs')]
+        more = more.replace(
+            '--out MORE --count 100', f'--out {tmp_path}/more --count 2'
+        )
+        assert main(shlex.split(more.split(': ')[1])[1:]) == 0
+        assert len(PairFolder(tmp_path / 'more')) == 2
+
+
+def test_a_training_says_what_samples_are_taken_for(
+    make: Callable[..., Path],
+    tmp_path: Path,
+    tiny_settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = make(FOREIGN).with_name('ForeignDataModule')
+    given: dict[str, Any] = {'codec': 'pixels', 'settings': tiny_settings}
+    for data, spec in (
+        (ForeignDataModule(4, root=root), {'classes': ['field', 'town']}),
+        (PairFolderDataModule(str(root), batch_size=4), None),
+    ):
+        task = SpecDMTask('diffusion', str(tmp_path / 'out'), spec=spec, **given)
+        with caplog.at_level('INFO'):
+            run = train(task, data, tmp_path, epochs=1)
+        assert all(map(math.isfinite, run.losses))
+    said = [text for text in caplog.messages if 'is taken for' in text]
+    assert len(said) == 1 and said[0].startswith('ForeignDataModule is taken for uint8')
+    assert 'R, G, B and the classes field, town.' in said[0]
 
 
 def run_study(out: Path, config: dict[str, Any], **keys: Any) -> list[Any]:

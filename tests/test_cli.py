@@ -302,7 +302,9 @@ class TestGenerate:
     ) -> None:
         assert main(arguments) == 0
         out = tmp_path / 'synthetic'
-        assert f'3 samples are in {out}, 0 rejected.' in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f'3 samples are in {out}, 0 rejected.' in said
+        assert f'Measure them: torchgeo-specdm report {out} --real FOLDER' in said
         dataset = PairFolder(out)
         assert len(dataset) == 3 and dataset[0]['image'].shape == (6, 32, 32)
         written = {path: path.stat().st_mtime_ns for path in out.glob('*/*.tif')}
@@ -403,7 +405,7 @@ class TestGenerate:
     ) -> None:
         shares = ['--class-share', 'town=0.05', '--class-share', 'water=0.9']
         assert main([*arguments, *shares, '--draws', '2']) == 0
-        _, town, water = capsys.readouterr().out.splitlines()
+        _, town, water, _ = capsys.readouterr().out.splitlines()
         assert town.startswith('town: 5.0% asked, ')
         assert 'water: 90.0% asked' in water and 'It was not reached with 3' in water
 

@@ -25,6 +25,7 @@ from .diffusion.generator import GeneratorConfig
 from .files import CONFIG, read_config, read_json, read_yaml, write_text
 from .objects import Config, make_object
 from .pairs.export import write_real_pairs
+from .pairs.layout import PLACES
 from .pairs.tiles import TileDataset
 from .reporting.folder import FACTS, report_folder
 from .scenes.writing import write_scenes
@@ -179,7 +180,10 @@ class Quickstart:
             said = 'Your own patches'
         else:
             generator = shlex.quote(str(self.out / 'diffusion'))
-            command = f'torchgeo-specdm generate --generator {generator} --out MORE'
+            command = (
+                f'torchgeo-specdm generate --generator {generator} --out MORE '
+                '--count 100'
+            )
             said = 'More pairs'
         print(f'{said}: {command}\nWhat to do now: at the top of the report.')
 
@@ -354,6 +358,7 @@ class Quickstart:
                 f'{data} has too few samples in a split: {_show(counts)}; needed are '
                 f'{_show(_LEAST_SAMPLES)}. Add samples, or change the lists.'
             )
+        tell(_describe_splits(data, counts))
         return counts['train'], (height, width)
 
     def _learn_codec(
@@ -460,6 +465,22 @@ class Quickstart:
             if run.reason:
                 raise RuntimeError(f'{run.cell.title}: {run.reason}')
         return runs
+
+
+def _describe_splits(data: Path, counts: dict[str, int]) -> str:
+    """Say how many patches each split has, and who made the splits."""
+    said = (
+        f'{counts["train"]} patches to train on, {counts["val"]} to validate and '
+        f'{counts["test"]} to test'
+    )
+    if PairFolder(data).count_splits():
+        return f'{said}.'
+    if (data / PLACES).exists():
+        return f'{said}, by the places of {PLACES}.'
+    return (
+        f'{said}, chosen at random. Where patches are neighbours, scores are too good: '
+        f'give neighbours the same place in {PLACES}.'
+    )
 
 
 def _show(counts: dict[str, int]) -> str:

@@ -9,6 +9,7 @@ Each imports what it needs when it runs, so that help needs no network.
 import inspect
 import json
 import os
+import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -232,6 +233,9 @@ def generate(options: Namespace) -> None:
     trainer.predict(task, datamodule=datamodule, return_predictions=False)
     if trainer.is_global_zero:
         print(describe_samples(datamodule.out))
+        if options.images is None:
+            out = shlex.quote(options.out)
+            print(f'Measure them: torchgeo-specdm report {out} --real FOLDER')
 
 
 def _what_to_draw(options: Namespace) -> Any:

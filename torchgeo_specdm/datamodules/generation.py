@@ -197,7 +197,8 @@ class GenerationDataModule(BaseDataModule):
             )
         if count is None and masks is None and vary is None:
             raise ValueError(
-                'count=None says nothing where no samples are given. Give a number.'
+                'count=None says nothing where no samples are given. Give a number, such '
+                'as --count 100.'
             )
         if size is not None and not masks is vary is None:
             raise ValueError(

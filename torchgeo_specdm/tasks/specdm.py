@@ -36,9 +36,10 @@ from ..datamodules.unlabelled import UnlabelledDataModule
 from ..diffusion import Generator, warm_up_and_decay
 from ..models.image_branch import begin_images
 from ..objects import Settings
-from ..pairs.facts import fingerprints
+from ..pairs.facts import declared_spec, fingerprints
 from ..pairs.fingerprint import write_seen_samples
 from ..pairs.plotting import plot_sample
+from ..pairs.spec import SampleSpec
 from ..presets import load_preset
 from .support.drawing import PairPredictionWriter, draw_batch
 from .support.guards import StepGuard, require_writable
@@ -211,6 +212,8 @@ class SpecDMTask(
             codec = make_codec(name, spec, self.preset[name]['codec'])
             if isinstance(codec, TwoStreamCodec):
                 begin_images(codec, self.preset[name]['image_weights'])
+            if declared_spec(datamodule) is None:
+                rank_zero_info(_taken_for(datamodule, spec))
         else:
             codec = load_codec(Path(name))
         codec.spec.require_match(spec, f'the codec of {name}', 'the data')
@@ -468,3 +471,13 @@ class SpecDMTask(
             write_seen_samples(self._folder, seen)
         self._written = self.trainer.global_step
         self.trainer.strategy.barrier()
+
+
+def _taken_for(datamodule: BaseDataModule, spec: SampleSpec) -> str:
+    """Say what samples are taken for that do not describe themselves."""
+    return (
+        f'{type(datamodule).__name__} is taken for {spec.dtype} images of scale '
+        f'{spec.scale}, with the bands {", ".join(spec.bands)} and the classes '
+        f'{", ".join(spec.classes)}. To correct this, give the task spec: '
+        '{scale: ..., bands: [...], classes: [...]}.'
+    )
