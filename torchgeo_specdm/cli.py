@@ -110,6 +110,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog='torchgeo-specdm',
         description='Learn, draw and judge labelled satellite image patches.',
+        epilog='Begin with quickstart, which needs no data. VERB --help shows the '
+        'options of a verb.',
     )
     parser.add_argument('--version', action='version', version=__version__)
     if shtab is None:

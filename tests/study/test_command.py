@@ -74,7 +74,9 @@ def test_a_lost_run_is_a_row(world: Path, tmp_path: Path, capsys: Output) -> Non
     assert head[place] == 'reason' and [row[0] for row in rows] == ['lost', 'net']
     assert 'training loss is nan' in rows[0][place] and rows[1][place] == ''
     page = (tmp_path / 'out' / 'study.md').read_text()
-    assert '- failed: lost, real only, all real, seed 0: the training loss' in page
+    assert (
+        '- failed: lost, real only, all real pairs, seed 0: the training loss' in page
+    )
     lost, net = sorted((tmp_path / 'out' / 'runs').iterdir())
     before = [file.stat().st_mtime_ns for file in (lost, net)]
     # it is kept

@@ -149,7 +149,8 @@ class TestGrid:
         assert [c.arm == REAL for c in cells] == [True] * 12 + [False] * 36
 
     def test_names_for_people(self) -> None:
-        title = 'net, 5x mix, 8 real, seed 3'
+        title = 'net, 5x mix, 8 real pairs, seed 3'
         assert Cell('net', 'mix', 5.0, 8, 3).title == title
-        assert Cell('net', REAL, 0.0, 0, 3).title == 'net, real only, all real, seed 3'
+        title = 'net, real only, all real pairs, seed 3'
+        assert Cell('net', REAL, 0.0, 0, 3).title == title
         assert arm_label('mix', 0.5) == '0.5x mix'

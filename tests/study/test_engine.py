@@ -198,11 +198,23 @@ class TestFolder:
         assert Engine(study).finished(study.cells()) == []
         assert not study.out.exists()
 
+    @pytest.mark.parametrize(
+        'seconds, left',
+        [
+            (600, ['about 20 min left)', 'about 10 min left)']),
+            (6, ['less than a minute left)'] * 2),
+        ],
+    )
     def test_time_left_is_that_of_missing_runs(
-        self, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        world: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        seconds: float,
+        left: list[str],
     ) -> None:
         def measure(self: Engine, cell: Cell) -> None:
-            run = Run(*cell, 0, study.updates, {'miou': 0.5}, seconds=600)
+            run = Run(*cell, 0, study.updates, {'miou': 0.5}, seconds=seconds)
             write_run(study.out, run)
 
         study, said = read_study(tmp_path, world / 'rich', seeds=4), list[str]()
@@ -210,10 +222,7 @@ class TestFolder:
         for number in (0, 2):
             measure(Engine(study), study.cells()[number])
         Engine(study, say=said.append).run(study.cells())
-        assert [line.rpartition(' (')[2] for line in said] == [
-            'about 20 min left)',
-            'about 10 min left)',
-        ]
+        assert [line.rpartition(' (')[2] for line in said] == left
 
 
 class TestFailures:

@@ -443,8 +443,8 @@ def _classes_of_masks(
             f'The masks of {files.root} hold the values {sorted(found)[:8]}, and it is '
             'not clear which of them are classes. Classes are 0, 1, 2 and so on, with '
             f'{USUAL_IGNORE} for no label ({_SAY_NO_LABEL} names another value), or '
-            f'are listed in {CLASSES}, with the columns id (the value in the masks) '
-            'and name.'
+            f"are listed in {CLASSES}: a line 'id,name', and one for each value in the "
+            f"masks that is a class, such as '{(labels or [*found])[0]},forest'."
         )
     positions = [code for code in range(top + 1) if code not in ignored]
     absent = [f'class_{code}' for code in positions if code not in labels]

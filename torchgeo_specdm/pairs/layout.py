@@ -111,7 +111,8 @@ class PairFiles:
         raise ValueError(
             f'{self.root} has {len(self._images)} images and {len(self._masks)} masks, '
             f'{len(alone)} without partner: {", ".join(alone[:_SHOWN]) or "no file"}. '
-            f'Every mask needs {each} of its name, such as a.tif. {remedy}'
+            f'Every mask needs {each} of its name, such as a.tif, and every image a '
+            f'mask. {remedy}'
         )
 
 

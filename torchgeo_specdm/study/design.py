@@ -58,9 +58,9 @@ class Cell(NamedTuple):
     @property
     def title(self) -> str:
         """A few words for people."""
-        size = f'{self.size} real' if self.size else 'all real'
+        size = self.size or 'all'
         label = arm_label(self.arm, self.ratio)
-        return f'{self.model}, {label}, {size}, seed {self.seed}'
+        return f'{self.model}, {label}, {size} real pairs, seed {self.seed}'
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,9 @@ class Engine(Trainings):
         seconds = sum(
             pace[cell.model] * (updates or 0) for cell, updates in known.items()
         )
-        return f' (about {seconds / 60:.0f} min left)'
+        minutes = round(seconds / 60)
+        said = f'about {minutes} min' if minutes else 'less than a minute'
+        return f' ({said} left)'
 
 
 def describe_error(error: BaseException) -> str:
