@@ -140,10 +140,12 @@ class Quickstart:
         write_config(self.out, 'train', 'fit', mixed)
         self._measure(config, engine)
         runs = self._compare(engine, plan)
+        steps = plan['steps']
+        first = f'{steps["autoencoder"]} steps' if 'autoencoder' in steps else 'none'
         settings = {
             'codec': f'{codec}: {why}',
-            'stage 1': f'{plan["steps"]["autoencoder"]} steps',
-            'stage 2': f'{plan["steps"]["diffusion"]} steps, {plan["precision"]}',
+            'stage 1': first,
+            'stage 2': f'{steps["diffusion"]} steps, {plan["precision"]}',
             'patches': f'{plan["patch_size"]} pixels',
             'updates of each network': updates,
             'pilot, real only': [
