@@ -30,7 +30,7 @@ from .given import (
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .sharing import Shared
-from .solver import STOCHASTIC, Sampler, make_solver
+from .solver import STOCHASTIC, Sampler, advance, make_solver
 
 #: Draw all streams together, or masks by themselves and then images for them.
 Order = Literal['joint', 'mask_first']
@@ -324,7 +324,8 @@ class Generator(nn.Module, Shared):
 
         Args:
             noise: Fresh noise (B, D, h, w) for each step; 0 is the one to begin with.
-            clean: Latents with those of given parts, and of those to start from.
+            clean: Latents with those of given parts, and of those to start from; it is
+                changed.
             roles: Role of each stream.
             settings: ``sampler``, ``steps``, ``clip``, ``guidance``, and ``strength``,
                 the share of the way from clean to noise to start at.
@@ -336,38 +337,43 @@ class Generator(nn.Module, Shared):
         sampler, clip, guidance, strength = (
             settings[name] for name in ('sampler', 'clip', 'guidance', 'strength')
         )
-        scale = self.process.signal_scale
-        solver = make_solver(
-            sampler, settings['steps'], strength, self.process.schedule
-        )
-        first = state = noise(0)
-        if clean is not None:
-            clean = clean * scale
-            if strength < 1:
-                begun = self._times(roles, len(state), int(solver.timesteps[0]) + 1)
-                state = self.process.add_noise(clean / scale, state, begun)
+        scale, schedule = self.process.signal_scale, self.process.schedule
+        state = noise(0)
+        solvers = [
+            make_solver(sampler, settings['steps'], strength, schedule)
+            for _ in state.split(self._window[0], -2)
+        ]
+        moments = solvers[0].timesteps
         free = without_condition(roles)
-        for step, moment in enumerate(solver.timesteps, start=1):
+        blind = bool(guidance) and free != roles
+        # a scene may fill much of the memory, so what is needed no more is not kept
+        repeated = region is not None or blind or Role.ABSENT in roles.values()
+        first = state.clone() if repeated else None
+        if clean is not None:
+            clean *= scale
+            if strength < 1:
+                begun = self._times(roles, len(state), int(moments[0]) + 1)
+                state = self.process.add_noise(clean / scale, state, begun)
+        for step, moment in enumerate(moments, start=1):
             # diffusers counts from the least noise; here 0 is a clean latent
             time = int(moment) + 1
-            if region is not None and clean is not None:
+            if region is not None and clean is not None and first is not None:
                 times = self._times(roles, len(state), time)
                 seen = self.process.add_noise(clean / scale, first, times)
                 state = state.where(region, seen)
-            state = self._fill(state, clean, roles, Role.GIVEN)
-            state = self._fill(state, first, roles, Role.ABSENT)
+            self._fill(state, clean, roles, Role.GIVEN)
+            self._fill(state, first, roles, Role.ABSENT)
             estimate = self._estimate(state, roles, time)
-            if guidance and free != roles:
-                blind = self._fill(state, first, free, Role.ABSENT)
-                away = estimate - self._estimate(blind, free, time)
-                estimate = estimate + guidance * away
+            if blind:
+                unled = self._fill(state.clone(), first, free, Role.ABSENT)
+                away = estimate - self._estimate(unled, free, time)
+                estimate += guidance * away
             if clip is not None:
-                estimate = estimate.clamp(-clip, clip)
+                estimate.clamp_(-clip, clip)
+            estimate *= scale
             fresh = noise(step) if sampler in STOCHASTIC else None
-            (state,) = solver.step(
-                estimate * scale, moment, state, variance_noise=fresh, return_dict=False
-            )
-        return self._fill(state, clean, roles, Role.GIVEN) / scale
+            advance(solvers, moment, state, estimate, fresh)
+        return self._fill(state, clean, roles, Role.GIVEN).div_(scale)
 
     def _estimate(self, state: Tensor, roles: Mapping[str, Role], time: int) -> Tensor:
         """The clean latents (B, D, h, w) that the network sees in noisy ones."""
@@ -387,14 +393,11 @@ class Generator(nn.Module, Shared):
         roles: Mapping[str, Role],
         role: Role,
     ) -> Tensor:
-        """Put values into the streams of a role."""
-        wanted = [s for s, own in roles.items() if own == role]
-        if values is None or not wanted:
-            return state
-        state = state.clone()
-        for stream in wanted:
-            channels = self.process.streams[stream]
-            state[:, channels] = values[:, channels]
+        """Put values into the streams of a role, in place."""
+        for stream, own in roles.items():
+            if own == role and values is not None:
+                channels = self.process.streams[stream]
+                state[:, channels] = values[:, channels]
         return state
 
     def _times(self, roles: Mapping[str, Role], count: int, time: int) -> Tensor:

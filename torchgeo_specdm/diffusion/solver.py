@@ -3,7 +3,7 @@
 
 """From noise back to data: the samplers, all by one scheduler of diffusers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -57,6 +57,38 @@ def make_solver(
     times = [start, *(time for time in times if time < start)]
     solver.set_timesteps(timesteps=[time - 1 for time in times])
     return solver
+
+
+def advance(
+    solvers: Sequence[DPMSolverMultistepScheduler],
+    moment: Tensor,
+    state: Tensor,
+    estimate: Tensor,
+    fresh: Tensor | None,
+) -> None:
+    """Take a step of the sampler in place, in as many strips of rows as solvers.
+
+    A step needs several times the memory of what it works on, so that of a scene is
+    taken strip by strip. It looks at each number by itself: strips change no bit.
+
+    Args:
+        solvers: Of equal settings; each remembers the estimates of its strip, as views.
+        moment: The time of *state*, one of their ``timesteps``.
+        state: Noisy latents (B, D, h, w), in units of the signal scale.
+        estimate: The clean latents that the network sees in them, in the same units.
+        fresh: Standard normal noise of the same shape; None for samplers without.
+    """
+    wholes = [whole for whole in (state, estimate, fresh) if whole is not None]
+    strips = [whole.chunk(len(solvers), -2) for whole in wholes]
+    for solver, strip, seen, *noise in zip(solvers, *strips, strict=True):
+        (moved,) = solver.step(
+            seen,
+            moment,
+            strip,
+            variance_noise=next(iter(noise), None),
+            return_dict=False,
+        )
+        strip.copy_(moved)
 
 
 def falling_times(steps: int, products: Tensor) -> list[int]:
