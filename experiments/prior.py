@@ -172,6 +172,8 @@ def train(
     with half:
         forward = _capture(denoiser, draw_latents(scenes, batch, generator.codec))
     begun = generator.config['training']['updates']
+    networks = generator.denoiser, denoiser
+    average, trained = (tuple(network.parameters()) for network in networks)
     start, step = time.monotonic(), 0
     with tqdm(total=round(seconds), unit='s', mininterval=5) as bar:
         while (done := (time.monotonic() - start) / seconds) < 1:
@@ -183,9 +185,9 @@ def train(
                 losses = generator.process.training_losses(forward, latent)
             optimizer.zero_grad()
             losses['loss'].backward()
-            clip_grad_norm_(denoiser.parameters(), 1)
+            clip_grad_norm_(trained, 1)
             optimizer.step()
-            move_average(generator.denoiser, denoiser, step, DECAY)
+            move_average(average, trained, step, DECAY)
             if step % 200 == 0:
                 scenes.grow()
                 _say(bar, step, losses, done * seconds)

@@ -124,7 +124,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
     def plan(*arguments: Any) -> dict[str, Any]:
         plan = planned(*arguments)
         few = {'autoencoder': 3, 'diffusion': 4, 'network': 4}
-        return plan | {'steps': {name: few[name] for name in plan['steps']}, 'passes': 2}
+        return plan | {
+            'steps': {name: few[name] for name in plan['steps']},
+            'passes': 2,
+        }
 
     monkeypatch.setattr(quickstart, 'make_plan', plan)
     handler = signal.getsignal(signal.SIGINT)

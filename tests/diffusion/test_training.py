@@ -24,14 +24,14 @@ class TestMoveAverage:
     )
     def test_share_of_the_old(self, step: int, decay: float, kept: float) -> None:
         average, trained = number(1.0), number(0.0)
-        move_average(average, trained, step, decay)
+        move_average((average.weight,), (trained.weight,), step, decay)
         assert float(average.weight) == pytest.approx(kept)
         assert float(trained.weight) == 0
 
     def test_leaves_no_graph(self) -> None:
         average, trained = number(1.0), number(0.0)
         average.requires_grad_(False)
-        move_average(average, trained, 1, 0.9)
+        move_average((average.weight,), (trained.weight,), 1, 0.9)
         assert not average.weight.requires_grad
 
 

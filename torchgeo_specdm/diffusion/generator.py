@@ -341,7 +341,7 @@ class Generator(nn.Module, Shared):
         state = noise(0)
         solvers = [
             make_solver(sampler, settings['steps'], strength, schedule)
-            for _ in state.split(self._window[0], -2)
+            for _ in range(0, state.shape[-2], self._window[0])
         ]
         moments = solvers[0].timesteps
         free = without_condition(roles)
@@ -367,10 +367,10 @@ class Generator(nn.Module, Shared):
             if blind:
                 unled = self._fill(state.clone(), first, free, Role.ABSENT)
                 away = estimate - self._estimate(unled, free, time)
-                estimate += guidance * away
+                estimate = estimate + guidance * away
             if clip is not None:
-                estimate.clamp_(-clip, clip)
-            estimate *= scale
+                estimate = estimate.clamp(-clip, clip)
+            estimate = estimate * scale
             fresh = noise(step) if sampler in STOCHASTIC else None
             advance(solvers, moment, state, estimate, fresh)
         return self._fill(state, clean, roles, Role.GIVEN).div_(scale)

@@ -6,27 +6,27 @@
 import math
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def move_average(
-    average: nn.Module, trained: nn.Module, step: int, decay: float
+    average: tuple[Tensor, ...], trained: tuple[Tensor, ...], step: int, decay: float
 ) -> None:
     """Move averaged weights towards the trained ones, in place.
 
     Args:
-        average: A copy of the network.
-        trained: The network after a training step.
+        average: Parameters of a copy of the network.
+        trained: Parameters of the network after a training step, in the same order.
         step: Number of training steps so far, from 1.
         decay: The share that stays of the old average, once *step* is large.
     """
     # LDM's ramp: early averages forget the random start quickly
     decay = min(decay, (1 + step) / (10 + step))
     update: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    update(tuple(average.parameters()), tuple(trained.parameters()), step)
+    update(average, trained, step)
 
 
 def warm_up_and_decay(

@@ -263,17 +263,21 @@ class SpecDMTask(
             The loss.
         """
         losses = self.model.losses(self._digital(batch))
-        self.log_dict(
-            {f'train_{name}': value for name, value in losses.items()},
-            batch_size=len(next(iter(batch.values()))),
-        )
-        if batch_idx % _SHOWN_EVERY == 0:
+        shown = batch_idx % _SHOWN_EVERY == 0
+        trainer: Any = self.trainer
+        if shown or (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+            # loggers take no others, and to hand on each costs 2 % of a small step
+            self.log_dict(
+                {f'train_{name}': value for name, value in losses.items()},
+                batch_size=len(next(iter(batch.values()))),
+            )
+            # a tensor, which Lightning leaves where it is
+            rate = torch.tensor(trainer.optimizers[0].param_groups[0]['lr'])
+            self.log('lr', rate)
+        if shown:
             # a bar asks for it at each step: from a GPU, each would wait
-            shown = losses['loss'].detach().cpu()
-            self.log('loss', shown, prog_bar=True, logger=False)
-        # a tensor, which Lightning leaves where it is
-        rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]['lr'])
-        self.log('lr', rate)
+            loss = losses['loss'].detach().cpu()
+            self.log('loss', loss, prog_bar=True, logger=False)
         return losses['loss']
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

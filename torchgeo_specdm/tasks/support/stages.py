@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -272,7 +273,15 @@ class DiffusionStage(Stage):
 
     def after_step(self, step: int) -> None:
         """Move the averaged weights towards the trained ones."""
-        move_average(self.generator.denoiser, self.denoiser, step, self.decay)
+        average, trained = self._weights
+        move_average(average, trained, step, self.decay)
+
+    @cached_property
+    def _weights(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Averaged and trained weights; to find them takes as long as to move them."""
+        networks = self.generator.denoiser, self.denoiser
+        average, trained = (tuple(network.parameters()) for network in networks)
+        return average, trained
 
     def evaluate(self, batch: Batch, first: int) -> None:
         """Score the averaged weights at times and noise that *first* fixes."""
