@@ -14,8 +14,10 @@ import pytest
 import rasterio
 import tifffile
 import torch
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import from_origin
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -66,6 +68,14 @@ class TestSample:
             assert np.array_equal(sample['image'].numpy(), image_of(mask, 4))
             masks.append(mask)
         assert not np.array_equal(masks[0], masks[1])
+
+    def test_place_of_the_image_where_the_mask_has_none(self, tmp_path: Path) -> None:
+        root = make_pairs(tmp_path, 1)
+        assert PairFolder(root).place(0) == {}
+        place = {'crs': CRS.from_epsg(32632), 'transform': from_origin(5, 6, 7, 7)}
+        for kind in ('images', 'masks'):
+            change(root / kind / '0000.tif', **place)
+            assert PairFolder(root).place(0) == place
 
     def test_digest_is_of_names_and_files(self, root: Path) -> None:
         def digests(folder: PairFolder) -> list[str]:

@@ -43,6 +43,13 @@ def test_pixels_without_a_value(
     assert np.array_equal(read_codes(path), np.where(WANTED == MISSING, wanted, CODES))
 
 
+def test_nodata_that_is_no_code(tmp_path: Path) -> None:
+    codes = np.where(WANTED == MISSING, 9, CODES).astype(np.uint8)
+    path = write_tiff(tmp_path / 'a.tif', codes[None], nodata=9)
+    assert np.array_equal(read_codes(path, None, (0, 1, 2, 9)), codes)
+    assert np.array_equal(read_codes(path, None, (0, 1, 2)), WANTED)
+
+
 @pytest.mark.parametrize('internal', [True, False])
 def test_masks_of_masks(tmp_path: Path, internal: bool) -> None:
     path = write_tiff(tmp_path / 'a.tif', CODES[None].astype(np.uint8))

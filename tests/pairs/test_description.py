@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from rasterio.transform import from_origin
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets.pairs import PairFolder
@@ -87,6 +88,20 @@ def test_numbers_that_are_no_reflectance(
         write_tiff(path, np.full((4, 8, 8), 30_000, np.uint16), NAMES)
     assert PairFolder(root).spec.scale == 1e-4
     assert 'would go up to 3.' in caplog.text and '2.75e-05' in caplog.text
+
+
+@pytest.mark.parametrize('moved', [0, 5, 40])
+def test_masks_of_other_places(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, moved: float
+) -> None:
+    root = make_pairs(tmp_path, 1)
+    for kind, left in (('images', 500_000), ('masks', 500_000 + moved)):
+        with rasterio.open(root / kind / '0000.tif', 'r+') as raster:
+            raster.crs = 'EPSG:32632'
+            raster.transform = from_origin(left, 5_300_000, 10, 10)
+    PairFolder(root)
+    assert ('0000.tif and its mask' in caplog.text) == (moved > 10)
+    assert ('lie 4 pixels apart' in caplog.text) == (moved > 10)
 
 
 def test_an_offset_alone(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class MaskFolder(NonGeoDataset):
             'These are the classes of the generator: draw the mask with them, or name '
             'those of other values in classes.csv.'
         )
-        mask = class_positions(read_codes(path), self.spec, path, remedy)
+        codes = read_codes(path, None, self.spec.labels)
+        mask = class_positions(codes, self.spec, path, remedy)
         return {'mask': torch.from_numpy(mask[None] if self.spec.dates > 1 else mask)}
 
     def size(self, index: int) -> tuple[int, int]:

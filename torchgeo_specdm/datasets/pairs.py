@@ -295,7 +295,9 @@ class PairFolder(PlottedDataset):
 
     def place(self, index: int) -> Place:
         """Coordinate reference system and transform of a sample, if it has them."""
-        return place_of(self.mask_path(self.ids[index]))
+        name = self.ids[index]
+        # masks may be pictures, which lie nowhere
+        return place_of(self.mask_path(name)) or place_of(self.image_paths(name)[0])
 
     def count_splits(self) -> dict[str, int]:
         """Number of samples in each list of the folder, by its name."""
@@ -391,7 +393,8 @@ class PairFolder(PlottedDataset):
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
         """The mask as class positions, int64 (H, W)."""
-        codes = read_codes(path, self._stored.variables.get('masks'))
+        variable = self._stored.variables.get('masks')
+        codes = read_codes(path, variable, self._stored.spec.labels)
         remedy = f'Mend the file, or name the classes in {CLASSES} or {DESCRIPTION}.'
         return class_positions(codes, self._stored.spec, path, remedy)
 

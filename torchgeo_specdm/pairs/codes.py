@@ -3,6 +3,7 @@
 
 """Masks of class codes, from files to positions of classes."""
 
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,17 @@ from .spec import SampleSpec
 MISSING = -(2**31)
 
 
-def read_codes(path: Path, variable: str | None = None) -> NDArray[np.int64]:
+def read_codes(
+    path: Path, variable: str | None = None, known: Container[int] | None = None
+) -> NDArray[np.int64]:
     """Read a mask as it is stored.
 
     Args:
         path: A georaster of one band, or of several that are equal.
         variable: Name of the array in a file of several; the one that can be meant if
             None.
+        known: Codes that have a meaning; a nodata value that is none of them means no
+            code. None for all.
 
     Returns:
         Whole numbers (H, W), :data:`MISSING` where there is none.
@@ -30,15 +35,19 @@ def read_codes(path: Path, variable: str | None = None) -> NDArray[np.int64]:
     Raises:
         ValueError: As :func:`.read_raster` and :func:`codes_of`.
     """
-    return codes_of(path, read_raster(path, (), variable))
+    return codes_of(path, read_raster(path, (), variable), known)
 
 
-def codes_of(path: Path, raster: Raster) -> NDArray[np.int64]:
+def codes_of(
+    path: Path, raster: Raster, known: Container[int] | None = None
+) -> NDArray[np.int64]:
     """The class codes of a raster that was read.
 
     Args:
         path: The file, for the message.
         raster: Content of the mask.
+        known: Codes that have a meaning; a nodata value that is none of them means no
+            code. None for all.
 
     Returns:
         Whole numbers (H, W), :data:`MISSING` where there is none.
@@ -55,7 +64,7 @@ def codes_of(path: Path, raster: Raster) -> NDArray[np.int64]:
         )
     plane = values[0]
     gap, tagged = ~raster.valid[0], nodata_code(raster)
-    if tagged is not None:
+    if tagged is not None and (known is None or tagged in known):
         # which is a code of its own
         gap &= plane != tagged
     if plane.dtype.kind == 'f':

@@ -41,6 +41,8 @@ _USUAL_RANGE = (1, 99)
 _LOOKED_AT = 16
 #: Reflectance that most pixels of an image never have: snow and cloud have about 1.
 _MOST_REFLECTANCE = 2.0
+#: Pixels between corners of an image and its mask, which some programs move by half.
+_MOST_PIXELS_APART = 1.0
 #: How a value of the masks is said to be no label, in messages.
 _SAY_NO_LABEL = 'torchgeo-specdm describe FOLDER --no-label VALUE --write'
 
@@ -279,6 +281,15 @@ def _first_that_shows(
         raster = read_raster(path, size, variables.get('images'))
         if raster.valid.any():
             break
+    if raster.crs is not None and raster.crs == mask.crs:
+        apart = np.abs(~raster.transform * (mask.transform * (0, 0))).max()
+        if apart > _MOST_PIXELS_APART:
+            _log.warning(
+                '%s and its mask have the same size, but lie %.4g pixels apart by their '
+                'coordinates. Look whether pairs are mixed up.',
+                path,
+                apart,
+            )
     return path, raster, mask
 
 

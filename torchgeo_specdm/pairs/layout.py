@@ -277,6 +277,10 @@ def find_rasters(root: Path, kind: str) -> dict[str, Path]:
     """
     if root.is_file():
         return {_stem(root.name): root}
+    if not root.exists():
+        raise FileNotFoundError(
+            f'{root} does not exist. Give a folder of {kind}, or one file.'
+        )
     folder = root / kind if (root / kind).is_dir() else root
     return {name: folder / file for name, file in list_rasters(folder).items()}
 
