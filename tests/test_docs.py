@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from torchgeo.datamodules import BaseDataModule
 from torchgeo.main import main as torchgeo
 
 import torchgeo_specdm
 from torchgeo_specdm.cli import main, make_parser
+from torchgeo_specdm.objects import make_object
 
 from .data.pairs import make_pairs, write_tiff
 
@@ -127,6 +130,10 @@ def test_commands_are_understood(
             parse(words)
         except SystemExit as stop:
             assert stop.code == 0, f'{program} {words}: {capsys.readouterr().err}'
+        if parse is torchgeo:
+            # options may be known, and yet contradict each other
+            made = yaml.safe_load(capsys.readouterr().out)['data']
+            make_object(made, BaseDataModule)
 
 
 def test_the_recipe_of_two_folders(

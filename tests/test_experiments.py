@@ -8,6 +8,7 @@ import json
 import math
 import re
 import runpy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,14 @@ def test_four_steps(
     if name == 'oscd':
         assert (runs / network / 'maps' / 'rio.tif').exists()
     if name == 'demo':
+        readme = (EXPERIMENTS.parent / 'README.md').read_text()
+        readme = readme.replace('experiments/', f'{EXPERIMENTS}/')
+        alone, tested = re.findall(
+            r'^torchgeo (.* runs/demo/real\b.*)$', readme, re.MULTILINE
+        )
+        main([*shlex.split(alone), *fit, *logged_to(runs / 'real'), *steps])
+        require_trained(runs / 'real', 3, falling=False)
+        main([*shlex.split(tested), *quiet, *logs, *crop])
         run_the_pages()
 
 

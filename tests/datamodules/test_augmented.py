@@ -115,7 +115,9 @@ def test_ratio_zero_is_the_real_module(tmp_path: Path) -> None:
     root = write_landcoverai(tmp_path / 'real')
     bare = LandCoverAIDataModule(root=root, batch_size=4)
     inner = LandCoverAIDataModule(root=root, batch_size=4)
-    datamodule = SyntheticAugmentedDataModule(inner, ratio=0, equal_updates=True)
+    datamodule = SyntheticAugmentedDataModule(
+        inner, ratio=0, real_share=0.5, equal_updates=True
+    )
     (ours, our_weights), (theirs, their_weights) = run(datamodule), run(bare)
     assert len(ours.batches) == len(theirs.batches) == 4
     for mine, other in zip(ours.batches, theirs.batches, strict=True):

@@ -66,7 +66,7 @@ class SyntheticAugmentedDataModule(MixedDataModule):
             synthetic_limit: Use just this many synthetic samples, whatever *ratio*.
             real_share: Share of real samples in every batch, between 0 and 1, up to
                 rounding to whole samples; the side that is short of samples repeats
-                them. None shuffles all samples together.
+                them. None, or ratio 0, shuffles all samples.
             equal_updates: Whether an epoch has only as many batches as with the real
                 samples alone; the next epoch goes on where it stopped.
             seed: Chooses the subsets.

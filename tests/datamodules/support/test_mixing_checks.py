@@ -55,7 +55,6 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({'real_share': math.nan}, 'real_share=nan must lie between'),
     ({'real_limit': 0, 'real_share': 0.5}, 'leaves no real samples'),
     ({'real_limit': 0, 'equal_updates': True}, 'leaves no real samples'),
-    ({'ratio': 0, 'real_share': 0.5}, 'leaves no synthetic samples'),
     ({'ratio': 0, 'synthetic_limit': 5}, 'leaves no synthetic samples'),
     ({'synthetic': None}, 'synthetic=None gives no samples'),
 ]

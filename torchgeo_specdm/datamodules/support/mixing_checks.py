@@ -84,11 +84,11 @@ class MixOptions:
                 f'real_limit=0 leaves no real samples, but real_share={share} or '
                 f'equal_updates={self.equal_updates} counts them. Leave these out.'
             )
-        if self.only_real and (share is not None or self.synthetic_limit is not None):
+        if self.only_real and self.synthetic_limit is not None:
             raise ValueError(
-                f'ratio=0 leaves no synthetic samples, but real_share={share} or '
-                f'synthetic_limit={self.synthetic_limit} asks for some. Use another '
-                'ratio, or leave these out.'
+                'ratio=0 leaves no synthetic samples, but synthetic_limit='
+                f'{self.synthetic_limit} asks for some. Use another ratio, or leave it '
+                'out.'
             )
         if self.synthetic is None and not self.only_real:
             raise ValueError(
