@@ -72,7 +72,7 @@ def advance(
     taken strip by strip. It looks at each number by itself: strips change no bit.
 
     Args:
-        solvers: Of equal settings; each remembers the estimates of its strip, as views.
+        solvers: All of equal settings; each remembers the estimates of its strip, as views.
         moment: The time of *state*, one of their ``timesteps``.
         state: Noisy latents (B, D, h, w), in units of the signal scale.
         estimate: The clean latents that the network sees in them, in the same units.
