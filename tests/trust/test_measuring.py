@@ -190,3 +190,10 @@ def test_a_report_needs_real_pairs_once(
     command = ['report', str(folders[1]), '--trust', str(tmp_path / 'none')]
     assert main(command) == 1
     assert 'Give --real' in capsys.readouterr().err
+
+
+def test_a_yaml_may_describe_its_samples(tmp_path: Path) -> None:
+    data, path = {'class_path': 'any.DataModule'}, tmp_path / 'data.yaml'
+    for content in (data, {'data': data}):
+        path.write_text(json.dumps(content | {'spec': {'classes': ['a', 'b']}}))
+        assert real_config(str(path)) == data

@@ -90,7 +90,7 @@ def real_config(
 
     Args:
         source: A folder of pairs, or a YAML with ``class_path`` and ``init_args`` of a
-            datamodule, or with these under ``data``.
+            datamodule, or with these under ``data``, and maybe a ``spec``.
         patch_size: Side of the training crops of a folder; None for whole patches.
         batch_size: Batch size where *source* is a folder; less if it has fewer training
             samples.
@@ -113,7 +113,8 @@ def real_config(
             given['patch_size'] = patch_size
         return {'class_path': _PATCHES, 'init_args': given}
     found = read_yaml(path)
-    config = found.get('data', found)
+    # spec is no part of a datamodule, wherever it stands
+    config = found.get('data', {k: v for k, v in found.items() if k != 'spec'})
     if not isinstance(config, dict) or 'class_path' not in config:
         raise ValueError(
             f'{path} must hold class_path and init_args of a datamodule, or these '
