@@ -27,28 +27,32 @@ from .pairs.test_tiles import Coordinates
 
 
 @pytest.mark.parametrize(
-    'codec, accuracy, chosen, said',
+    'codec, task, accuracy, chosen, said',
     [
-        ('auto', 0.99, 'two_stream', '99.0% right pixels'),
+        ('auto', 'segmentation', None, 'pixels', 'begins with a prior'),
+        ('auto', 'change', 0.99, 'two_stream', '99.0% F1'),
         (
             'auto',
+            'change',
             0.6,
             'pixels',
-            'not good enough after 7 steps: on validation patches it gets the masks back with 60.0%',
+            'not good enough after 7 steps: on validation patches it gets change back with 60.0%',
         ),
         (
             'two_stream',
+            'segmentation',
             0.5,
             'two_stream',
             '--codec; on validation patches it gets the masks back with 50.0%',
         ),
-        ('pixels', None, 'pixels', 'as asked with --codec'),
+        ('pixels', 'change', None, 'pixels', 'as asked with --codec'),
     ],
 )
 def test_choice_of_the_codec(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     codec: Any,
+    task: Any,
     accuracy: float | None,
     chosen: str,
     said: str,
@@ -63,13 +67,14 @@ def test_choice_of_the_codec(
     monkeypatch.setattr(stages, 'torchgeo', commands.append)
     monkeypatch.setattr(quickstart, 'load_codec', lambda folder: None)
     monkeypatch.setattr(quickstart, 'mask_fidelity', lambda codec, tiles: accuracy)
-    plan = {
-        'steps': {'autoencoder': 7},
+    start = Quickstart(tmp_path / 'out', task=task, codec=codec)
+    plan: Any = {
+        'steps': {'autoencoder': 7} if accuracy else {},
         'seconds': {'autoencoder': 0.1},
         'patch_size': 32,
         'precision': '32-true',
     }
-    start = Quickstart(tmp_path / 'out', codec=codec)
+    assert start._learned(24) == (accuracy is not None)
     monkeypatch.setattr(Announcer, 'part', lambda *arguments: None)
     real: Any = Real()
     assert start._learn_codec(real, {}, plan)[0] == chosen
@@ -79,12 +84,20 @@ def test_choice_of_the_codec(
     last.parent.mkdir(parents=True)
     torch.save({}, last)
     start._learn_codec(real, {}, plan)
-    if codec == 'pixels':
+    if accuracy is None:
         assert commands == []
         return
     config = str(tmp_path / 'out' / 'configs' / 'autoencoder.yaml')
     assert commands[0] == ['fit', '--config', config]
     assert commands[2] == ['fit', '--config', config, '--ckpt_path', str(last)]
+
+
+def test_many_bands_are_learned() -> None:
+    # of 200 bands, a cell of 4 x 4 pixels has 3,200 numbers
+    start = Quickstart(Path('out'))
+    assert [start._learned(bands) for bands in (3, 24, 25, 200)] == [False] * 2 + [
+        True
+    ] * 2
 
 
 class Trained:
@@ -147,7 +160,7 @@ def test_the_whole_path(
     more = tmp_path / 'more'
     write_scenes(more, (5, 1, 1), 32, seed=7)
     command = ['quickstart', '--out', str(out), '--minutes', '0.5']
-    command += ['--unlabelled', str(more)]
+    command += ['--unlabelled', str(more), '--codec', 'two_stream']
 
     def interrupted(task: LightningModule, batch: Any, batch_idx: int) -> None:
         raise KeyboardInterrupt

@@ -163,7 +163,8 @@ def _add_quickstart(verbs: Any) -> None:
         '--codec',
         choices=('auto', 'two_stream', 'pixels'),
         default='auto',
-        help='auto takes two_stream if it reconstructs well enough, else pixels',
+        help='auto takes pixels for images of one date and at most 24 bands, and else '
+        'two_stream if it gets masks back well enough',
     )
     _add_bands(quick)
     quick.add_argument(

@@ -56,10 +56,16 @@ _REAL_SHARE = 0.5
 _VALIDATED = 0.2
 #: Most tiles that the masks of the codec are judged by.
 _JUDGED = 512
-#: The learned codec is used from this share of right mask pixels on held-out patches.
-#: On real patches it lost to folded pixels at 0.79 (docs/notes/autoencoder.md) and
-#: won at 0.92 (experiments/RESULTS.md).
+#: Most bands that pixels are drawn of; cells of more are too long for a small denoiser.
+_PIXEL_BANDS = 24
+#: Where a codec is learned, it is used from this share of right mask pixels on held-out
+#: patches. On real patches it lost to folded pixels at 0.79 (docs/notes/autoencoder.md)
+#: and won at 0.92, before there was a prior (experiments/RESULTS.md).
 _TRANSPARENT = 0.9
+_WHY_PIXELS = (
+    'its denoiser begins with a prior for images of one date, and nothing of an image '
+    'is lost'
+)
 #: What is compared, for each task: most pixels do not change.
 _SCORES: dict[str, Any] = {'segmentation': 'miou', 'change': 'change_f1'}
 #: Fewest samples of each split; below, the numbers would say nothing at all.
@@ -81,7 +87,8 @@ class Quickstart:
         task: ``segmentation``, or ``change`` between two dates.
         minutes: About how long it may take on this machine.
         seed: Seed of the scenes, the trainings and the generated set.
-        codec: ``two_stream``, ``pixels``, or ``auto``.
+        codec: ``two_stream``, ``pixels``, or ``auto``: pixels for images of one date
+            and at most 24 bands; otherwise two streams, if masks come back well.
         bands: Names of the bands to use; ``live`` for all that are not the same
             everywhere, or missing; None for all.
         unlabelled: Folder of images without labels, which the generator learns from,
@@ -104,7 +111,7 @@ class Quickstart:
         if self.unlabelled is not None:
             self.unlabelled = Path(self.unlabelled).absolute()
         self._extra_notes: list[str] = []
-        self._announce = Announcer(learned=self.codec != 'pixels')
+        self._announce = Announcer(self._learned(0))
         if not 0 < self.minutes < math.inf:
             raise ValueError(
                 f'minutes={self.minutes} must be above 0. Use 12 for two cores.'
@@ -234,6 +241,12 @@ class Quickstart:
         config = read_config(self.out / 'diffusion', 'diffusion', GeneratorConfig)
         return config.get('training', {})
 
+    def _learned(self, bands: int) -> bool:
+        """Whether there is a stage 1, for images of this many bands."""
+        if self.codec != 'auto':
+            return self.codec == 'two_stream'
+        return self.task == 'change' or bands > _PIXEL_BANDS
+
     def _prepare_data(self) -> Path:
         """The folder of real pairs, every file of it read once, and fit for this."""
         if self.out.exists() and not self.out.is_dir():
@@ -249,6 +262,7 @@ class Quickstart:
             folder = PairFolder(data, bands=self.bands)
             # dead ones are looked for once
             self.bands = None if self.bands is None else folder.spec.bands
+            self._announce = Announcer(self._learned(folder.spec.num_bands))
             what = f'Checking every file of {data.name}'
             self._announce.part('data', what, 0.02 * len(folder))
             folder.verify()
@@ -301,6 +315,7 @@ class Quickstart:
         spec = describe_datamodule(
             datamodule, read_yaml(Path(str(self.data))).get('spec')
         )
+        self._announce = Announcer(self._learned(spec.num_bands))
         count = sum(map(len, sets.values()))
         what = f'Writing {count} samples of the datamodule as pairs'
         self._announce.part('data', what, 0.02 * count)
@@ -319,7 +334,7 @@ class Quickstart:
                 'timing', 'Timing a few steps of each kind on this machine', 15
             )
             spec = PairFolder(data, bands=self.bands).spec
-            network, learned = NETWORKS[self.task], self.codec != 'pixels'
+            network, learned = NETWORKS[self.task], self._learned(spec.num_bands)
             plan = make_plan(spec, network, size, samples, self.minutes, runs, learned)
             self.out.mkdir(parents=True, exist_ok=True)
             content = {'settings': self._settings, 'plan': plan}
@@ -367,8 +382,9 @@ class Quickstart:
         self, real: PairFolderDataModule, config: Config, plan: Config
     ) -> tuple[str, str]:
         """Stage 1, and the choice of the codec with its reason."""
-        if self.codec == 'pixels':
-            return 'pixels', 'as asked with --codec'
+        if 'autoencoder' not in plan['steps']:
+            why = 'as asked with --codec' if self.codec == 'pixels' else _WHY_PIXELS
+            return 'pixels', why
         folder = self.out / 'autoencoder'
         steps = plan['steps']['autoencoder']
         if not (folder / CONFIG).exists():
