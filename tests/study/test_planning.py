@@ -101,12 +101,13 @@ class TestMakePlan:
         assert plan(samples=samples)['passes'] == passes
 
 
-def test_time_steps_takes_real_steps() -> None:
+@pytest.mark.parametrize('codec', ['two_stream', 'pixels'])
+def test_time_steps_takes_real_steps(codec: str) -> None:
     network = {
         'class_path': 'torchgeo_specdm.MultispectralSegmentationTask',
         'init_args': {'backbone': 'mit_b0'},
     }
-    found = time_steps(SPEC, network, 32, 2, 2)
+    found = time_steps(SPEC, network, 32, 2, 2, codec)
     assert found.keys() == SECONDS.keys()
     assert all(0.001 < seconds < 10 for seconds in found.values())
 

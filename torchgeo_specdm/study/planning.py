@@ -17,7 +17,7 @@ from ..diffusion import Generator
 from ..files import Finite, Positive
 from ..objects import Config, make_object
 from ..pairs.spec import SampleSpec
-from ..presets import load_preset
+from ..presets import generator_settings, load_preset
 from ..tasks.support.trainer import fast_bfloat16
 
 #: The preset that a quickstart uses.
@@ -102,7 +102,8 @@ def make_plan(
     large = minutes >= _LARGE_FROM[device] and min(size) >= _LARGE_PATCH
     patch = _LARGE_PATCH if large else _PATCH
     batch = min(_BATCH, samples)
-    seconds = time_steps(spec, network, patch, batch, _LATENT_BATCH)
+    codec = 'two_stream' if learned else 'pixels'
+    seconds = time_steps(spec, network, patch, batch, _LATENT_BATCH, codec)
     shares = dict(_SHARES)
     if not learned:
         shares['diffusion'] += shares.pop('autoencoder')
@@ -171,6 +172,7 @@ def time_steps(
     patch_size: int,
     batch_size: int,
     latent_batch_size: int,
+    codec: str,
 ) -> dict[str, float]:
     """Seconds of one training step of each network of the ``tiny`` preset, here.
 
@@ -180,6 +182,7 @@ def time_steps(
         patch_size: Side of the patches in pixels.
         batch_size: Batch size of stage 1 and of the network.
         latent_batch_size: Batch size of stage 2.
+        codec: Name of the codec of stage 2, by which its denoiser differs.
 
     Returns:
         Seconds for ``autoencoder``, ``diffusion`` and ``network``.
@@ -192,9 +195,9 @@ def time_steps(
     images = torch.rand(shape, device=device) * 1000
     mask = torch.zeros(batch_size, patch_size, patch_size, device=device).long()
     sample = {'image': images, 'mask': mask}
-    codec = make_codec('two_stream', spec, preset['two_stream']['codec']).to(device)
-    codec.fit_scaling(images.flatten(0, -4))
-    config = {'process': {'prediction': 'v'}, 'denoiser': preset['denoiser']}
+    learned = make_codec('two_stream', spec, preset['two_stream']['codec']).to(device)
+    learned.fit_scaling(images.flatten(0, -4))
+    config = generator_settings(preset, codec)
     pixels = make_codec('pixels', spec, preset['pixels']['codec'])
     denoiser = Generator.build(pixels, config).denoiser.to(device)
     side = patch_size // pixels.factor
@@ -204,7 +207,7 @@ def time_steps(
     sizes = {'in_channels': spec.num_bands, 'num_classes': spec.num_classes}
     task = make_object(network, LightningModule, **sizes).to(device)
     return {
-        'autoencoder': _seconds(codec, lambda: codec.loss(sample)['loss'], half),
+        'autoencoder': _seconds(learned, lambda: learned.loss(sample)['loss'], half),
         'diffusion': _seconds(denoiser, lambda: denoiser(latent, times).mean(), half),
         'network': _seconds(task, lambda: task(images).mean(), False),
     }
