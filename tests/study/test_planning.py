@@ -90,7 +90,7 @@ class TestMakePlan:
 
     def test_times_what_it_plans(self, timed: list[tuple[Any, ...]]) -> None:
         found = plan(30, samples=10)
-        assert timed == [(SPEC, {}, 64, 10, 32)]
+        assert timed == [(SPEC, {}, 64, 10, 32, 'two_stream')]
         assert found['batch_size'] == found['samples'] == 10
         assert found['latent_batch_size'] == 32
         assert found['seconds'] == SECONDS | {'sample': found['seconds']['sample']}
