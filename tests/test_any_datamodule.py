@@ -117,7 +117,7 @@ def short_plan(*arguments: Any) -> dict[str, Any]:
         'precision': '32-true',
         'latent_batch_size': 4,
         'passes': 1,
-        'steps': {'autoencoder': 1, 'diffusion': 1, 'network': 1},
+        'steps': {'diffusion': 1, 'network': 1},
         'seconds': dict.fromkeys(('autoencoder', 'diffusion', 'network', 'sample'), 0),
     }
 

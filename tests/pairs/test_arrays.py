@@ -155,8 +155,15 @@ def test_files_of_envi_have_any_ending(tmp_path: Path) -> None:
     names = {'0000': '0000', '0001': '0001.rfl', '0002': '0002.dat'}
     for path in sorted((root / 'images').iterdir()):
         with rasterio.open(path) as source:
-            copy = path.with_name(names[path.stem])
-            rasterio.shutil.copy(source, copy, driver='ENVI')
+            values, bands = source.read(), source.descriptions
+        copy = path.with_name(names[path.stem])
+        values.tofile(copy)
+        copy.with_suffix('.hdr').write_text(
+            f'ENVI\nsamples = {values.shape[2]}\nlines = {values.shape[1]}\n'
+            f'bands = {len(values)}\nheader offset = 0\nfile type = ENVI Standard\n'
+            'data type = 12\ninterleave = bsq\nbyte order = 0\n'
+            f'band names = {{{", ".join(bands)}}}\n'
+        )
         path.unlink()
     folder = PairFolder(root)
     folder.verify()
