@@ -85,8 +85,8 @@ class PairFolderDataModule(NonGeoDataModule):
             fold: (i, n) validates on part i, from 0, of n equal parts of all samples
                 that are not for test, and trains on the others; None for no folds.
             predict_root: Folder of images to predict, or one image, which need no masks
-                and may have any size; they are normalised as the training samples are. None for the
-                images of *root*.
+                and may have any size; they are normalised as the training samples are.
+                None for the images of *root*.
 
         Raises:
             ValueError: If the shares leave nothing to train or to validate on, or
