@@ -27,6 +27,7 @@ from .given import (
     require_streams,
     without_condition,
 )
+from .labels import LabelCodes
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .sharing import Shared
@@ -112,10 +113,12 @@ class Generator(nn.Module, Shared):
             ValueError: If a setting is unknown, or the patches do not fit the networks.
         """
         try:
-            process = JointProcess(codec.streams, **config['process'])
+            folded = isinstance(codec, FoldedCodec)
+            labels = LabelCodes(codec.codes, codec.factor) if folded else None
+            process = JointProcess(codec.streams, **config['process'], labels=labels)
             # streams that never differ in time share one, as published
             times = len(codec.streams) if process.cases.separate else 1
-            fold = codec.factor if isinstance(codec, FoldedCodec) else 1
+            fold = codec.factor if folded else 1
             denoiser = JointDenoiser(
                 codec.latent_channels, times, fold=fold, **config['denoiser']
             )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..codecs import by_channel
 from .cases import JOINT, Cases, Role
+from .labels import LabelCodes
 from .noise import SEED_LIMIT, sample_noise
 
 Prediction = Literal['epsilon', 'v', 'sample']
@@ -39,9 +40,13 @@ class JointProcess(nn.Module):
         num_steps: Number of times T.
         beta_start: First beta of the schedule.
         beta_end: Last beta of the schedule.
+        categorical: Whether the network's output for the mask scores classes, which
+            are learned by cross-entropy, rather than numbers by squared errors.
+        labels: Codes of the classes, which *categorical* needs.
 
     Raises:
-        ValueError: If *prediction* is unknown or a number is out of range.
+        ValueError: If *prediction* is unknown, a number is out of range, or masks
+            cannot be learned as classes.
     """
 
     signal: Tensor
@@ -55,6 +60,8 @@ class JointProcess(nn.Module):
         num_steps: int = 1000,
         beta_start: float = 0.0015,
         beta_end: float = 0.0155,
+        categorical: bool = False,
+        labels: LabelCodes | None = None,
     ) -> None:
         """Compute the schedule."""
         super().__init__()
@@ -68,7 +75,14 @@ class JointProcess(nn.Module):
                 f'signal_scale={signal_scale} must lie in 0..1 without 0. Use 1 for '
                 'the noise as published.'
             )
+        if categorical and (labels is None or prediction != 'sample'):
+            raise ValueError(
+                f'categorical=True needs a codec of label bits and prediction=sample, '
+                f'not {prediction!r} of {"other" if labels is None else "these"} '
+                'latents. Set categorical: false.'
+            )
         self.streams = streams
+        self.labels = labels if categorical else None
         self.prediction = prediction
         self.cases = Cases(cases or {JOINT: 1.0}, streams)
         self.signal_scale = signal_scale
@@ -232,7 +246,9 @@ class JointProcess(nn.Module):
     ) -> dict[str, Tensor]:
         """Mean squared error of the prediction, over what is noised and known.
 
-        The clean sample is weighted as ``v`` would be, with (SNR + 1).
+        The clean sample is weighted as ``v`` would be, with (SNR + 1). Masks that are
+        learned as classes have their cross-entropy instead, equally weighted at all
+        times.
 
         Args:
             output: Output of the network (B, D, h, w).
@@ -259,7 +275,13 @@ class JointProcess(nn.Module):
         weights = (sigma > 0).to(error).expand_as(error)
         if coverage is not None:
             weights = weights * by_channel(self.streams, coverage)
-        squares = error.square() * weights
+        squares = error.square()
+        if self.labels is not None:
+            bits = self.streams['mask']
+            squares[:, bits] = self.labels.cross_entropy(
+                output[:, bits], latent[:, bits]
+            )
+        squares = squares * weights
         losses = {'loss': _mean(squares, weights)}
         for stream, channels in self.streams.items():
             losses[f'loss_{stream}'] = _mean(squares[:, channels], weights[:, channels])
@@ -276,6 +298,9 @@ class JointProcess(nn.Module):
         Returns:
             Standardised latents (B, D, h, w).
         """
+        if self.labels is not None:
+            output, bits = output.clone(), self.streams['mask']
+            output[:, bits] = self.labels.expected(output[:, bits])
         if self.prediction == 'sample':
             return output
         alpha, sigma = self._levels(times)

@@ -17,10 +17,10 @@ PRESETS = ('paper', 'small', 'tiny')
 _WHOLE = 'cases'
 
 #: Generators by name: their codec, and what replaces the settings of any preset.
-#: SatSynth is published without code: pixels that are not folded and label bits are
-#: its own; network, schedule and sampler are those of the preset. UnmixDiff has no
-#: code either, and no labels. The LDM of the paper has no spectral angle; it leaves
-#: open how the mask enters, so both ways are here.
+#: SatSynth is published without code: pixels that are not folded, label bits and their
+#: squared errors are its own; network, schedule and sampler are those of the preset.
+#: UnmixDiff has no code either, and no labels. The LDM of the paper has no spectral
+#: angle; it leaves open how the mask enters, so both ways are here.
 GENERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     'specdm': ('two_stream', {}),
     'specdm without SAD': ('two_stream', {'codec': {'sad_weight': 0.0}}),
@@ -29,7 +29,10 @@ GENERATORS: dict[str, tuple[str, dict[str, Any]]] = {
         'single_stream',
         {'codec': {'sad_weight': 0.0, 'mask_input': 'index'}},
     ),
-    'satsynth': ('pixels', {'codec': {'fold': 1}, 'prior': None}),
+    'satsynth': (
+        'pixels',
+        {'codec': {'fold': 1}, 'prior': None, 'process': {'categorical': False}},
+    ),
     'unmixdiff': ('abundances', {}),
 }
 
