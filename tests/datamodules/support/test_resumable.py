@@ -16,6 +16,7 @@ from torchgeo.datamodules import NonGeoDataModule
 from torchgeo_specdm.datamodules.support.resumable import (
     ResumableLoader,
     make_resumable,
+    seed_random,
 )
 
 
@@ -120,6 +121,20 @@ def test_differs_by_epoch_process_and_seed() -> None:
     assert len({tuple(first.tolist()) for first in firsts}) == 4
     # and all that is random differs within a batch
     assert len(set(firsts[0].tolist())) == len(firsts[0])
+
+
+def test_accelerators_are_seeded_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, 'manual_seed_all', seeds.append)
+    numbers = []
+    for present in (False, True):
+        monkeypatch.setattr(torch.accelerator, 'is_available', lambda p=present: p)
+        seed_random(1, 2)
+        numbers.append(torch.rand(2).tolist())
+    assert numbers[0] == numbers[1]
+    assert seeds == [torch.initial_seed()]
 
 
 def test_workers_do_not_change_the_order() -> None:
