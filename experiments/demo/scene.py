@@ -25,8 +25,8 @@ from torchgeo_specdm import Generator, PairFolder
 from torchgeo_specdm.cli import main as command
 from torchgeo_specdm.codecs.windows import window_starts
 from torchgeo_specdm.metrics.stitching import seam_strength
+from torchgeo_specdm.pairs.geotiffs import write_class_raster
 from torchgeo_specdm.pairs.plotting import show_image, show_mask
-from torchgeo_specdm.pairs.rasters import write_class_raster
 
 _CROPLAND, _GRASS, _FOREST, _WATER, _BUILT, _SOIL = range(6)
 

@@ -13,7 +13,7 @@ import torch
 from tests.data.pairs import make_pairs
 from torchgeo_specdm.datasets import pairs
 from torchgeo_specdm.datasets.pairs import PairFolder
-from torchgeo_specdm.pairs import cache, description
+from torchgeo_specdm.pairs import cache, classes, description
 from torchgeo_specdm.pairs.cache import pack_facts, unpack_facts
 from torchgeo_specdm.pairs.facts import SampleFacts
 
@@ -37,15 +37,19 @@ def root(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read."""
     found: list[str] = []
-    for module in (pairs, description):
-        for name in ('read_raster', 'read_codes'):
-            known = getattr(module, name)
+    for module, name in (
+        (pairs, 'read_raster'),
+        (pairs, 'read_codes'),
+        (description, 'read_raster'),
+        (classes, 'read_codes'),
+    ):
+        known = getattr(module, name)
 
-            def read(path: Path, *args: Any, known: Any = known) -> Any:
-                found.append(f'{path.parent.name}/{path.stem}')
-                return known(path, *args)
+        def read(path: Path, *args: Any, known: Any = known) -> Any:
+            found.append(f'{path.parent.name}/{path.stem}')
+            return known(path, *args)
 
-            monkeypatch.setattr(module, name, read)
+        monkeypatch.setattr(module, name, read)
     return found
 
 

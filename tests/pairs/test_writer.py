@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.files import sha256
 from torchgeo_specdm.pairs.card import data_card
+from torchgeo_specdm.pairs.geotiffs import to_dtype
 from torchgeo_specdm.pairs.manifest import read_manifest
-from torchgeo_specdm.pairs.rasters import to_dtype
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.pairs.writer import PairWriter
 

@@ -21,7 +21,7 @@ from ..datasets.images import ImageFolder
 from ..datasets.masks import MaskFolder
 from ..datasets.pairs import PairFolder
 from ..diffusion.noise import SEED_LIMIT, stream_random
-from ..pairs.description import CLASSES
+from ..pairs.classes import CLASSES
 from ..pairs.layout import DESCRIPTION
 from ..pairs.spec import SampleSpec
 

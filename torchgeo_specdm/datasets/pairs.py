@@ -18,8 +18,9 @@ from torch import Tensor
 from .. import __version__
 from ..files import digest_files, read_json, write_text
 from ..pairs.cache import FileCache, pack_facts, unpack_facts
+from ..pairs.classes import CLASSES
 from ..pairs.codes import class_positions, read_codes
-from ..pairs.description import CLASSES, check_image, describe
+from ..pairs.description import check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
 from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
 from ..pairs.manifest import manifest_lines, require_unchanged
@@ -341,11 +342,7 @@ class PairFolder(PlottedDataset):
         self._channels = [stored.bands.index(band) for band in bands]
         self._facts: dict[str, bytes] = {}
         settings = json.dumps([__version__, self._stored.spec.to_dict(), [*bands]])
-        self._cache = FileCache(self.root, settings, self._paths)
-
-    def _paths(self, name: str) -> list[Path]:
-        """All files of a sample."""
-        return [*self.image_paths(name), self.mask_path(name)]
+        self._cache = FileCache(self.root, settings, self._files.files)
 
     def _labels_beside(
         self, name: str, near: Sequence[str], corners: Mapping[str, tuple[int, int]]

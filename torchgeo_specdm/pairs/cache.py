@@ -39,16 +39,17 @@ class FileCache:
     Args:
         root: Folder of the files.
         settings: All else that entries depend on.
-        paths: Gives the files of a name.
+        files: Gives the files of a name, as paths in the folder.
     """
 
     def __init__(
-        self, root: Path, settings: str, paths: Callable[[str], Sequence[Path]]
+        self, root: Path, settings: str, files: Callable[[str], Sequence[str]]
     ) -> None:
         """Find the place of the entries."""
         key = hashlib.sha256(f'{root.resolve()}\n{settings}'.encode()).hexdigest()
         self.path = HOME / f'{key[:16]}.sqlite'
-        self.paths = paths
+        self.root = root
+        self.files = files
 
     @cached_property
     def kept(self) -> dict[str, bytes]:
@@ -88,7 +89,7 @@ class FileCache:
     def _stamp(self, name: str) -> str | None:
         """Sizes and times of the files of a name; None if one is gone."""
         try:
-            paths = [os.fspath(path) for path in self.paths(name)]
+            paths = self._paths(name)
             stats = [os.stat(path) for path in paths]
         except (OSError, KeyError):
             return None
@@ -101,7 +102,10 @@ class FileCache:
 
     def _changed(self, name: str) -> float:
         """Time at which a file of a name last changed, in seconds."""
-        return max(os.stat(path).st_mtime for path in self.paths(name))
+        return max(os.stat(path).st_mtime for path in self._paths(name))
+
+    def _paths(self, name: str) -> list[str]:
+        return [os.path.join(self.root, file) for file in self.files(name)]
 
 
 def pack_facts(facts: SampleFacts) -> bytes:

@@ -10,8 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..files import write_verified
+from .geotiffs import write_class_raster
 from .layout import image_stems
-from .rasters import place_of, write_class_raster
+from .rasters import place_of
 from .writer import PairWriter
 
 

@@ -22,10 +22,11 @@ from rasterio.windows import Window, transform
 from ..bars import bar
 from ..files import write_atomically
 from .arrays import ARRAYS
+from .classes import CLASSES
 from .codes import MISSING, codes_of, nodata_code, read_codes
-from .description import CLASSES
+from .geotiffs import write_categories
 from .layout import PLACES, PlacedSample, write_table
-from .rasters import open_raster, read_raster, write_categories
+from .rasters import open_raster, read_raster
 from .spec import free_code
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.

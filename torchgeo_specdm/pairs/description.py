@@ -3,7 +3,6 @@
 
 """The description of a folder of pairs, as written in it or as found out."""
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +13,13 @@ import numpy as np
 
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
-from .cache import FileCache
-from .codes import MISSING, nodata_code, read_codes
+from .classes import find_classes
 from .layout import DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, read_raster
 from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 
 _log = logging.getLogger(__name__)
 
-CLASSES = 'classes.csv'
 BANDS = 'bands.csv'
 #: Column of bands.csv for fields of a spec, and how to read it.
 _COLUMNS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
@@ -31,10 +28,6 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     'scale': ('scale', float),
     'offset': ('offset', float),
 }
-#: A mask with a higher value than this holds codes, not class positions.
-_MOST_CLASSES = 64
-#: Names of rows of classes.csv that mean no label, without blanks and marks.
-_NO_LABEL_NAMES = ('nolabel', 'unlabelled', 'unlabeled', 'nodata', 'ignore', 'ignored')
 #: Percentiles between which most pixels lie; glints and shadows lie outside.
 _USUAL_RANGE = (1, 99)
 #: Images that are looked at to tell the unit of floating-point numbers.
@@ -43,8 +36,6 @@ _LOOKED_AT = 16
 _MOST_REFLECTANCE = 2.0
 #: Pixels between corners of an image and its mask, which some programs move by half.
 _MOST_PIXELS_APART = 1.0
-#: How a value of the masks is said to be no label, in messages.
-_SAY_NO_LABEL = 'torchgeo-specdm describe FOLDER --no-label VALUE --write'
 
 
 class Description(NamedTuple):
@@ -235,9 +226,8 @@ def _find_out(
     declared = [] if no_label is None else [no_label]
     # as beside codes, an ignore index is a value of the masks
     declared += _listed(given.get('no_label', given.get('ignore_index')))
-    codes, classes, ignored = _find_classes(
-        files, declared, mask, variables.get('masks')
-    )
+    variable = variables.get('masks')
+    codes, classes, ignored = find_classes(files, declared, mask, variable)
     told = {**_read_bands(files.root, len(raster.values)), **given}
     values = {
         'bands': name_bands(raster),
@@ -382,92 +372,6 @@ def _usual_scale(raster: Raster, root: Path) -> float:
             DESCRIPTION,
         )
     return scale
-
-
-def _find_classes(
-    files: PairFiles, declared: Sequence[int], mask: Raster, variable: str | None
-) -> tuple[list[int], list[str], list[int]]:
-    """Value in the masks and name of each class, and values that are no label."""
-    code = nodata_code(mask)
-    tagged = [] if code is None else [code]
-    path = files.root / CLASSES
-    if not path.exists():
-        if code is not None and 0 <= code <= _MOST_CLASSES and code not in declared:
-            _log.warning(
-                '%s: the value %d is no label, since the masks name it as nodata. List '
-                'it in %s if it is a class.',
-                files.root,
-                code,
-                CLASSES,
-            )
-        ignored = [*dict.fromkeys([*declared, *tagged])]
-        codes = _classes_of_masks(files, ignored, variable)
-        return codes, [f'class_{code}' for code in codes], ignored
-    rows = read_table(path, ('id', 'name'))
-    try:
-        named = {int(row['id']): row['name'] for row in rows}
-    except ValueError as error:
-        raise ValueError(
-            f'{path}: ids must be whole numbers, the values in the masks ({error}). '
-            'Mend the file.'
-        ) from error
-    ids = [int(row['id']) for row in rows]
-    for column, values in (('ids', ids), ('names', [row['name'] for row in rows])):
-        if not values or len({*values}) < len(rows):
-            raise ValueError(
-                f'{path} has the {column} {values}, but needs one or more, all '
-                'different. Mend the file.'
-            )
-    said = [c for c, name in named.items() if _plain(name) in _NO_LABEL_NAMES]
-    # what the table calls a class is one, whatever the tag of the masks
-    tagged = [code for code in tagged if code not in named]
-    ignored = [*dict.fromkeys([*declared, *said, *tagged])]
-    codes = [code for code in named if code not in ignored]
-    return codes, [named[code] for code in codes], ignored
-
-
-def _plain(name: str) -> str:
-    return ''.join(c for c in name.lower() if c.isalnum())
-
-
-def _classes_of_masks(
-    files: PairFiles, no_label: Sequence[int], variable: str | None
-) -> list[int]:
-    """All positions up to the highest in the masks, if they look like positions."""
-    cache = FileCache(files.root, f'codes {variable}', lambda name: (files.mask(name),))
-    texts = dict(cache.kept)
-    for name in files.ids:
-        if name not in texts:
-            values = np.unique(read_codes(files.mask(name), variable))
-            texts[name] = json.dumps(values.tolist()).encode()
-    cache.keep(texts)
-    found = {code for text in {*texts.values()} for code in json.loads(text)}
-    found.discard(MISSING)
-    ignored = {*no_label} or {USUAL_IGNORE}
-    labels = sorted(found - ignored)
-    top = max(labels, default=0)
-    codes = top > _MOST_CLASSES or min(labels, default=0) < 0
-    # 10, 20, 30 are codes; 0 and 255 may be a yes and no as well as a class and a gap
-    unclear = not no_label and USUAL_IGNORE in found and top == 0
-    if codes or 2 * len(labels) < top + 1 or unclear:
-        raise ValueError(
-            f'The masks of {files.root} hold the values {sorted(found)[:8]}, and it is '
-            'not clear which of them are classes. Classes are 0, 1, 2 and so on, with '
-            f'{USUAL_IGNORE} for no label ({_SAY_NO_LABEL} names another value), or '
-            f"are listed in {CLASSES}: a line 'id,name', and one for each value in the "
-            f"masks that is a class, such as '{(labels or [*found])[0]},forest'."
-        )
-    positions = [code for code in range(top + 1) if code not in ignored]
-    absent = [f'class_{code}' for code in positions if code not in labels]
-    if absent:
-        _log.warning(
-            '%s: %s has no pixel in any mask. If the masks mean no label by it, say so: '
-            '%s.',
-            files.root,
-            ', '.join(absent),
-            _SAY_NO_LABEL,
-        )
-    return positions
 
 
 def _free_index(codes: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -72,21 +73,34 @@ class PairFiles:
         """List the files."""
         self.root = root
         self._images, self._masks = (
-            list_rasters(root / kind) for kind in ('images', 'masks')
+            # file names would take a fifth of the memory of a large folder
+            {name: sys.intern(file.removeprefix(name)) for name, file in found.items()}
+            for found in (list_rasters(root / kind) for kind in ('images', 'masks'))
         )
+        if self._images == self._masks:
+            # in memory once
+            self._images = self._masks
         self.dates = self._count_dates() if dates is None else dates
         self._require_pairs()
         #: Sorted ids.
         self.ids = sorted(self._masks)
 
+    def files(self, name: str) -> list[str]:
+        """The image of each date of a sample and its mask, as paths in the folder."""
+        stems = image_stems(name, self.dates)
+        # pathlib's memory of names would grow with the folder
+        return [
+            *(f'images/{_file(stem, self._images[stem])}' for stem in stems),
+            f'masks/{_file(name, self._masks[name])}',
+        ]
+
     def images(self, name: str) -> list[Path]:
         """The image of each date of a sample."""
-        stems = image_stems(name, self.dates)
-        return [self.root / 'images' / self._images[stem] for stem in stems]
+        return [self.root / file for file in self.files(name)[:-1]]
 
     def mask(self, name: str) -> Path:
         """The mask of a sample."""
-        return self.root / 'masks' / self._masks[name]
+        return self.root / self.files(name)[-1]
 
     def _count_dates(self) -> int:
         """Dates of the first mask, if its images are ``<id>_1.tif``, ``<id>_2.tif``."""
@@ -99,9 +113,9 @@ class PairFiles:
     def _require_pairs(self) -> None:
         wanted = {s for name in self._masks for s in image_stems(name, self.dates)}
         alone = [
-            f'image {s} without mask' for s in sorted(self._images.keys() - wanted)
+            f'image {s} without mask' for s in sorted(self._images) if s not in wanted
         ]
-        alone += [f'no image {s}' for s in sorted(wanted - self._images.keys())]
+        alone += [f'no image {s}' for s in sorted(wanted) if s not in self._images]
         if self._masks and not alone:
             return
         each = 'an image' if self.dates == 1 else f'{self.dates} images (_1, _2, ...)'
@@ -306,13 +320,13 @@ def list_rasters(folder: Path) -> dict[str, str]:
         )
     # other systems leave hidden files such as ._a.tif beside a.tif
     files = sorted(name for name in os.listdir(folder) if not name.startswith('.'))
-    present = {*files}
-    endings = {file: _ending(file, present) for file in files}
-    kind = next((kind for kind in _KINDS if {*kind} & {*endings.values()}), _KINDS[0])
-    others = {*endings.values()}.difference(kind, _BESIDE, (_HEADER,))
+    headers = {file for file in files if file.endswith(_HEADER)}
+    endings = [_ending(file, headers) for file in files]
+    kind = next((kind for kind in _KINDS if {*kind} & {*endings}), _KINDS[0])
+    others = {*endings}.difference(kind, _BESIDE, (_HEADER,))
     if others:
-        names = [file for file in files if endings[file] in others]
-        counts = Counter(endings[file] for file in names)
+        names = [f for f, end in zip(files, endings, strict=True) if end in others]
+        counts = Counter(ending for ending in endings if ending in others)
         _log.warning(
             '%s: read are files ending in %s; passed over are %s (%s).',
             folder,
@@ -322,8 +336,8 @@ def list_rasters(folder: Path) -> dict[str, str]:
         )
     # names take a fifth of the memory of paths
     found: dict[str, str] = {}
-    for file in files:
-        if endings[file] not in kind:
+    for file, ending in zip(files, endings, strict=True):
+        if ending not in kind:
             continue
         name = _stem(file)
         if name in found:
@@ -335,13 +349,18 @@ def list_rasters(folder: Path) -> dict[str, str]:
     return found
 
 
-def _ending(file: str, present: Collection[str]) -> str:
+def _ending(file: str, headers: Collection[str]) -> str:
     """The ending of a file in lower case; that of ENVI where a header is beside it."""
     stem, ending = os.path.splitext(file)
-    headed = stem + _HEADER in present or file + _HEADER in present
-    ending = ending.lower()
+    headed = stem + _HEADER in headers or file + _HEADER in headers
+    ending = sys.intern(ending.lower())
     known = (*sum(_KINDS, ()), *_BESIDE, _HEADER)
     return _ENVI[0] if headed and ending not in known else ending
+
+
+def _file(name: str, rest: str) -> str:
+    """The file of a name and its ending, or all of one that is written otherwise."""
+    return name + rest if rest[:1] in ('', '.') else rest
 
 
 def _stem(file: str) -> str:

@@ -144,7 +144,7 @@ def require_unchanged(root: Path) -> None:
         count += 1
         found = None
         with suppress(OSError):
-            found = os.stat(root / file)
+            found = os.stat(os.path.join(root, file))
         times = (found.st_size, found.st_mtime_ns) if found else None
         state.update(f'{file} {digest} {times}\n'.encode())
     path, verdict = root / _UNCHANGED, state.hexdigest()

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from ..files import naming_what_fails, read_json, sha256, write_text
 from ..settings import compare_settings
-from .layout import DESCRIPTION, image_stems
-from .manifest import MANIFEST, manifest_lines, sort_manifest
-from .rasters import (
+from .geotiffs import (
     to_dtype,
     write_class_raster,
     write_confidence_raster,
     write_image_raster,
 )
+from .layout import DESCRIPTION, image_stems
+from .manifest import MANIFEST, manifest_lines, sort_manifest
 from .spec import SampleSpec
 
 #: Folder of the confidence of masks, beside these.

@@ -14,7 +14,7 @@ from ..metrics.stitching import UNSEEN, Stitcher
 from ..models.changeformer import ChangeFormer
 from ..models.padding import check_pair, pad_to_32
 from ..models.siamcrnn import SiamCRNN
-from ..pairs.rasters import write_class_raster
+from ..pairs.geotiffs import write_class_raster
 from ..pairs.spec import SampleSpec
 from .pixelwise import PixelTask, require_choice
 

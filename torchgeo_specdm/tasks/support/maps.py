@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ...datasets.images import ImageFolder
-from ...pairs.rasters import write_class_raster
+from ...pairs.geotiffs import write_class_raster
 
 #: Folder of the maps, in the trainer's ``default_root_dir``.
 MAPS = 'maps'

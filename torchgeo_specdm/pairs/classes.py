@@ -1,0 +1,126 @@
+# Copyright (c) torchgeo_specdm Contributors. All rights reserved.
+# Licensed under the MIT License.
+
+"""The classes of a folder of pairs that does not name them itself."""
+
+import json
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from .cache import FileCache
+from .codes import MISSING, nodata_code, read_codes
+from .layout import PairFiles, read_table
+from .rasters import Raster
+from .spec import USUAL_IGNORE
+
+_log = logging.getLogger(__name__)
+
+CLASSES = 'classes.csv'
+#: A mask with a higher value than this holds codes, not class positions.
+_MOST_CLASSES = 64
+#: Names of rows of classes.csv that mean no label, without blanks and marks.
+_NO_LABEL_NAMES = ('nolabel', 'unlabelled', 'unlabeled', 'nodata', 'ignore', 'ignored')
+#: How a value of the masks is said to be no label, in messages.
+_SAY_NO_LABEL = 'torchgeo-specdm describe FOLDER --no-label VALUE --write'
+
+
+def find_classes(
+    files: PairFiles, declared: Sequence[int], mask: Raster, variable: str | None
+) -> tuple[list[int], list[str], list[int]]:
+    """Find the classes of a folder, from ``classes.csv`` or all of its masks.
+
+    Args:
+        files: The files of the folder.
+        declared: Values in the masks that are said to be no label.
+        mask: The first mask.
+        variable: Name of the array in masks of several; the one that can be meant if
+            None.
+
+    Returns:
+        Value in the masks and name of each class, and values that are no label.
+
+    Raises:
+        ValueError: If the table is wrong, or it is not clear what the masks hold.
+    """
+    code = nodata_code(mask)
+    tagged = [] if code is None else [code]
+    path = files.root / CLASSES
+    if not path.exists():
+        if code is not None and 0 <= code <= _MOST_CLASSES and code not in declared:
+            _log.warning(
+                '%s: the value %d is no label, since the masks name it as nodata. List '
+                'it in %s if it is a class.',
+                files.root,
+                code,
+                CLASSES,
+            )
+        ignored = [*dict.fromkeys([*declared, *tagged])]
+        codes = _classes_of_masks(files, ignored, variable)
+        return codes, [f'class_{code}' for code in codes], ignored
+    rows = read_table(path, ('id', 'name'))
+    try:
+        named = {int(row['id']): row['name'] for row in rows}
+    except ValueError as error:
+        raise ValueError(
+            f'{path}: ids must be whole numbers, the values in the masks ({error}). '
+            'Mend the file.'
+        ) from error
+    ids = [int(row['id']) for row in rows]
+    for column, values in (('ids', ids), ('names', [row['name'] for row in rows])):
+        if not values or len({*values}) < len(rows):
+            raise ValueError(
+                f'{path} has the {column} {values}, but needs one or more, all '
+                'different. Mend the file.'
+            )
+    said = [c for c, name in named.items() if _plain(name) in _NO_LABEL_NAMES]
+    # what the table calls a class is one, whatever the tag of the masks
+    tagged = [code for code in tagged if code not in named]
+    ignored = [*dict.fromkeys([*declared, *said, *tagged])]
+    codes = [code for code in named if code not in ignored]
+    return codes, [named[code] for code in codes], ignored
+
+
+def _plain(name: str) -> str:
+    return ''.join(c for c in name.lower() if c.isalnum())
+
+
+def _classes_of_masks(
+    files: PairFiles, no_label: Sequence[int], variable: str | None
+) -> list[int]:
+    """All positions up to the highest in the masks, if they look like positions."""
+    cache = FileCache(files.root, f'codes {variable}', lambda n: files.files(n)[-1:])
+    texts = dict(cache.kept)
+    for name in files.ids:
+        if name not in texts:
+            values = np.unique(read_codes(files.mask(name), variable))
+            texts[name] = json.dumps(values.tolist()).encode()
+    cache.keep(texts)
+    found = {code for text in {*texts.values()} for code in json.loads(text)}
+    found.discard(MISSING)
+    ignored = {*no_label} or {USUAL_IGNORE}
+    labels = sorted(found - ignored)
+    top = max(labels, default=0)
+    codes = top > _MOST_CLASSES or min(labels, default=0) < 0
+    # 10, 20, 30 are codes; 0 and 255 may be a yes and no as well as a class and a gap
+    unclear = not no_label and USUAL_IGNORE in found and top == 0
+    if codes or 2 * len(labels) < top + 1 or unclear:
+        raise ValueError(
+            f'The masks of {files.root} hold the values {sorted(found)[:8]}, and it is '
+            'not clear which of them are classes. Classes are 0, 1, 2 and so on, with '
+            f'{USUAL_IGNORE} for no label ({_SAY_NO_LABEL} names another value), or '
+            f"are listed in {CLASSES}: a line 'id,name', and one for each value in the "
+            f"masks that is a class, such as '{(labels or [*found])[0]},forest'."
+        )
+    positions = [code for code in range(top + 1) if code not in ignored]
+    absent = [f'class_{code}' for code in positions if code not in labels]
+    if absent:
+        _log.warning(
+            '%s: %s has no pixel in any mask. If the masks mean no label by it, say so: '
+            '%s.',
+            files.root,
+            ', '.join(absent),
+            _SAY_NO_LABEL,
+        )
+    return positions
