@@ -146,7 +146,7 @@ class TestInterruption:
                     raise OSError(f'{path} could not be written')
                 return write_verified(path, data)
 
-            patch.setattr('torchgeo_specdm.pairs.rasters.write_verified', full)
+            patch.setattr('torchgeo_specdm.pairs.geotiffs.write_verified', full)
             with pytest.raises(OSError, match=r'000002\.tif could not be written'):
                 predict(config)
         assert {row['index'] for row in rows(out)} == {0, 1, 3}

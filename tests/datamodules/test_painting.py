@@ -21,7 +21,7 @@ from torchgeo_specdm.datamodules.painting import ChangeDataModule, move_mask
 from torchgeo_specdm.diffusion import JointProcess
 from torchgeo_specdm.pairs.spec import SampleSpec
 
-from ..diffusion.oracle import flat_denoiser
+from ..diffusion.oracle import FLAT, flat_denoiser
 from .generating import draw, rows
 
 BANDS = ('B02', 'B03')
@@ -73,14 +73,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = {
         'stage': 'diffusion',
         'process': process,
-        'denoiser': {
-            'widths': [8, 16],
-            'attention': [False, True],
-            'layers': 1,
-            'groups': 4,
-            'head_dim': 8,
-            'residual_resampling': False,
-        },
+        'denoiser': FLAT,
         'sampling': {'sampler': 'dpm', 'steps': 3},
         'patch_size': [16, 16],
     }

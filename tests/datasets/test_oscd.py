@@ -26,6 +26,8 @@ from tests.data.oscd import (
 from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.datasets.oscd import OSCD, oscd_spec, tile_grid, tile_stride
 
+from .conftest import small
+
 #: The published sizes; sides may be swapped, which changes no count.
 OFFICIAL_TRAIN = {
     'abudhabi': (799, 785),
@@ -64,20 +66,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('oscd') / 'my data ö'
     make_oscd(folder)
     return folder
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A smaller one, for tests to break."""
-    cities = {'bordeaux': (20, 20), 'paris': (20, 24)}
-    make_oscd(tmp_path, cities, {'rio': (20, 20)}, ('B02', 'B03', 'B04', 'B05'))
-    return tmp_path
-
-
-def small(root: Path, split: str = 'train', **settings: Any) -> OSCD:
-    """Four bands of the fixture *root*."""
-    bands = ('B02', 'B03', 'B04', 'B05')
-    return OSCD(root, split, **{'bands': bands, 'patch_size': 16} | settings)
 
 
 class TestGrid:

@@ -18,26 +18,13 @@ from tests.data.oscd import (
     fake_plane,
     ground,
     make_native_city,
-    make_oscd,
     mask_path,
     write_mask,
     write_plane,
 )
 from torchgeo_specdm.datasets.oscd import OSCD
 
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A smaller one, for tests to break."""
-    cities = {'bordeaux': (20, 20), 'paris': (20, 24)}
-    make_oscd(tmp_path, cities, {'rio': (20, 20)}, ('B02', 'B03', 'B04', 'B05'))
-    return tmp_path
-
-
-def small(root: Path, split: str = 'train', **settings: Any) -> OSCD:
-    """Four bands of the fixture *root*."""
-    bands = ('B02', 'B03', 'B04', 'B05')
-    return OSCD(root, split, **{'bands': bands, 'patch_size': 16} | settings)
+from .conftest import small
 
 
 class TestMasks:

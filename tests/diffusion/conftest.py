@@ -10,7 +10,7 @@ from torchgeo_specdm import Generator
 from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.diffusion import JointProcess
 
-from .oracle import SPEC, batch_of, flat_denoiser
+from .oracle import FLAT, SPEC, batch_of, flat_denoiser
 
 PROCESS = {
     'prediction': 'sample',
@@ -31,14 +31,7 @@ def generator() -> Generator:
     config = {
         'stage': 'diffusion',
         'process': PROCESS,
-        'denoiser': {
-            'widths': [8, 16],
-            'attention': [False, True],
-            'layers': 1,
-            'groups': 4,
-            'head_dim': 8,
-            'residual_resampling': False,
-        },
+        'denoiser': FLAT,
         'sampling': {'sampler': 'dpm', 'steps': 4},
         'patch_size': [16, 16],
     }

@@ -35,6 +35,17 @@ CASES = dict.fromkeys(
 )
 
 
+#: Settings of a small UNet.
+FLAT: dict[str, Any] = {
+    'widths': [8, 16],
+    'attention': [False, True],
+    'layers': 1,
+    'groups': 4,
+    'head_dim': 8,
+    'residual_resampling': False,
+}
+
+
 class PlainCodec(Codec):
     """Latents are the pixels of one band: two dates, and a mask of two classes."""
 
@@ -125,16 +136,7 @@ def config_of(size: int) -> dict[str, Any]:
 
 def flat_denoiser(channels: int, times: int) -> JointDenoiser:
     """A small UNet whose weights do not depend on any random number generator."""
-    denoiser = JointDenoiser(
-        channels,
-        times,
-        widths=[8, 16],
-        attention=[False, True],
-        layers=1,
-        groups=4,
-        head_dim=8,
-        residual_resampling=False,
-    )
+    denoiser = JointDenoiser(channels, times, **FLAT)
     with torch.no_grad():
         for parameter in denoiser.parameters():
             if parameter.ndim > 1:

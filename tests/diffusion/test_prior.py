@@ -12,6 +12,8 @@ from torchgeo_specdm.bands import TEN_BANDS
 from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.diffusion import begin_with
 
+from .oracle import FLAT
+
 CLASSES = tuple('abcdefgh')
 
 
@@ -31,15 +33,7 @@ def make(
     codec.half_range.fill_(1)
     codec.latent_mean.fill_(0)
     codec.latent_std.fill_(1)
-    settings = {
-        'widths': [width, 16],
-        'attention': [False, True],
-        'layers': 1,
-        'groups': 4,
-        'head_dim': 8,
-        'residual_resampling': False,
-        'detail': detail,
-    }
+    settings = FLAT | {'widths': [width, 16], 'detail': detail}
     process = {'prediction': 'sample', 'cases': {'joint': 1, 'image|mask': 1}} | process
     config = {'process': process, 'denoiser': settings}
     generator = Generator.build(codec, config).requires_grad_(False)
