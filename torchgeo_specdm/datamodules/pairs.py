@@ -20,6 +20,7 @@ from ..pairs.facts import fingerprints, survey
 from ..pairs.layout import SPLITS, read_places
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
+from .support.ground import scored_ground
 from .support.mixing_checks import require_same_units
 from .support.preparation import (
     keep_samples,
@@ -239,7 +240,7 @@ class PairFolderDataModule(NonGeoDataModule):
         # folds are by place already, and score nothing on test
         ids = self._split(folder)
         others = [*ids['val'], *ids['test']]
-        if shared := folder.scored_ground(ids['train'], others):
+        if shared := scored_ground(folder, ids['train'], others):
             raise ValueError(
                 f'{self.root} has {len(shared)} samples to validate or test on in '
                 f'places that places.csv also names for training samples: {shared[:5]}. '

@@ -4,7 +4,7 @@
 """A folder of image-and-mask pairs: what users bring, and what we generate."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import reduce
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..pairs.classes import CLASSES
 from ..pairs.codes import class_positions, read_codes
 from ..pairs.description import check_image, describe
 from ..pairs.facts import BandMoments, SampleFacts
-from ..pairs.layout import DESCRIPTION, SPLITS, read_corners, read_list, read_places
+from ..pairs.layout import DESCRIPTION, SPLITS, read_list, read_places
 from ..pairs.manifest import manifest_lines, require_unchanged
 from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
@@ -203,30 +203,6 @@ class PairFolder(PlottedDataset):
         """The place of each sample, by ``places.csv``; else each is one of its own."""
         return list(read_places(self.root, self.ids).values())
 
-    def scored_ground(self, train: Sequence[str], others: Sequence[str]) -> list[str]:
-        """Find samples that have labels on ground which training samples show.
-
-        Two samples of one place, by ``places.csv``, are taken to show the same ground,
-        unless its columns ``row`` and ``column`` say which pixels both of them show.
-
-        Args:
-            train: Ids of the samples to train on.
-            others: Ids of the samples to validate or test on.
-
-        Returns:
-            The part of *others* that shares labelled ground with *train*.
-
-        Raises:
-            ValueError: If ``places.csv`` lacks a sample.
-        """
-        places = read_places(self.root, [*train, *others])
-        near: dict[str, list[str]] = {}
-        for name in train:
-            near.setdefault(places[name], []).append(name)
-        shared = [name for name in others if places[name] in near]
-        corners = read_corners(self.root) if shared else {}
-        return [n for n in shared if self._labels_beside(n, near[places[n]], corners)]
-
     def dead_bands(self) -> list[str]:
         """Bands that are missing, or the same, everywhere; reads all samples."""
         moments = (self.facts(index).moments for index in range(len(self)))
@@ -343,26 +319,6 @@ class PairFolder(PlottedDataset):
         self._facts: dict[str, bytes] = {}
         settings = json.dumps([__version__, self._stored.spec.to_dict(), [*bands]])
         self._cache = FileCache(self.root, settings, self._files.files)
-
-    def _labels_beside(
-        self, name: str, near: Sequence[str], corners: Mapping[str, tuple[int, int]]
-    ) -> bool:
-        """Whether a sample has a label where one of others shows the same ground."""
-        if not corners.keys() >= {name, *near}:
-            return True
-        found = self._load(name)['mask']
-        mask = found.reshape(found.shape[-2:]).numpy()
-        ignored = self.spec.ignore_index
-        labelled = np.ones_like(mask, bool) if ignored is None else mask != ignored
-        for index, other in enumerate(near):
-            size = self.select(near).facts(index).form.size
-            rows, columns = (
-                slice(max(there - here, 0), max(there - here + length, 0))
-                for there, here, length in zip(corners[other], corners[name], size)
-            )
-            if labelled[rows, columns].any():
-                return True
-        return False
 
     def _load(self, name: str) -> dict[str, Tensor]:
         """A sample as it is in the files."""
