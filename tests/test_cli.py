@@ -173,7 +173,9 @@ class TestDescribe:
     def test_shows_what_a_folder_holds(self, tmp_path: Path, capsys: Output) -> None:
         folder = make_pairs(tmp_path / 'pairs', count=3, size=8)
         assert main(['describe', str(folder)]) == 0
-        found = json.loads(capsys.readouterr().out)
+        out, error = capsys.readouterr()
+        assert 'no train.txt, so patches are split at random' in error
+        found = json.loads(out)
         assert found['bands'] == ['B02', 'B03', 'B04', 'B08']
         assert found['classes'] == ['class_0', 'class_1', 'class_2']
         assert found['samples'] == 3 and found['shape'] == [4, 8, 8]
@@ -230,6 +232,7 @@ class TestDescribe:
 
     def test_a_closed_pipe_is_no_error(self, tmp_path: Path) -> None:
         folder = make_pairs(tmp_path, 2)
+        (folder / 'train.txt').write_text('0000')
         reading, writing = os.pipe()
         os.close(reading)
 
@@ -244,8 +247,10 @@ class TestDescribe:
 
     def test_writes_it_down(self, tmp_path: Path, capsys: Output) -> None:
         folder = make_pairs(tmp_path / 'pairs')
+        (folder / 'places.csv').write_text('id,place\n')
         assert main(['describe', str(folder), '--write']) == 0
         out, error = capsys.readouterr()
+        assert 'split by the places of places.csv.' in error
         written = json.loads((folder / 'dataset.json').read_text())
         assert written['bands'] == json.loads(out)['bands']
         assert f'Written to {folder / "dataset.json"}.' in error

@@ -85,14 +85,13 @@ def commands_in_blocks() -> set[tuple[str, ...]]:
 
 def shown_commands() -> set[tuple[str, ...]]:
     """Words of each command of TorchGeo's or ours, in a block or in a line."""
+    text = '\n'.join(page.read_text() for page in PAGES)
+    prose = re.sub(r'```.*?```', '', text, flags=re.DOTALL)
     inline = [
-        line
-        for page in PAGES
+        code
+        for code in re.findall(r'`+([^`\n]+)`+', prose)
         # a verb alone is a name, not a command
-        for line in re.findall(
-            r'(?<!`)`([^`\n]+ [^`\n]+ [^`\n]+)`(?!`)', page.read_text()
-        )
-        if 'torchgeo' in line and '...' not in line
+        if re.match(r'torchgeo(-specdm)? [\w-]+ \S', code) and '...' not in code
     ]
     return {
         words

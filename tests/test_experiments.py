@@ -202,15 +202,27 @@ def test_four_steps(
     if name == 'oscd':
         assert (runs / network / 'maps' / 'rio.tif').exists()
     if name == 'demo':
-        readme = (EXPERIMENTS.parent / 'README.md').read_text()
-        readme = readme.replace('experiments/', f'{EXPERIMENTS}/')
-        alone, tested = re.findall(
-            r'^torchgeo (.* runs/demo/real\b.*)$', readme, re.MULTILINE
-        )
-        main([*shlex.split(alone), *fit, *logged_to(runs / 'real'), *steps])
+        alone, tested = shown('README.md', 'runs/demo/real')
+        main([*alone, *fit, *logged_to(runs / 'real'), *steps])
         require_trained(runs / 'real', 3, falling=False)
-        main([*shlex.split(tested), *quiet, *logs, *crop])
+        main([*tested, *quiet, *logs, *crop])
+        (mapped,) = shown('docs/howto/scenes.md', 'predict_root')
+        main([*mapped[:-1], 'data/demo/images', *quiet, *logs, *crop])
+        assert len([*(runs / 'segment' / 'maps').glob('*.tif')]) == 12
         run_the_pages()
+        (pixels,) = shown('docs/steps.md', 'codec pixels')
+        bare = tiny_settings | {'pixels': {'prior': None}}
+        pixels += ['--model.init_args.settings', json.dumps(bare), *passes, *steps]
+        main([*pixels, *fit, *logged_to(runs / 'diffusion')])
+        require_trained(runs / 'diffusion', 3, falling=False)
+
+
+def shown(page: str, part: str) -> list[list[str]]:
+    """Words of the commands of TorchGeo's on a page that have a part."""
+    text = (EXPERIMENTS.parent / page).read_text()
+    text = text.replace('experiments/', f'{EXPERIMENTS}/')
+    lines = re.findall(rf'^torchgeo (.*{part}\b.*)$', text, re.MULTILINE)
+    return [shlex.split(line) for line in lines]
 
 
 def run_the_pages() -> None:

@@ -48,6 +48,7 @@ def describe(options: Namespace) -> None:
     """Check a folder of pairs and print what it holds."""
     from .datamodules.support.preparation import measure_moments
     from .datasets.pairs import PairFolder
+    from .pairs.layout import PLACES
 
     folder = PairFolder(
         options.folder, bands=_bands(options), no_label=options.no_label
@@ -68,6 +69,14 @@ def describe(options: Namespace) -> None:
     # a line for each entry: hundreds of bands still fit on a screen
     entries = (f'  {json.dumps(key)}: {json.dumps(found[key])}' for key in found)
     print('{\n' + ',\n'.join(entries) + '\n}')
+    if not found['splits']:
+        by = f'by the places of {PLACES}'
+        if not (folder.root / PLACES).exists():
+            by = (
+                'at random. Where patches are neighbours, scores are then too good: '
+                f'give neighbours the same place in {PLACES}'
+            )
+        print(f'There is no train.txt, so patches are split {by}.', file=sys.stderr)
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
 

@@ -31,7 +31,7 @@ def pixel_codec(real: PairFolderDataModule, spec: SampleSpec | None = None) -> C
     """A codec that loses nothing."""
     codec = make_codec('pixels', spec or real.spec, {'fold': 4})
     tiles = TileDataset(real.train_dataset, (32, 32)).spread(512)
-    codec.fit_scaling(tiles.images)
+    codec.fit_scaling(tiles.images.flatten(0, -4))
     # nothing is clipped
     codec.half_range *= 2
     codec.fit_statistics([{'image': tiles.images, 'mask': tiles.masks}])

@@ -174,7 +174,8 @@ def test_judges_that_read_nothing_are_not_asked(
         said = capsys.readouterr().err
         assert 'they tell nothing: train the judges longer (--updates above 1,' in said
         assert not (tmp_path / 'kept').exists()
-    assert main([*command, '--by', 'edges', 'spectrum']) == 0
+    assert main([*command, '--by', 'edges', 'spectrum', '--balance', '2']) == 0
+    assert len(PairFolder(tmp_path / 'kept')) == 2
 
 
 def test_fewer_real_patches_than_a_batch(tmp_path: Path) -> None:

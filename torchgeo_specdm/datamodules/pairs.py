@@ -325,7 +325,8 @@ def _crop_middle(side: int, sample: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _collate_crops(side: int, samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """A batch; of samples that differ in size, squares at random places."""
-    if len({sample['mask'].shape for sample in samples}) > 1:
+    # images to predict have no mask
+    if len({sample['image'].shape[-2:] for sample in samples}) > 1:
         samples = [_crop_somewhere(side, sample) for sample in samples]
     batch: dict[str, Tensor] = default_collate(samples)
     return batch

@@ -30,8 +30,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def predict(root: Path, tmp_path: Path, scenes: Path | None = None) -> Path:
+    # crops are for training alone
     data = PairFolderDataModule(
-        str(root), batch_size=2, predict_root=None if scenes is None else str(scenes)
+        str(root), batch_size=2, patch_size=8, predict_root=scenes and str(scenes)
     )
     trainer = quiet_trainer(tmp_path)
     trainer.predict(MultispectralSegmentationTask(), data)

@@ -152,8 +152,8 @@ class AutoencoderStage(Stage):
     name = 'autoencoder'
     pictured, pictures = 'reconstruction', 4
     next_step = (
-        'The codec is in {folder}. Stage diffusion takes it: set '
-        'model.init_args.codec to {folder}.'
+        'The codec is in {folder}. Stage 2 learns a generator on it: torchgeo fit '
+        '--config YAML_OF_STAGE_2 --model.init_args.codec {folder}'
     )
     check = staticmethod(require_learnable)
 
