@@ -333,7 +333,9 @@ class TestPixels:
         )
         with pytest.raises(ValueError, match="'x', 'y', 'z'"):
             filter_pairs(source, out, scores, readings=other)
-        with pytest.raises(ValueError, match='has no ignore index to mark them with'):
+        with pytest.raises(
+            ValueError, match='has no ignore index to mark doubtful pixels with'
+        ):
             filter_pairs(other, out, scores, readings=other)
         stranger = tmp_path / 'stranger'
         writer = PairWriter(stranger, SPEC, {}, {})

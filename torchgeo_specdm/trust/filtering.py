@@ -306,9 +306,8 @@ def _open_readings(readings: Path, pairs: PairFolder) -> PairFolder:
     """The masks that a network read in the images of a folder, in the same order."""
     if pairs.spec.ignore_index is None:
         raise ValueError(
-            f'readings={str(readings)!r} leave pixels without a label, but {pairs.root} '
-            'has no ignore index to mark them with. Add "ignore_index": 255 to its '
-            'dataset.json, or leave the readings out.'
+            f'{pairs.root} has no ignore index to mark doubtful pixels with. Add '
+            '"ignore_index": 255 to its dataset.json, or leave out whole samples.'
         )
     found = PairFolder(readings)
     pairs.spec.require_match(found.spec, str(pairs.root), str(readings))
