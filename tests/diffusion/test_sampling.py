@@ -12,7 +12,6 @@ from torch import Tensor
 from torchgeo_specdm import Generator
 from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.diffusion import JointProcess, sample_noise
-from torchgeo_specdm.diffusion.smoothing import smooth_masks
 
 from .oracle import COVARIANCE, MEAN, SPEC, batch_of, config_of, oracle_generator
 
@@ -376,15 +375,6 @@ def test_masks_first_and_then_images_for_them(generator: Generator) -> None:
     single = first.sample([4], seed=0)
     assert (single['mask'] == pairs['mask'][1:]).all()
     assert pairs['mask'].unique().numel() > 1
-
-    config = generator.config | {'sampling': sampling | {'smoothing': 2}}
-    smoothed = Generator(generator.codec, process, generator.denoiser, config)
-    wanted = smooth_masks(pairs['mask'], generator.codec.spec.num_classes, 2)
-    assert not wanted.equal(pairs['mask'])
-    found = smoothed.sample([3, 4], seed=0)
-    assert found['mask'].equal(wanted)
-    again = first.sample([3, 4], seed=0, given={'mask': wanted})
-    torch.testing.assert_close(again['image'], found['image'], rtol=0, atol=0)
 
 
 def test_masks_first_need_their_case(generator: Generator) -> None:

@@ -4,7 +4,6 @@
 """The two stages through real fits of Lightning."""
 
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from torchgeo_specdm import (
 )
 from torchgeo_specdm.codecs import load_codec
 from torchgeo_specdm.diffusion import read_errors
-from torchgeo_specdm.diffusion.smoothing import boundary_share
 
 from ..conftest import (
     PAIR_BANDS,
@@ -337,37 +335,6 @@ class TestTrainer:
         wanted = task.model.generator.denoiser.state_dict()
         saved = Generator.load(out).denoiser.state_dict()
         assert all(torch.equal(value, wanted[key]) for key, value in saved.items())
-
-    @pytest.mark.parametrize('asked', [None, 3])
-    def test_masks_are_smoothed_like_real_ones(
-        self,
-        pair_folder: Path,
-        tiny_settings: dict[str, Any],
-        tmp_path: Path,
-        asked: int | None,
-    ) -> None:
-        settings: Any = deepcopy(tiny_settings)
-        settings.setdefault('pixels', {})['sampling'] = {'smoothing': asked}
-        task = SpecDMTask('diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', settings)
-        trainer = quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0)
-        data = pairs(pair_folder)
-        trainer.fit(task, data)
-        assert trainer.global_step == 2
-        generator = Generator.load(tmp_path / 'g')
-        found = generator.config['sampling']['smoothing']
-        if asked is not None:
-            assert found == asked
-            return
-        # two steps draw noise, and real masks have few boundaries
-        assert found > 0
-        classes = generator.codec.spec.num_classes
-        real = boundary_share(data.train_dataset[0]['mask'], classes)
-        shares = []
-        for passes in (0, found):
-            generator.config['sampling']['smoothing'] = passes
-            masks = generator.sample_masks(range(8), seed=1)
-            shares.append(abs(boundary_share(masks, classes) - real))
-        assert shares[1] < shares[0]
 
     def test_no_end_in_sight(
         self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path

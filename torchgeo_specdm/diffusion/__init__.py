@@ -9,7 +9,6 @@ from .generator import Generator
 from .noise import sample_noise, stream_random
 from .prior import begin_with
 from .process import JointProcess
-from .smoothing import find_passes
 from .training import move_average, warm_up_and_decay
 
 __all__ = (
@@ -19,7 +18,6 @@ __all__ = (
     'JointDenoiser',
     'JointProcess',
     'begin_with',
-    'find_passes',
     'move_average',
     'plain_errors',
     'read_errors',

@@ -31,7 +31,6 @@ from .labels import LabelCodes
 from .noise import SEED_LIMIT, sample_noise
 from .process import JointProcess
 from .sharing import Shared
-from .smoothing import smooth_masks
 from .solver import STOCHASTIC, Sampler, advance, make_solver
 
 #: Draw all streams together, or masks by themselves and then images for them.
@@ -50,7 +49,6 @@ class Sampling(TypedDict):
     clip: NotRequired[Finite | None]
     guidance: NotRequired[Finite]
     order: NotRequired[Order]
-    smoothing: NotRequired[Annotated[int, Field(ge=0, le=100)] | None]
 
 
 @with_config(OPEN)
@@ -172,8 +170,7 @@ class Generator(nn.Module, Shared):
         Samples larger than the patches of training are drawn as one seamless scene
         (see :func:`.in_windows`), of any size from the patch up. Where nothing is
         given and the ``order`` of the settings is ``mask_first``, masks are drawn by
-        themselves, smoothed ``smoothing`` times (see :func:`.smooth_masks`), and then
-        images for them.
+        themselves, and then images for them.
 
         Args:
             indices: Number of each sample, 0 or more.
@@ -265,9 +262,7 @@ class Generator(nn.Module, Shared):
         settings = self._settings(indices, seed, asked) | {'strength': 1.0}
         self.require_masks()
         roles = dict.fromkeys(self.codec.streams, Role.ABSENT) | {'mask': Role.DRAWN}
-        masks = self._draw(indices, seed, settings, roles, size)['mask']
-        passes = settings.get('smoothing') or 0
-        return smooth_masks(masks, self.codec.spec.num_classes, passes)
+        return self._draw(indices, seed, settings, roles, size)['mask']
 
     def require_masks(self) -> None:
         """Refuse to draw masks by themselves, and then images for them.

@@ -27,18 +27,13 @@ from ...codecs import (
     require_learned,
     save_codec,
 )
-from ...datamodules.support.adapter import (
-    fit_statistics,
-    same_randomness,
-    training_batches,
-)
+from ...datamodules.support.adapter import fit_statistics
 from ...diffusion import (
     ERRORS,
     DenoisingErrors,
     Generator,
     JointDenoiser,
     begin_with,
-    find_passes,
     move_average,
     plain_errors,
 )
@@ -46,9 +41,6 @@ from ...files import write_text
 from ...presets import SCENES, generator_settings, prior_folder
 
 Batch = dict[str, Tensor]
-
-#: Masks that are drawn, and real ones that are read, to compare their boundaries.
-_SMOOTHED, _REAL_MASKS = 32, 256
 
 
 class Stage(nn.Module, ABC):
@@ -243,12 +235,8 @@ class DiffusionStage(Stage):
         self.denoiser = denoiser
         self.decay = decay
         self.patch_size = generator.config['patch_size']
-        sampling = generator.config['sampling']
-        first = sampling.get('order') == 'mask_first'
-        if first:
+        if generator.config['sampling'].get('order') == 'mask_first':
             generator.require_masks()
-        #: Whether masks are drawn first, and nobody has said how to smooth them.
-        self.finds_smoothing = first and sampling.get('smoothing') is None
         names = ('loss', *(f'loss_{stream}' for stream in generator.process.streams))
         self.means: Any = nn.ModuleDict({name: MeanMetric() for name in names})
         self.errors = DenoisingErrors(generator.process.streams)
@@ -335,20 +323,6 @@ class DiffusionStage(Stage):
         """Return what codec, process and denoiser were built from."""
         made = self.generator.config
         return super().config() | {key: made[key] for key in ('process', 'denoiser')}
-
-    def finish(self, datamodule: BaseDataModule, device: torch.device) -> None:
-        """Find how masks that are drawn first get as many boundaries as real ones."""
-        if not self.finds_smoothing:
-            return
-        sampling = self.generator.config['sampling']
-        sampling['smoothing'] = 0
-        drawn = self.generator.sample_masks(range(_SMOOTHED), seed=0)
-        with same_randomness():
-            batches = training_batches(datamodule, device, at_most=_REAL_MASKS)
-            real = [batch['mask'] for batch in batches]
-        passes = find_passes(drawn, real, self.codec.spec.num_classes)
-        sampling['smoothing'] = passes
-        rank_zero_info(f'Drawn masks are smoothed {passes} time(s).')
 
     def save(self, folder: Path, training: Mapping[str, Any]) -> None:
         """Write the generator."""
