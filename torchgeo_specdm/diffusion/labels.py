@@ -12,7 +12,7 @@ _SCALE = 2.0
 
 
 class LabelCodes(nn.Module):
-    """What a network says about the class of each pixel, by the codes of the classes.
+    """Scores of the class of each pixel, from the bits that a network gives for it.
 
     The network's output for the bits of a pixel is compared with the code of each
     class, which gives scores of classes. They are learned by cross-entropy, and the
