@@ -111,12 +111,12 @@ class Generator(nn.Module, Shared):
             ValueError: If a setting is unknown, or the patches do not fit the networks.
         """
         try:
-            folded = isinstance(codec, FoldedCodec)
-            labels = LabelCodes(codec.codes, codec.factor) if folded else None
+            labels, fold = None, 1
+            if isinstance(codec, FoldedCodec):
+                labels, fold = LabelCodes(codec.codes, codec.factor), codec.factor
             process = JointProcess(codec.streams, **config['process'], labels=labels)
             # streams that never differ in time share one, as published
             times = len(codec.streams) if process.cases.separate else 1
-            fold = codec.factor if folded else 1
             denoiser = JointDenoiser(
                 codec.latent_channels, times, fold=fold, **config['denoiser']
             )
