@@ -54,9 +54,9 @@ class TestProcess:
     def test_refuses_latents_that_are_no_bits(self) -> None:
         codec = codec_of(4)
         labels = LabelCodes(codec.codes, 4)
-        with pytest.raises(ValueError, match='categorical: false'):
+        with pytest.raises(ValueError, match='label bits'):
             JointProcess(codec.streams, 'sample', categorical=True)
-        with pytest.raises(ValueError, match="not 'v'"):
+        with pytest.raises(ValueError, match="prediction='v' must be sample"):
             JointProcess(codec.streams, 'v', categorical=True, labels=labels)
 
     def test_masks_are_classes_and_images_numbers(self) -> None:

@@ -75,11 +75,15 @@ class JointProcess(nn.Module):
                 f'signal_scale={signal_scale} must lie in 0..1 without 0. Use 1 for '
                 'the noise as published.'
             )
-        if categorical and (labels is None or prediction != 'sample'):
+        if categorical and labels is None:
             raise ValueError(
-                f'categorical=True needs a codec of label bits and prediction=sample, '
-                f'not {prediction!r} of {"other" if labels is None else "these"} '
-                'latents. Set categorical: false.'
+                'categorical=True needs a codec that holds masks as label bits, such as '
+                'pixels. Set categorical: false.'
+            )
+        if categorical and prediction != 'sample':
+            raise ValueError(
+                f'prediction={prediction!r} must be sample where masks are learned as '
+                'classes. Set categorical: false, or prediction: sample.'
             )
         self.streams = streams
         self.labels = labels if categorical else None
