@@ -46,6 +46,23 @@ NIR, SWIR = 'near infrared', 'shortwave infrared'
         (('650 nm', '0.65 um', 'Band 7 (2201.0 Nanometers)'), (650, 650, 2201)),
         # numbers of a file, not of a satellite
         (('VV', 'VH', 'band_1'), (None, None, None)),
+        (('B1', 'B2', 'B3', 'B4', 'DSM'), (None,) * 5),
+        ([f'B{i}' for i in range(1, 9)], (None,) * 8),
+        # of Pleiades, ASTER, Hyperion and MODIS, not of Sentinel-2
+        (('B0', 'B1', 'B2', 'B3'), (None,) * 4),
+        (('B01', 'B02', 'B3N', 'B08'), (None,) * 4),
+        (('B008', 'B010', 'B12'), (None,) * 3),
+        (('B8', 'B12', 'B13'), (None,) * 3),
+        (('sur_refl_b01', 'sur_refl_b02', 'sur_refl_b07'), (645, 858.5, 2130)),
+        # of WorldView-3, and of others
+        (('NIR2', 'SWIR-1', 'SWIR-5', 'SWIR8'), (950, 1210, 2165, 2330)),
+        (('BAND_R', 'BAND_NIR', 'SWIR-1', 'swir 4 and 5'), (665, 842, 1610, None)),
+        # a number behind a word, which is no year, date or size
+        (('Red edge-740', 'Blue-444', 'nir_850'), (740, 444, 850)),
+        (
+            ('red_2020', 'swir1 20200101', 'Red 10m', 'B04_2020-01'),
+            (665, 1610, 665, 664.6),
+        ),
     ],
 )
 def test_wavelengths(names: tuple[str, ...], wanted: tuple[float | None, ...]) -> None:
@@ -147,6 +164,10 @@ def test_fields_of_wavelengths(text: str, unit: str, wanted: float | None) -> No
         (('650NM', '0.865 \u03bcm', '(490 nm)'), (650, 865, 490)),
         (('426.82', '431.3', '2445'), (426.82, 431.3, 2445)),
         (('0.4268', '0.865'), (426.8, 865)),
+        (('450-520 nm', '0.77 - 0.89um', '630nm\u2013690nm'), (485, 830, 660)),
+        (('450 nm \u00b1 16 nm', '550+/-40 nm', 'Band 4 - 665 nm'), (450, 550, 665)),
+        (('FWHM 2.6 nm, 401.9 nm', 'Prs_VNIR_406.99'), (401.9, 406.99)),
+        (('Wavelength: 404.4 - FWHM: 2.6', 'v 1.5'), (404.4, None)),
         (('Rrs_412', 'Rrs_443', 'Rrs_490'), (412, 443, 490)),
         (('wavelength=490', 'wavelength=560.5'), (490, 560.5)),
         # numbers of bands

@@ -46,6 +46,16 @@ _PLAIN_LANDSAT: Mapping[frozenset[str | None], Mapping[int, float]] = {
 }
 #: Numbers that tell nothing of Sentinel-2 alone: on Landsat, they are other bands.
 _AMBIGUOUS = ('5', '6', '7', '9', '10', '11')
+#: Numbers that Sentinel-2 and Landsat have.
+_KNOWN_NUMBERS = frozenset((*map(str, range(1, 13)), '8A'))
+#: Numbers 1, 2, 3 to here may be positions of bands as well: up to 6 on PlanetScope,
+#: RapidEye or a drone, up to 8 on PlanetScope and WorldView.
+_POSITIONS = (1, 2, 3, 4, 5, 6, 8)
+#: Shortwave bands of WorldView-3, on which SWIR-1 is no band of 1610 nm.
+_WORLDVIEW3: Mapping[str, float] = {
+    f'swir{number}': wave
+    for number, wave in enumerate((1210, 1570, 1660, 1730, 2165, 2205, 2260, 2330), 1)
+}
 #: Bands of these words, in lower case without anything but letters and digits. Landsat,
 #: HLS, NAIP and PlanetScope are delivered with them.
 _WORDS: Mapping[str, float] = {
@@ -65,14 +75,29 @@ _WORDS: Mapping[str, float] = {
     'cirrus': 1374,
     **dict.fromkeys(('swir1', 'swir16'), 1610),
     **dict.fromkeys(('swir', 'swir2', 'swir22'), 2200),
+    # of MODIS, whose numbers are not those of Sentinel-2
+    **{
+        f'surreflb{number:02d}': wave
+        for number, wave in enumerate((645, 858.5, 469, 555, 1240, 1640, 2130), 1)
+    },
 }
-#: ``650 nm``, ``0.65 um``, ``Band 3 (559.8 Nanometers)``, ``b4_665nm``, ``0,65 \u00b5m``.
+_NUMBER = r'\d+(?:[.,]\d+)?'
+_UNIT = r'[\s_]*(nm|nano|um|\u00b5m|\u03bcm|micro)'
+#: ``650 nm``, ``0.65 um``, ``Band 3 (559.8 Nanometers)``, ``b4_665nm``, ``0,65 \u00b5m``,
+#: ``450-520 nm``, ``450 \u00b1 16 nm``.
 _UNITS = re.compile(
-    r'(\d+(?:[.,]\d+)?)[\s_]*(nm|nano|um|\u00b5m|\u03bcm|micro)', re.IGNORECASE
+    rf'(?:({_NUMBER})(?:{_UNIT}\w*)?\s*(-|\u2013|to|\u00b1|\+/-)\s*)?({_NUMBER}){_UNIT}',
+    re.IGNORECASE,
 )
+#: ``Prs_VNIR_406.99``, ``Wavelength: 401.9``: nanometres with decimals.
+_DECIMALS = re.compile(r'(?<![\d.])(\d{3,4}\.\d+)(?![\d.])')
+#: Nanometres between a word and the number behind it, which is no year then.
+_MOST_APART = 100
 #: Numbers below are no nanometres of light, but micrometres.
 _LEAST_NANOMETRES = 100
 _NUMBERED = re.compile(r'(sr_)?b0?(\d{1,2}|8a)', re.IGNORECASE)
+#: ``B3N`` of ASTER.
+_OTHER_NUMBERED = re.compile(r'b\d+[b-z]', re.IGNORECASE)
 #: ``B04_10m``, ``B2 (blue)``, ``T32TQM_B8A``: such a name among other words.
 _AMONG_WORDS = re.compile(
     rf'(?<![a-z0-9])({_NUMBERED.pattern})(?![a-z0-9])', re.IGNORECASE
@@ -127,9 +152,11 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     9, and ``SR_B1`` without it Landsat 4 to 7; ``B20`` and ``B30`` tell the level 1 of
     Landsat 7. Without ``SR_``, ``B1`` to ``B5`` and ``B7`` are those of Landsat 4 to 7,
     and ``B1`` to ``B11`` those of Landsat 8. ``B5`` to ``B7`` and ``B9`` to ``B11``
-    alone tell nothing, and have no wavelength. Names that all are numbers from 300 on,
-    or fractions such as ``0.65``, are wavelengths themselves; so are increasing numbers
-    behind the same word, such as ``Rrs_490``, unless they are without gaps.
+    alone tell nothing, and have no wavelength; nor do numbers of other satellites
+    (``B0``, ``B3N``, ``B13``) or those that may be positions (``B1`` to ``B4``). Names
+    that all are numbers from 300 on, or fractions such as ``0.65``, are wavelengths
+    themselves; so are increasing numbers behind the same word, such as ``Rrs_490``,
+    unless they are without gaps.
 
     Args:
         names: Names of all bands of an image.
@@ -148,6 +175,9 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
     is_sentinel2 = bool({'8', '8A', '12'} & {*keys})
     landsat = _LANDSAT8 if '6' in keys or '1' not in keys else _LANDSAT4
     is_level1 = {'20', '30'} <= {*keys}
+    is_other = _are_positions(names) or not {*keys} - {None} <= _KNOWN_NUMBERS
+    is_other |= any(map(_OTHER_NUMBERED.fullmatch, names))
+    is_worldview3 = bool({*map(_plain, names)} & {*_WORLDVIEW3} - {*_WORDS})
     found: list[float | None] = []
     for name, key in zip(names, keys, strict=True):
         if key is not None and is_level1:
@@ -157,32 +187,57 @@ def band_wavelengths(names: Sequence[str]) -> tuple[float | None, ...]:
             found.append(plain.get(int(key)))
         elif key is not None and name.lower().startswith('sr_'):
             found.append(landsat.get(int(key)) if key.isdigit() else None)
-        elif key is not None and (is_sentinel2 or key not in _AMBIGUOUS):
-            found.append(SENTINEL2_WAVELENGTHS.get(f'B{key:>02}'))
+        elif key is not None:
+            known = not is_other and (is_sentinel2 or key not in _AMBIGUOUS)
+            found.append(SENTINEL2_WAVELENGTHS.get(f'B{key:>02}') if known else None)
+        elif is_worldview3 and _plain(name) in _WORLDVIEW3:
+            found.append(_WORLDVIEW3[_plain(name)])
         else:
-            found.append(stated_wavelength(name))
+            found.append(_named_wavelength(name))
     return tuple(found)
 
 
+def _are_positions(names: Sequence[str]) -> bool:
+    """Whether names such as B1 to B4 may just be positions of bands."""
+    numbers = {name.upper() for name in names if _NUMBERED.fullmatch(name)}
+    return any(numbers == {f'B{i + 1}' for i in range(top)} for top in _POSITIONS)
+
+
 def stated_wavelength(text: str) -> float | None:
-    """The wavelength that a text states by a number with a unit, or by a word.
+    """The wavelength that a text states by a number with a unit or with decimals.
 
     Args:
-        text: A name or description, such as ``Band 3 (0.56 um)`` or ``Red``.
+        text: A name or description, such as ``Band 3 (0.56 um)`` or ``450-520 nm``, of
+            which the middle counts.
 
     Returns:
         Nanometres, None if the text states none.
     """
-    match = _UNITS.search(text)
-    if match is None:
-        return _worded_wavelength(text)
-    value = float(match[1].replace(',', '.'))
-    return value if match[2].lower().startswith('n') else 1000 * value
+    for first, _, joint, last, unit in _UNITS.findall(text):
+        low, high = (float(n.replace(',', '.')) for n in (first or last, last))
+        factor = _nanometres(unit)
+        if joint in ('\u00b1', '+/-'):
+            # a width follows
+            high = low
+        # of 'Band 4 - 665 nm', the first is no wavelength
+        value = round(factor * ((low + high) / 2 if 2 * low > high else high), 3)
+        if value >= _LEAST_NANOMETRES:
+            return value
+    match = _DECIMALS.search(text)
+    return float(match[1]) if match and _is_wavelength(match[1]) else None
 
 
-def _worded_wavelength(text: str) -> float | None:
-    """The wavelength of a name that is a word, or of the longest words in it."""
-    known = _WORDS.get(''.join(c for c in text.lower() if c.isalnum()))
+def _nanometres(unit: str) -> float:
+    return 1.0 if unit.strip().lower().startswith('n') else 1000.0
+
+
+def _named_wavelength(text: str) -> float | None:
+    """The wavelength that a name states, or that of the longest words in it."""
+    stated = stated_wavelength(text)
+    if stated is not None:
+        return stated
+    plain = _plain(text)
+    known = _WORDS.get(plain, _WORDS.get(plain.removeprefix('band')))
     if known is not None:
         return known
     # which is not red
@@ -192,13 +247,26 @@ def _worded_wavelength(text: str) -> float | None:
             word = ''.join(tokens[start : start + length])
             # single letters may mean anything
             if len(word) > 2 and word in _WORDS:
-                return _WORDS[word]
+                return _beside(word, (*tokens[start + length :], '')[0])
     return None
+
+
+def _beside(word: str, number: str) -> float | None:
+    """The wavelength of a word with what follows it: ``Red edge-740`` is 740 nm."""
+    wave = _WORDS[word]
+    if number.isdigit() and abs(int(number) - wave) < _MOST_APART:
+        return float(number)
+    # a third one is not the second
+    return None if word.endswith('ir') and len(number) == 1 and number > '2' else wave
+
+
+def _plain(text: str) -> str:
+    return ''.join(c for c in text.lower() if c.isalnum())
 
 
 def _numbered_part(name: str) -> str:
     """The number of a band in its name, where nothing else tells the wavelength."""
-    if _NUMBERED.fullmatch(name) or stated_wavelength(name) is not None:
+    if _NUMBERED.fullmatch(name) or _named_wavelength(name) is not None:
         return name
     match = _AMONG_WORDS.search(name)
     return match[0] if match else name
@@ -233,13 +301,12 @@ def parse_wavelength(text: str, unit: str = '') -> float | None:
         return stated_wavelength(text)
     if not 0 < value < math.inf:
         return None
-    known = stated_wavelength(f'1 {unit}')
-    if known is None and unit.lower() not in ('', 'unknown'):
+    if re.match(_UNIT, unit, re.IGNORECASE):
+        return value * _nanometres(unit)
+    if unit.lower() not in ('', 'unknown'):
         # gigahertz, or just a number
         return None
-    if known is None:
-        known = 1000.0 if value < _LEAST_NANOMETRES else 1.0
-    return value * known
+    return value * 1000 if value < _LEAST_NANOMETRES else value
 
 
 def _is_wavelength(name: str) -> bool:
