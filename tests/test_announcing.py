@@ -27,7 +27,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_that_fits(capsys: Output) -> None:
     Announcer(learned=True).plan(plan(500), 20, 12, 500)
     said = capsys.readouterr().out
-    assert 'Plan for --minutes 20: about 19.1 min in all' in said
+    assert 'Plan for --minutes 20: about 19 min in all' in said
     lines = said.splitlines()
     assert '  stage 1, the codec: 600 steps' in lines[2] and '60 s' in lines[2]
     assert '12 networks, at most 500 updates each' in lines[7]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from torchgeo_specdm import bars
-from torchgeo_specdm.bars import bar
+from torchgeo_specdm.bars import bar, duration
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
@@ -47,3 +47,19 @@ def test_hidden(
     monkeypatch.setattr(bars, '_FILE_PACE', 0)
     assert [*bar(range(2), hidden=True)] == [0, 1]
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    'seconds, said',
+    [
+        (0.2, '1 s'),
+        (89, '89 s'),
+        (150, '2.5 min'),
+        (1200, '20 min'),
+        (704 * 60, '12 h'),
+        (9000, '2.5 h'),
+        (1e6, '12 days'),
+    ],
+)
+def test_durations_are_read(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -7,6 +7,7 @@ import math
 import os
 import textwrap
 
+from .bars import duration
 from .objects import Config
 from .study.planning import SETTLING, expected_seconds, least_minutes
 
@@ -44,10 +45,10 @@ class Announcer:
         if seconds is not None:
             self._seconds[name] = seconds
         number = self._parts.index(name)
-        said = f'about {_duration(self._seconds[name])}'
+        said = f'about {duration(self._seconds[name])}'
         if 'networks' in self._seconds:
             left = sum(self._seconds[x] for x in self._parts[number:])
-            said += f'; {_duration(left)} left'
+            said += f'; {duration(left)} left'
         print(f'{number + 1}/{len(self._parts)} {what} ({said})', flush=True)
 
     def plan(self, plan: Config, minutes: float, runs: int, pairs: int) -> None:
@@ -69,14 +70,14 @@ class Announcer:
             'judges': 'how far the pairs can be trusted',
             'networks': f'{runs} networks, at most {steps["network"]} updates each',
         }
-        print(f'\nPlan for --minutes {minutes:g}: about {_duration(total)} in all')
+        print(f'\nPlan for --minutes {minutes:g}: about {duration(total)} in all')
         for part, said in what.items():
             if part in self._seconds:
-                print(f'  {said:<50} {_duration(self._seconds[part]):>8}')
+                print(f'  {said:<50} {duration(self._seconds[part]):>8}')
         if total > _LATE * 60 * minutes:
             tell(
                 f'{minutes:g} minutes are too few for the fewest steps of each part: '
-                f'it will be about {_duration(total)}.'
+                f'it will be about {duration(total)}.'
             )
         if steps['network'] < SETTLING:
             least = math.ceil(least_minutes(plan, runs))
@@ -96,7 +97,3 @@ class Announcer:
 def tell(sentence: str) -> None:
     """Print a sentence on lines that any terminal shows whole."""
     print(textwrap.fill(sentence, _COLUMNS, break_long_words=False), flush=True)
-
-
-def _duration(seconds: float) -> str:
-    return f'{max(seconds, 1):.0f} s' if seconds < 90 else f'{seconds / 60:.1f} min'

@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Progress: a bar on a terminal, and now and then a line in a file."""
+"""Progress: a bar on a terminal, now and then a line in a file, and durations."""
 
 import sys
 from collections.abc import Iterable
@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 #: Seconds between two states, on a terminal and in a file.
 _PACE, _FILE_PACE = 0.5, 60
+#: Units of durations, their seconds, and the seconds from which on they are used.
+_UNITS = (('days', 86_400, 172_800), ('h', 3600, 5400), ('min', 60, 90), ('s', 1, 0))
 
 
 class _Lines:
@@ -64,3 +66,18 @@ def bar(
         + drawn
         + '{remaining} left{postfix}',
     )
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in the unit that a person reads it in.
+
+    Args:
+        seconds: Seconds; less than one counts as one.
+
+    Returns:
+        A number of seconds, minutes, hours or days with its unit.
+    """
+    unit, length = next((u, n) for u, n, least in _UNITS if seconds >= least)
+    value = max(seconds, 1) / length
+    places = 1 if unit != 's' and value < 10 else 0
+    return f'{value:.{places}f} {unit}'

@@ -15,6 +15,7 @@ from pydantic import ConfigDict
 from torchgeo.datamodules import BaseDataModule
 from typing_extensions import TypedDict
 
+from .bars import duration
 from .diffusion import Generator
 from .files import check_json, read_json, read_yaml, write_text
 from .objects import make_object
@@ -143,8 +144,8 @@ def reproduce(
     if table.kind == 'scores':
         runs = engine.run([cell for row in cells.values() for cell in row])
         _require_done(runs)
-        minutes = sum(run.seconds for run in runs) / 60
-        said = f'{len(runs)} runs, {minutes:.0f} minutes of training and testing.'
+        taken = duration(sum(run.seconds for run in runs))
+        said = f'{len(runs)} runs, {taken} of training and testing.'
         head += [said, '']
         return write_table(out, head, _scores(table, part, cells, runs), table.better)
     measured = dict(_measured(engine, cells, out, features))
@@ -164,13 +165,13 @@ def _counts(
     measured: Mapping[Cell, tuple[dict[str, Any], float]], features: str
 ) -> list[str]:
     """Sentences on the pairs that were measured."""
-    minutes = sum(seconds for _, seconds in measured.values()) / 60
+    taken = duration(sum(seconds for _, seconds in measured.values()))
     counts = next(iter(measured.values()))[0]['counts']
     said = (
         f'Tiles: {counts["train"]} of training, {counts["held_out"]} held out, '
         f'{counts["synthetic"]} of each generator; a Frechet distance has '
         f'equally many on both sides. Features of images: {features}. Generators, '
-        f'drawing and measuring took {minutes:.0f} minutes.'
+        f'drawing and measuring took {taken}.'
     )
     return [said, '']
 

@@ -96,7 +96,7 @@ def test_dry_run_shows_the_grid(world: Path, tmp_path: Path, capsys: Output) -> 
     said = capsys.readouterr().out
     assert said.startswith(f'4 runs in {tmp_path / "out"}:\n')
     assert '  net: 4 runs of 2 arms, 24 updates in all, ' in said
-    assert ' min on this machine, without generators' in said
+    assert ' s on this machine, without generators' in said
     # not even the settings are kept
     assert not (tmp_path / 'out').exists()
 

@@ -199,30 +199,34 @@ class TestFolder:
         assert not study.out.exists()
 
     @pytest.mark.parametrize(
-        'seconds, left',
+        'before, now, left',
         [
-            (600, ['about 20 min left)', 'about 10 min left)']),
-            (6, ['less than a minute left)'] * 2),
+            ((600,), 600, ['20 min left, at the pace of earlier starts', '10 min']),
+            ((600, 9e4, 600), 6, ['20 min left, at the pace of earlier starts', '6 s']),
         ],
+        ids=['alike', 'paused, and on another load'],
     )
     def test_time_left_is_that_of_missing_runs(
         self,
         world: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-        seconds: float,
+        before: tuple[float, ...],
+        now: float,
         left: list[str],
     ) -> None:
-        def measure(self: Engine, cell: Cell) -> None:
+        def measure(self: Engine, cell: Cell, seconds: float = now) -> None:
             run = Run(*cell, 0, study.updates, {'miou': 0.5}, seconds=seconds)
             write_run(study.out, run)
 
-        study, said = read_study(tmp_path, world / 'rich', seeds=4), list[str]()
+        study = read_study(tmp_path, world / 'rich', seeds=len(before) + 2)
+        said, cells = list[str](), study.cells()
         monkeypatch.setattr(Engine, '_measure', measure)
-        for number in (0, 2):
-            measure(Engine(study), study.cells()[number])
-        Engine(study, say=said.append).run(study.cells())
-        assert [line.rpartition(' (')[2] for line in said] == left
+        for finished, seconds in zip(cells, before, strict=False):
+            measure(Engine(study), finished, seconds)
+        Engine(study, say=said.append).run(cells)
+        for line, time in zip(said, left, strict=True):
+            assert f' (about {time}' in line
 
 
 class TestFailures:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from ..bars import duration
 from ..datamodules.unlabelled import UnlabelledDataModule
 from ..files import read_json, sha256, write_text
 from ..pairs.manifest import MANIFEST
@@ -65,9 +67,10 @@ class Engine(Trainings):
         """
         self.begin()
         self._tried.clear()
-        done, missing = self.finished(cells), self.missing(cells, retry)
+        before, missing = self.finished(cells), self.missing(cells, retry)
+        done: list[Run] = []
         for number, cell in enumerate(missing):
-            left = self._time_left(done, missing[number:])
+            left = self._time_left(before, done, missing[number:])
             self.say(f'[{number + 1}/{len(missing)}] {cell.title}{left}')
             started = time.monotonic()
             try:
@@ -203,22 +206,28 @@ class Engine(Trainings):
                 settings[f'pairs: {name}'] = sha256(manifest)[:16]
         return settings
 
-    def _time_left(self, runs: Sequence[Run], cells: Sequence[Cell]) -> str:
-        """Estimate the time left from what runs of the same model took."""
-        known = {c: self.known_updates(c) for c in cells}
-        done = [run for run in runs if not run.reason]
-        pace: dict[str, float] = {}
-        for model in {run.model for run in done}:
-            own = [run for run in done if run.model == model]
-            pace[model] = sum(r.seconds for r in own) / sum(r.updates for r in own)
-        if not pace or not all(c.model in pace and u for c, u in known.items()):
+    def _time_left(
+        self, before: Sequence[Run], done: Sequence[Run], cells: Sequence[Cell]
+    ) -> str:
+        """Estimate the time left from runs of the same model, if it can of this start."""
+        known, now = {c: self.known_updates(c) for c in cells}, _pace(done)
+        pace = _pace(before) | now
+        if not all(c.model in pace and u for c, u in known.items()):
             return ''
-        seconds = sum(
-            pace[cell.model] * (updates or 0) for cell, updates in known.items()
-        )
-        minutes = round(seconds / 60)
-        said = f'about {minutes} min' if minutes else 'less than a minute'
-        return f' ({said} left)'
+        seconds = sum(pace[c.model] * (updates or 0) for c, updates in known.items())
+        # another machine may have made them, or one with other work
+        measured = all(cell.model in now for cell in cells)
+        said = '' if measured else ', at the pace of earlier starts'
+        return f' (about {duration(seconds)} left{said})'
+
+
+def _pace(runs: Sequence[Run]) -> dict[str, float]:
+    """Seconds for an update of each model; one run that was paused does not count."""
+    taken: dict[str, list[float]] = {}
+    for run in runs:
+        if not run.reason:
+            taken.setdefault(run.model, []).append(run.seconds / run.updates)
+    return {model: median(paces) for model, paces in taken.items()}
 
 
 def describe_error(error: BaseException) -> str:

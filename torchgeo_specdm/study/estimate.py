@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from ..bars import duration
 from .design import REAL, Cell
 from .engine import Engine
 
@@ -59,7 +60,7 @@ def describe_grid(engine: Engine, cells: Sequence[Cell]) -> str:
             f'  {model}: {len(own)} runs of {len(arms)} arms, {updates} updates in '
             f'all, {pace:.2f} s each'
         )
-    lines.append(f'about {total / 60:.0f} min on this machine, without generators')
+    lines.append(f'about {duration(total)} on this machine, without generators')
     if study.most_updates:
         lines.append('(more if validation asks for more updates)')
     return '\n'.join(lines)
