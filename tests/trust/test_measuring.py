@@ -18,6 +18,8 @@ from torchgeo_specdm.scenes.writing import write_scenes
 from torchgeo_specdm.study.runs import Run, write_run
 from torchgeo_specdm.trust.measuring import real_config
 
+from ..study.fakes import open_data, pixel_codec, write_generator
+
 COPIES = 4
 
 
@@ -64,6 +66,8 @@ def measured(
 def test_filter_and_report(
     folders: tuple[Path, Path],
     measured: tuple[Path, list[str], str],
+    tiny_settings: dict[str, Any],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -84,6 +88,14 @@ def test_filter_and_report(
     measures = json.loads((trust / 'measures.json').read_text())
     nearest = {row['id'] for row in measures['memorisation']['nearest'][:COPIES]}
     assert nearest == copies
+
+    # a generator has a codec, which is measured as well
+    codec = pixel_codec(open_data(folders[0]))
+    generator = write_generator(codec, tiny_settings, tmp_path / 'generator')
+    again = ['report', str(drawn), '--trust', str(trust)]
+    assert main([*again, '--generator', str(generator)]) == 0
+    page = (trust / 'report.html').read_text(encoding='utf-8')
+    assert 'Of 6 held-out samples, images come back with an error of 0.0000' in page
 
     # the same folder with other settings is refused
     assert main([*command, '--updates', '26']) == 1
