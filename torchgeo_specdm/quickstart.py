@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from torchgeo.datamodules import NonGeoDataModule
 
 from .announcing import Announcer, tell
+from .bars import duration
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
 from .datamodules.support.adapter import describe_datamodule, split_datasets
@@ -159,7 +160,7 @@ class Quickstart:
                 f'{u} updates: validation {NAMES[_SCORES[self.task]]} {100 * v:.1f}'
                 for u, v in curve
             ],
-            'minutes of the last start': (time.monotonic() - started) / 60,
+            'time of the last start': duration(time.monotonic() - started),
         }
         notes = self._notes(plan)
         facts = {
