@@ -1,7 +1,7 @@
 """The tour of the documentation: the whole path in Python."""
 
 # %% [markdown]
-# # A tour in five minutes
+# # A tour in Python
 #
 # This learns a generator from 60 labelled scenes, draws new pairs, and trains a network
 # with and without them, on two processor cores and without a download of data. It is a
