@@ -12,8 +12,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn.utils import get_total_norm
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torchgeo.datamodules import BaseDataModule
 
 from ..codecs import (
@@ -280,32 +279,6 @@ class SpecDMTask(
             loss = losses['loss'].detach().cpu()
             self.log('loss', loss, prog_bar=True, logger=False)
         return losses['loss']
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip gradients, unless all of them together are small enough.
-
-        Args:
-            optimizer: The optimizer, whose parameters have the gradients.
-            gradient_clip_val: Highest norm, or highest absolute value, of a gradient.
-            gradient_clip_algorithm: Whether that is a ``norm``, the default, or a ``value``.
-        """
-        # torch would multiply by 1, half of its time; to know, a GPU would have to wait
-        if gradient_clip_val and self.device.type == 'cpu':
-            parameters = (
-                p for group in optimizer.param_groups for p in group['params']
-            )
-            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-            # no value is above the norm
-            if norm <= gradient_clip_val:
-                return
-        super().configure_gradient_clipping(
-            optimizer, gradient_clip_val, gradient_clip_algorithm
-        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, and move the averaged weights towards the trained ones."""
