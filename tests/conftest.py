@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torchgeo.datamodules import BaseDataModule
 
 from tests.data.pairs import write_tiff
+from tests.study.fakes import open_data, pixel_codec, write_generator
 from torchgeo_specdm import (
     LatentDataModule,
     PairFolder,
@@ -155,7 +156,7 @@ def tiny_settings() -> dict[str, Any]:
     }
 
 
-def quiet_trainer(root: Path, **overrides: Any) -> Trainer:
+def quiet_trainer(root: Path | None = None, **overrides: Any) -> Trainer:
     """A trainer on one core that writes nothing but what is asked of it."""
     settings: dict[str, Any] = {
         'default_root_dir': root,
@@ -248,6 +249,17 @@ def diffusion_run(
     )
     data = LatentDataModule(PairFolderDataModule(str(pair_folder), batch_size=8), 2)
     return train(task, data, root, epochs=4)
+
+
+@pytest.fixture(scope='session')
+def untrained(
+    pair_folder: Path,
+    tiny_settings: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of a generator of the 24 patches that never learned anything."""
+    out = tmp_path_factory.mktemp('untrained') / 'generator'
+    return write_generator(pixel_codec(open_data(pair_folder)), tiny_settings, out)
 
 
 def pairs(folder: Path, **settings: Any) -> PairFolderDataModule:

@@ -17,6 +17,8 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from torchgeo_specdm.files import sha256
+
 NAMES = ('B02', 'B03', 'B04', 'B08')
 
 
@@ -90,6 +92,15 @@ def write_tiff(
                 if name is not None:
                     target.set_band_description(i + 1, name)
     return path
+
+
+def digests(root: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a folder but that of times."""
+    return {
+        str(path.relative_to(root)): sha256(path)
+        for path in root.rglob('*')
+        if path.is_file() and path.name != '.unchanged'
+    }
 
 
 if __name__ == '__main__':

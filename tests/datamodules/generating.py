@@ -3,7 +3,6 @@
 
 """Generation through the command line and the Python API."""
 
-import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -52,20 +51,6 @@ def predict(config: Path) -> None:
         # the CLI does not like to be called with pytest's own arguments around
         warnings.simplefilter('ignore')
         main(['predict', '--config', str(config)])
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob('*')
-        if path.is_file()
-    }
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / 'manifest.jsonl').read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def draw(run: Run, data: GenerationDataModule, root: Path, **trainer: Any) -> Trainer:

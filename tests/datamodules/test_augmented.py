@@ -19,7 +19,7 @@ from torchgeo.datamodules import (
 )
 from torchgeo.main import main
 
-from tests.conftest import write_pair_folder
+from tests.conftest import quiet_trainer, write_pair_folder
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.pairs import PairFolderDataModule
 from torchgeo_specdm.pairs.codes import read_codes
@@ -38,7 +38,6 @@ from .torchgeo_fakes import (
     deepglobe,
     is_real,
     landcoverai,
-    quiet_trainer,
     sen12ms,
     tiny_task,
     write_coded_pairs,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchgeo.datamodules import LandCoverAIDataModule
 from torchgeo.main import main
 
+from tests.conftest import quiet_trainer
 from torchgeo_specdm import SampleSpec, SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.batch_mixing import (
     BatchMixDataModule,
@@ -26,7 +27,6 @@ from .torchgeo_fakes import (
     OtherDataModule,
     Recorder,
     coded_mask,
-    quiet_trainer,
     tiny_task,
     write_coded_pairs,
     write_coded_splits,

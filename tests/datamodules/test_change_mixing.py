@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import PAIR_CLASSES, write_pair_folder
+from tests.conftest import PAIR_CLASSES, quiet_trainer, write_pair_folder
 from tests.data.oscd import make_oscd
-from tests.datamodules.torchgeo_fakes import Recorder, quiet_trainer
+from tests.datamodules.torchgeo_fakes import Recorder
 from torchgeo_specdm import (
     OSCDDataModule,
     PairFolderDataModule,

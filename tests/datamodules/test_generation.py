@@ -22,10 +22,12 @@ from torchgeo.main import main
 
 from torchgeo_specdm import GenerationDataModule, Generator, PairFolder, SpecDMTask
 from torchgeo_specdm.files import write_verified
+from torchgeo_specdm.pairs.manifest import read_manifest
 
 from ..conftest import PAIR_CLASSES, Run, quiet_trainer
+from ..data.pairs import digests
 from ..processes import run_command, start_command
-from .generating import COUNT, config_of, digests, draw, predict, rows
+from .generating import COUNT, config_of, draw, predict
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +43,8 @@ class TestFolder:
         folder = PairFolder(whole)
         assert len(folder) == COUNT
         assert folder.spec.classes == PAIR_CLASSES
-        assert [row['index'] for row in rows(whole)] == list(range(COUNT))
-        assert all(row['seed'] == 0 and row['accepted'] for row in rows(whole))
+        assert [row['index'] for row in read_manifest(whole)] == list(range(COUNT))
+        assert all(row['seed'] == 0 and row['accepted'] for row in read_manifest(whole))
         assert not list(whole.rglob('*.part'))
 
     def test_holds_what_the_generator_draws(
@@ -54,13 +56,15 @@ class TestFolder:
         inside = generator.codec.limit(sample['image'])
         beyond = (inside != sample['image']).flatten(1).float().mean(1)
         assert bool(beyond.any())
-        for i, row in enumerate(rows(whole)[:4]):
+        for i, row in enumerate(read_manifest(whole)[:4]):
             assert torch.equal(folder[i]['image'], inside[i].round())
             assert torch.equal(folder[i]['mask'], sample['mask'][i])
             assert row['clipped'] == pytest.approx(float(beyond[i]), abs=1e-6)
 
     def test_no_two_samples_are_equal(self, whole: Path) -> None:
-        images = {row['files'][f'images/{row["id"]}.tif'] for row in rows(whole)}
+        images = {
+            row['files'][f'images/{row["id"]}.tif'] for row in read_manifest(whole)
+        }
         assert len(images) == COUNT
 
     def test_says_what_it_is(self, whole: Path, diffusion_run: Run) -> None:
@@ -89,7 +93,7 @@ class TestInterruption:
         process.kill()
         process.join()
         there = {key: value for key, value in digests(out).items() if '.tif' in key}
-        assert 6 <= len(rows(out)) < COUNT
+        assert 6 <= len(read_manifest(out)) < COUNT
         # what has its name is whole already
         wanted = digests(whole)
         partial = [key for key in there if key.endswith('.part')]
@@ -123,7 +127,7 @@ class TestInterruption:
                 predict(config)
         assert stop.value.code == 143
         # the batch in hand is left out
-        assert sorted(row['index'] for row in rows(out)) == [0, 1, 2, 3]
+        assert sorted(row['index'] for row in read_manifest(out)) == [0, 1, 2, 3]
         predict(config)
         wanted = digests(whole)
         found = {key: value for key, value in digests(out).items() if '.tif' in key}
@@ -149,7 +153,7 @@ class TestInterruption:
             patch.setattr('torchgeo_specdm.pairs.geotiffs.write_verified', full)
             with pytest.raises(OSError, match=r'000002\.tif could not be written'):
                 predict(config)
-        assert {row['index'] for row in rows(out)} == {0, 1, 3}
+        assert {row['index'] for row in read_manifest(out)} == {0, 1, 3}
         assert not (out / 'README.md').exists()
         predict(config)
         assert digests(out) == digests(whole)
@@ -209,7 +213,7 @@ class TestInterruption:
         predict(config_of(diffusion_run.out, out, count=9))
         second = digests(out)
         assert all(second[key] == first[key] for key in first if '.tif' in key)
-        assert [row['index'] for row in rows(out)] == list(range(9))
+        assert [row['index'] for row in read_manifest(out)] == list(range(9))
         assert '9 accepted' in (out / 'README.md').read_text()
 
     def test_batch_size_is_part_of_the_run(
@@ -351,7 +355,7 @@ class TestRejected:
         monkeypatch.setattr(Generator, 'sample', broken)
         data = GenerationDataModule(str(tmp_path / 'set'), 3)
         draw(diffusion_run, data, tmp_path)
-        assert [row['accepted'] for row in rows(tmp_path / 'set')] == [
+        assert [row['accepted'] for row in read_manifest(tmp_path / 'set')] == [
             True,
             False,
             True,

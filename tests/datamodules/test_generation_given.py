@@ -16,10 +16,11 @@ from torch import Tensor
 
 from torchgeo_specdm import GenerationDataModule, Generator, PairFolder
 from torchgeo_specdm.datamodules.generation import BatchDataset
+from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.tasks.support import variation
 
 from ..conftest import Run, write_pair_folder
-from .generating import draw, rows
+from .generating import draw
 
 
 def versions(mask: Tensor) -> list[Tensor]:
@@ -66,7 +67,7 @@ class TestGivenMasks:
         source = PairFolder(pair_folder)
         found = PairFolder(drawn)
         turns = set()
-        for i, row in enumerate(rows(drawn)):
+        for i, row in enumerate(read_manifest(drawn)):
             mask = source[source.ids.index(row['source'])]['mask']
             equal = [torch.equal(found[i]['mask'], x) for x in versions(mask)]
             assert any(equal), row
@@ -83,11 +84,13 @@ class TestGivenMasks:
 
     def test_are_those_of_training_only(self, drawn: Path, pair_folder: Path) -> None:
         training = (pair_folder / 'train.txt').read_text().split()
-        used = [row['source'] for row in rows(drawn)]
+        used = [row['source'] for row in read_manifest(drawn)]
         assert used == [training[i % 16] for i in range(40)]
 
     def test_give_images_of_their_own(self, drawn: Path) -> None:
-        digests = {row['files'][f'images/{row["id"]}.tif'] for row in rows(drawn)}
+        digests = {
+            row['files'][f'images/{row["id"]}.tif'] for row in read_manifest(drawn)
+        }
         assert len(digests) == 40
         assert 'images for the masks of' in (drawn / 'README.md').read_text()
 
@@ -97,7 +100,7 @@ class TestGivenMasks:
         def draw_for(folder: Path) -> list[dict[str, object]]:
             data = GenerationDataModule(str(tmp_path / 'set'), 3, masks=str(folder))
             draw(diffusion_run, data, tmp_path)
-            return rows(tmp_path / 'set')
+            return read_manifest(tmp_path / 'set')
 
         folder = write_pair_folder(tmp_path / 'pairs')
         drawn = draw_for(folder)
@@ -177,7 +180,7 @@ class TestMasksAlone:
             )
             draw(diffusion_run, data, tmp_path)
             folders.append(PairFolder(out))
-            assert [row['source'] for row in rows(out)] == [*sizes]
+            assert [row['source'] for row in read_manifest(out)] == [*sizes]
         for i, size in enumerate(sizes.values()):
             one, many = (folder[i]['image'] for folder in folders)
             assert one.shape[-2:] == size
@@ -251,7 +254,7 @@ class TestVary:
             draw(diffusion_run, data, tmp_path)
             found = PairFolder(out)
             errors = []
-            for i, row in enumerate(rows(out)):
+            for i, row in enumerate(read_manifest(out)):
                 real = source[source.ids.index(row['source'])]
                 masks = torch.stack(versions(real['mask']))
                 assert bool((masks == found[i]['mask']).flatten(1).all(1).any())
@@ -284,7 +287,7 @@ class TestVary:
         found = PairFolder(out)
         hole = torch.zeros(32, 32, dtype=torch.bool)
         hole[5:15, 3:9] = True
-        for sample, row in zip(found, rows(out), strict=True):
+        for sample, row in zip(found, read_manifest(out), strict=True):
             assert row['accepted']
             missing = sample['image'].isnan()
             assert bool((missing == (hole & (row['source'] == '001'))).all())

@@ -15,11 +15,12 @@ from torch import Tensor
 from tests.data.pairs import write_tiff
 from torchgeo_specdm import PairFolder, SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.labelling import LabellingDataModule
+from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.tasks.support.drawing import label_images
 
 from ..conftest import PAIR_BANDS, PAIR_SPECTRA, Run, pairs
 from ..diffusion.oracle import COVARIANCE, oracle_generator
-from .generating import draw, rows
+from .generating import draw
 
 PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(6e5, 5e6, 10, 10)}
 
@@ -54,7 +55,7 @@ def labelled(
 
 
 def test_images_are_kept_where_they_lie(images: Path, labelled: Path) -> None:
-    assert [row['id'] for row in rows(labelled)] == ['alp', 'bay']
+    assert [row['id'] for row in read_manifest(labelled)] == ['alp', 'bay']
     for name in ('alp', 'bay'):
         (real, _), (kept, tags) = (
             read(root / f'{name}.tif') for root in (images, labelled / 'images')

@@ -19,10 +19,11 @@ from torchgeo_specdm import Generator, PairFolder
 from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.datamodules.painting import ChangeDataModule, move_mask
 from torchgeo_specdm.diffusion import JointProcess
+from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.pairs.spec import SampleSpec
 
 from ..diffusion.oracle import FLAT, flat_denoiser
-from .generating import draw, rows
+from .generating import draw
 
 BANDS = ('B02', 'B03')
 SPEC = SampleSpec(
@@ -104,7 +105,7 @@ def test_unchanged_pixels_are_real_to_the_bit(
     draw(run, data, tmp_path)
     drawn = PairFolder(tmp_path / 'set')
     painted = 0
-    for index, row in enumerate(rows(drawn.root)):
+    for index, row in enumerate(read_manifest(drawn.root)):
         assert row['source'] == str(index % 3) and row['mask_source'] == '0'
         before, after = real[index % 3], drawn[index]
         assert drawn.place(index) == real.place(index % 3)

@@ -424,14 +424,8 @@ def test_fit_and_test(root: Path, lists: bool, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(PairFolder, 'plot', keep)
     plt.switch_backend('agg')
     # fast_dev_run also plots: its logger takes figures
-    for options in ({'fast_dev_run': 2}, {'max_epochs': 4, 'logger': False}):
-        trainer = Trainer(
-            accelerator='cpu',
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            **options,
-        )
+    for options in ({'fast_dev_run': 2, 'logger': True}, {'max_epochs': 4}):
+        trainer = quiet_trainer(**options)
         trainer.fit(task, datamodule=module)
         assert trainer.global_step >= 2
         assert math.isfinite(trainer.callback_metrics['val_loss'])

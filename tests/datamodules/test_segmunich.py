@@ -2,14 +2,13 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
+from tests.conftest import quiet_trainer
 from tests.data.segmunich import SPECTRA, make_segmunich
 from torchgeo_specdm.compat import SemanticSegmentationTask
 from torchgeo_specdm.datamodules.segmunich import SegMunichDataModule
@@ -149,16 +148,8 @@ class TestRefusals:
 @pytest.mark.parametrize('fast_dev_run', [False, True])
 def test_fit_and_test(root: str, tmp_path: Path, fast_dev_run: bool) -> None:
     module = SegMunichDataModule(root, batch_size=4, patch_size=32)
-    arguments: dict[str, Any] = {'fast_dev_run': True}
-    if not fast_dev_run:
-        arguments = {'max_epochs': 1, 'logger': False, 'enable_checkpointing': False}
-    trainer = Trainer(
-        accelerator='cpu',
-        default_root_dir=tmp_path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **arguments,
+    trainer = quiet_trainer(
+        tmp_path, max_epochs=1, fast_dev_run=fast_dev_run, logger=fast_dev_run
     )
     task = SemanticSegmentationTask(
         model='unet',

@@ -15,10 +15,12 @@ from torchgeo_specdm import Generator, PairFolder, SampleSpec
 from torchgeo_specdm.codecs import make_codec
 from torchgeo_specdm.datamodules.shares import ShareDataModule
 from torchgeo_specdm.diffusion import JointProcess
+from torchgeo_specdm.pairs.manifest import read_manifest
 
 from ..conftest import Run
+from ..data.pairs import digests
 from ..diffusion.oracle import config_of, oracle_generator
-from .generating import digests, draw, rows
+from .generating import draw
 
 #: The generator draws 51 % of its own accord.
 ASKED = {'forest': 0.57}
@@ -41,16 +43,18 @@ def whole(diffusion_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shares_move_to_what_is_asked(whole: Path) -> None:
     masks = [sample['mask'] for sample in PairFolder(whole)]
     got = [float((mask == 1).float().mean()) for mask in masks]
-    assert [row['shares'] for row in rows(whole)] == [{'forest': x} for x in got]
+    assert [row['shares'] for row in read_manifest(whole)] == [
+        {'forest': x} for x in got
+    ]
     mean = sum(got) / COUNT
-    without = sum(row['candidates']['forest'] for row in rows(whole)) / COUNT
+    without = sum(row['candidates']['forest'] for row in read_manifest(whole)) / COUNT
     assert 0.45 < without < 0.54
     assert mean == pytest.approx(0.57, abs=0.01)
 
 
 def test_samples_are_those_of_their_number(whole: Path, diffusion_run: Run) -> None:
     generator, folder = Generator.load(diffusion_run.out), PairFolder(whole)
-    numbers = [row['number'] for row in rows(whole)]
+    numbers = [row['number'] for row in read_manifest(whole)]
     assert [number // 1000 for number in numbers] == [*range(COUNT)]
     assert len({number % 1000 for number in numbers}) > 1
     mask = generator.sample_masks(numbers[:4], 0)
@@ -66,7 +70,9 @@ def test_batch_size_does_not_matter(
     draw(diffusion_run, data(tmp_path / 'set', batch_size=3), tmp_path)
     # codes name classes, too, and the folder does not mind which way they are named
     draw(diffusion_run, data(whole, class_share={'1': 0.57}), tmp_path)
-    for one, other in zip(rows(whole), rows(tmp_path / 'set'), strict=True):
+    for one, other in zip(
+        read_manifest(whole), read_manifest(tmp_path / 'set'), strict=True
+    ):
         assert one == other
 
 

@@ -1,10 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Small fake data sets in the formats of TorchGeo's own, and folders of pairs.
-
-Run as a module, it trains on two processes (see :func:`train_on_two_processes`).
-"""
+"""Small fake data sets in the formats of TorchGeo's own, and folders of pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any, ClassVar
 import kornia.augmentation as K
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -306,13 +303,6 @@ data:
     {options}
 """)
     return path
-
-
-def quiet_trainer(**kwargs: Any) -> Trainer:
-    """A trainer on the processor that writes nothing."""
-    silent = {'logger': False, 'enable_checkpointing': False}
-    silent |= {'enable_progress_bar': False, 'enable_model_summary': False}
-    return Trainer(accelerator='cpu', **(silent | {'devices': 1} | kwargs))
 
 
 class Recorder(Callback):

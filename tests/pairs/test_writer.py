@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
+from tests.data.pairs import digests
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.files import sha256
 from torchgeo_specdm.pairs.card import data_card
@@ -52,11 +53,6 @@ def run(root: Path, spec: SampleSpec = SPEC) -> set[int]:
         writer.write(f'{index:06d}', *sample(index, spec), {'index': index})
     writer.finish('# Card\n')
     return left
-
-
-def digests(root: Path) -> dict[str, str]:
-    files = [path for path in root.rglob('*') if path.is_file()]
-    return {str(path.relative_to(root)): sha256(path) for path in files}
 
 
 class TestFiles:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.pairs.test_writer import COUNT, SPEC, digests, make, run, sample
+from tests.data.pairs import digests
+from tests.pairs.test_writer import COUNT, SPEC, make, run, sample
 from tests.processes import die_at_rename, in_child
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.pairs.writer import PairWriter

@@ -2,7 +2,7 @@
 # Licensed under the MIT License.
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torchgeo_specdm import TrustDataModule, TrustTask
 from torchgeo_specdm.reporting.collect import collect_measures, rank_samples
 
 from ..conftest import quiet_trainer
-from ..study.fakes import open_data, pixel_codec, write_changed, write_generator
+from ..study.fakes import open_data, write_changed
 from ..tasks.oracle import ORACLE
 
 IGNORED = 255
@@ -33,9 +33,7 @@ class Measured(NamedTuple):
 
 @pytest.fixture(scope='module')
 def measured(
-    pair_folder: Path,
-    tiny_settings: dict[str, Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    pair_folder: Path, untrained: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Measured:
     """Copies are turned windows of training samples; the rest is wrong and bright."""
     root = tmp_path_factory.mktemp('collect')
@@ -56,11 +54,10 @@ def measured(
         return image.contiguous(), mask.contiguous()
 
     synthetic = write_changed(real, root / 'synthetic', change)
-    generator = write_generator(pixel_codec(real), tiny_settings, root / 'stage2')
     data = TrustDataModule(open_data(pair_folder), synthetic)
-    task = TrustTask(str(root / 'out'), ORACLE, str(generator), updates=1)
+    task = TrustTask(str(root / 'out'), ORACLE, str(untrained), updates=1)
     quiet_trainer(root).test(task, data, verbose=False)
-    return Measured(root / 'out', data, generator, planted)
+    return Measured(root / 'out', data, untrained, planted)
 
 
 def test_neighbours_lie_as_the_copies_do(measured: Measured) -> None:

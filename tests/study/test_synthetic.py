@@ -10,7 +10,7 @@ import pytest
 import torch
 from torchgeo.datamodules import NonGeoDataModule
 
-from tests.study.fakes import open_data, pixel_codec, write_generator
+from tests.study.fakes import open_data
 from tests.study.worlds import Watch, cell, pairs_data, read_study, tiny_recipe, watched
 from torchgeo_specdm import PairFolder
 from torchgeo_specdm.objects import make_object
@@ -55,17 +55,8 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def generator(
-    pair_folder: Path, tiny_settings: dict[str, Any], tmp_path_factory: Any
-) -> Path:
-    """A generator that never learned anything."""
-    out: Path = tmp_path_factory.mktemp('generator') / 'generator'
-    return write_generator(pixel_codec(open_data(pair_folder)), tiny_settings, out)
-
-
-@pytest.fixture(scope='module')
 def done(
-    pair_folder: Path, generator: Path, tmp_path_factory: Any
+    pair_folder: Path, untrained: Path, tmp_path_factory: Any
 ) -> tuple[Study, dict[str, list[Watch]]]:
     """A study with every arm, and its trainings by arm."""
     study = read_study(
@@ -73,7 +64,7 @@ def done(
         pair_folder,
         data=pairs_data(pair_folder, 4),
         arms={name: arm(**given) for name, (given, _) in ARMS.items()},
-        generators={'own': {'folder': str(generator)}},
+        generators={'own': {'folder': str(untrained)}},
         sizes=[8],
         seeds=1,
         updates=3,

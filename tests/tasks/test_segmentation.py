@@ -20,6 +20,7 @@ from torchgeo.datasets import NonGeoDataset
 from torchgeo.main import main
 from torchvision.models._api import WeightsEnum
 
+from tests.conftest import quiet_trainer
 from torchgeo_specdm.models.segformer import BandMapper
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.tasks.segmentation import MultispectralSegmentationTask
@@ -92,13 +93,8 @@ def fit(
 ) -> tuple[Trainer, list[float]]:
     """Fit with a fixed seed; a step was made and all losses are finite."""
     losses = Losses()
-    kwargs = {'logger': False, 'enable_checkpointing': False, **kwargs}
-    trainer = Trainer(
-        accelerator='cpu',
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs | {'callbacks': [losses, *kwargs.get('callbacks', [])]},
-    )
+    callbacks = [losses, *kwargs.pop('callbacks', [])]
+    trainer = quiet_trainer(callbacks=callbacks, **kwargs)
     trainer.fit(task, datamodule=datamodule)
     assert trainer.global_step > 0
     assert len(losses.values) == trainer.global_step
@@ -417,13 +413,11 @@ class TestSpec:
 
     def test_needs_a_spec_or_numbers(self) -> None:
         loader = DataLoader(Blocks(4, 0), batch_size=4)
-        trainer = Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)
         match = r'in_channels=None and num_classes=3 must be known.*`spec`'
         with pytest.raises(ValueError, match=match):
-            trainer.fit(toy_task(num_classes=3), loader)
+            quiet_trainer().fit(toy_task(num_classes=3), loader)
 
     def test_class_ids_without_a_spec(self) -> None:
         loader = DataLoader(Blocks(4, 0), batch_size=4)
-        trainer = Trainer(accelerator='cpu', logger=False, enable_progress_bar=False)
-        (scores,) = trainer.validate(known_task(), loader, verbose=False)
+        (scores,) = quiet_trainer().validate(known_task(), loader, verbose=False)
         assert {'val_iou/0', 'val_iou/1', 'val_iou/2'} <= set(scores)

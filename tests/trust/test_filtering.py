@@ -1,8 +1,6 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import hashlib
-import json
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import rasterio
 import torch
 from torch import Tensor
 
+from tests.data.pairs import digests
 from tests.datamodules.torchgeo_fakes import (
     CodedDataModule,
     write_coded_pairs,
@@ -23,6 +22,7 @@ from tests.processes import die_at_rename, in_child
 from tests.trust.scores import BAD, COUNT, GOOD, KEYS, real_rows, score, write_scores
 from torchgeo_specdm import PairFolder, SampleSpec, SyntheticAugmentedDataModule
 from torchgeo_specdm.pairs.fingerprint import write_seen_samples
+from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.trust.choosing import TRUST, balance
 from torchgeo_specdm.trust.filter_summary import summary_text
@@ -60,22 +60,6 @@ def scores(tmp_path: Path) -> Path:
     return write_scores(tmp_path / 'scores', rows[::-1], real_rows())
 
 
-def digests(*roots: Path) -> dict[str, str]:
-    return {
-        f'{number}/{path.relative_to(root)}': hashlib.sha256(
-            path.read_bytes()
-        ).hexdigest()
-        for number, root in enumerate(roots)
-        for path in root.rglob('*')
-        if path.is_file() and path.name != '.unchanged'
-    }
-
-
-def manifest(root: Path) -> list[dict[str, Any]]:
-    lines = (root / 'manifest.jsonl').read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def names(numbers: list[int]) -> list[str]:
     return [f'{number:06d}' for number in numbers]
 
@@ -107,7 +91,7 @@ class TestFolder:
 
     def test_manifest_documents_every_sample(self, source: Path, scores: Path) -> None:
         filter_pairs(source, source.parent / 'out', scores)
-        rows = manifest(source.parent / 'out')
+        rows = read_manifest(source.parent / 'out')
         assert [row['index'] for row in rows] == [*range(COUNT)]
         for i, row in enumerate(rows):
             wanted = score(i, **BAD.get(i, {}))
@@ -115,7 +99,7 @@ class TestFolder:
             assert row['accepted'] == (i in GOOD) and row['seed'] == 3
             assert len(row['files']) == (2 if i in GOOD else 0)
         assert rows[5]['reason'] == 'edges below 0.54; spectrum below 0.54'
-        rows = manifest(source.parent / 'out-random')
+        rows = read_manifest(source.parent / 'out-random')
         reasons = {row['reason'] for row in rows if not row['accepted']}
         assert reasons == {'dropped at random'}
         assert all('scores' in row for row in rows)
@@ -188,7 +172,7 @@ class TestFolder:
         assert len(PairFolder(summary.control)) == 4
         assert summary.reasons['not needed for balance'] == 5
         assert summary.accepted == 4
-        rows = manifest(out)
+        rows = read_manifest(out)
         assert sum(r.get('reason') == 'not needed for balance' for r in rows) == 5
 
     def test_seed_moves_the_control_only(self, source: Path, scores: Path) -> None:
@@ -213,7 +197,7 @@ class TestFolder:
         summary = filter_pairs(source, tmp_path / 'out', scores)
         assert (summary.accepted, summary.total) == (2, 3)
         for root in (tmp_path / 'out', summary.control):
-            found = manifest(root)
+            found = read_manifest(root)
             assert [row['index'] for row in found] == [0, 1, 2, 3]
             assert found[1]['reason'] == 'non-finite pixels'
             assert len(PairFolder(root)) == 2
@@ -353,10 +337,10 @@ class TestInterruption:
     def test_killed_run_is_finished_by_the_same_call(
         self, source: Path, scores: Path, renames: int
     ) -> None:
-        def run() -> dict[str, str]:
+        def run() -> list[dict[str, str]]:
             out = source.parent / 'out'
             summary = filter_pairs(source, out, scores)
-            return digests(out, summary.control)
+            return [digests(out), digests(summary.control)]
 
         wanted = run()
         for root in ('out', 'out-random'):
@@ -372,12 +356,12 @@ class TestInterruption:
     def test_finished_run_stays(self, source: Path, scores: Path) -> None:
         out = source.parent / 'out'
         control = filter_pairs(source, out, scores).control
-        before = digests(out, control)
+        before = digests(out), digests(control)
         path = out / 'images' / '000003.tif'
         written = path.stat().st_mtime_ns
         (out / 'masks' / '000004.tif').unlink()
         filter_pairs(source, out, scores)
-        assert digests(out, control) == before
+        assert (digests(out), digests(control)) == before
         assert path.stat().st_mtime_ns == written
 
     @pytest.mark.parametrize(
@@ -388,10 +372,10 @@ class TestInterruption:
     ) -> None:
         out = source.parent / 'out'
         control = filter_pairs(source, out, scores).control
-        before = digests(out, control)
+        before = digests(out), digests(control)
         with pytest.raises(FileExistsError, match='begun with other settings'):
             filter_pairs(source, out, scores, **settings)
-        assert digests(out, control) == before
+        assert (digests(out), digests(control)) == before
 
     def test_changed_samples_are_refused(self, source: Path, scores: Path) -> None:
         out = source.parent / 'out'

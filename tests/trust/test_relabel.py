@@ -1,7 +1,6 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-import hashlib
 import json
 import signal
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import PAIR_CLASSES, PAIR_SPECTRA, write_pair_folder
-from tests.data.pairs import make_pairs
+from tests.data.pairs import digests, make_pairs
 from tests.processes import die_at_rename, in_child
 from torchgeo_specdm import (
     MultispectralSegmentationTask,
@@ -25,6 +24,7 @@ from torchgeo_specdm import (
 )
 from torchgeo_specdm.pairs.facts import fingerprints
 from torchgeo_specdm.pairs.fingerprint import write_seen_samples
+from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.pairs.writer import PairWriter
 from torchgeo_specdm.trust.relabel import relabel
 
@@ -88,19 +88,6 @@ def run(source: Path, out: Path, predict: Any = None, **settings: Any) -> Path:
     return out
 
 
-def digests(root: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob('*')
-        if path.is_file()
-    }
-
-
-def rows(root: Path) -> list[dict[str, Any]]:
-    lines = (root / 'manifest.jsonl').read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_source(tmp_path / 'source')
@@ -131,7 +118,7 @@ class TestFolder:
         assert PairWriter(out, SPEC, {}, provenance['settings']).done() == {
             *range(COUNT)
         }
-        for i, row in enumerate(rows(out)):
+        for i, row in enumerate(read_manifest(out)):
             assert row['index'] == i and row['seed'] == 3 and row['accepted']
             # a score of the old mask says nothing of the new one
             assert 'alignment' not in row
@@ -142,7 +129,7 @@ class TestFolder:
         assert f'{COUNT} image patches of `{source}`' in card and '(oracle)' in card
 
     def test_rejected_samples_stay_out(self, source: Path, tmp_path: Path) -> None:
-        lines = rows(source)
+        lines = read_manifest(source)
         lines[2]['accepted'] = False
         text = ''.join(json.dumps(row) + '\n' for row in lines)
         (source / 'manifest.jsonl').write_text(text)

@@ -42,23 +42,34 @@ def real(pair_folder: Path) -> PairFolderDataModule:
     return open_data(pair_folder)
 
 
+def measure(task: TrustTask, real: Any, synthetic: Any, batch_size: int = 5) -> Any:
+    """What a test of Lightning logs, and all that was measured."""
+    data = TrustDataModule(open_data(real), synthetic, batch_size=batch_size)
+    (logged, *_) = quiet_trainer(task.out).test(task, data, verbose=False)
+    return logged, read_measures(task.out)
+
+
 @pytest.fixture
 def measured(
-    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+    real: PairFolderDataModule, untrained: Path, tmp_path: Path
 ) -> Callable[[Change], Any]:
     """Measure changed training pairs as if they were generated."""
-    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
 
     def run(change: Change) -> Any:
         synthetic = write_changed(real, tmp_path / 'synthetic', change)
-        task = TrustTask(str(tmp_path / 'out'), ORACLE, str(generator), updates=1)
-        data = TrustDataModule(open_data(real.root), synthetic, batch_size=5)
-        (logged, *_) = quiet_trainer(tmp_path).test(task, data, verbose=False)
-        found = read_measures(tmp_path / 'out')
+        task = TrustTask(str(tmp_path / 'out'), ORACLE, str(untrained), updates=1)
+        logged, found = measure(task, real.root, synthetic)
         assert logged['alignment'] == pytest.approx(found['alignment']['calibrated'])
         return found
 
     return run
+
+
+@pytest.fixture(scope='module')
+def copies(real: PairFolderDataModule, tmp_path_factory: Any) -> Path:
+    """The training pairs themselves, as if they were generated."""
+    out: Path = tmp_path_factory.mktemp('copies') / 'set'
+    return write_changed(real, out, lambda image, mask: (image, mask))
 
 
 def test_spectra_of_a_fold_are_read_by_those_of_the_others(tmp_path: Path) -> None:
@@ -72,15 +83,14 @@ def test_spectra_of_a_fold_are_read_by_those_of_the_others(tmp_path: Path) -> No
             # each class looks like the next one in the second fold
             raster.write(PAIR_SPECTRA[(mask + fold) % 4].transpose(2, 0, 1))
     task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=1)
-    data = TrustDataModule(open_data(folder), str(folder), batch_size=5)
-    quiet_trainer(tmp_path).test(task, data, verbose=False)
+    measure(task, folder, folder)
     rows = list(read_scores(tmp_path / 'out' / 'scores' / 'real.jsonl'))
     assert len(rows) == 16
     assert all(row['spectrum'] < 0.05 for row in rows)
 
 
 class TestMeasures:
-    def test_real_pairs_are_as_good_as_real(
+    def test_copies_are_as_good_as_real_and_found(
         self, measured: Any, tmp_path: Path
     ) -> None:
         found = measured(lambda image, mask: (image, mask))
@@ -111,9 +121,7 @@ class TestMeasures:
         rows = list(read_scores(tmp_path / 'out' / 'scores' / 'real.jsonl'))
         assert [row['index'] for row in rows] == list(range(16))
         assert all(row['agreement'] > 0.99 for row in rows)
-
-    def test_copies_are_found(self, measured: Any) -> None:
-        found = measured(lambda image, mask: (image, mask))['memorisation']
+        found = found['memorisation']
         assert found['pixels']['alarm'] and found['features']['alarm']
         for near in found['nearest']:
             # the folder was written in the order of the training samples
@@ -172,7 +180,7 @@ def paint(sample: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def test_a_codec_that_paints_labels_is_named(
-    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+    pair_folder: Path, copies: Path, untrained: Path, tmp_path: Path
 ) -> None:
     class Painted(TrustTask):
         def setup(self, stage: str) -> None:
@@ -180,12 +188,8 @@ def test_a_codec_that_paints_labels_is_named(
             assert self.codec is not None
             self.codec.roundtrip = paint  # type: ignore[method-assign]
 
-    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
-    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
-    task = Painted(str(tmp_path / 'out'), ORACLE, str(generator), updates=1)
-    data = TrustDataModule(open_data(real.root), synthetic)
-    quiet_trainer(tmp_path).test(task, data, verbose=False)
-    found = read_measures(tmp_path / 'out')
+    task = Painted(str(tmp_path / 'out'), ORACLE, str(untrained), updates=1)
+    _, found = measure(task, pair_folder, copies)
     swapped = found['alignment']['swapped']
     assert swapped['other'] > 0.95 and swapped['own'] < 0.05
     assert swapped['original_other'] < 0.05
@@ -194,14 +198,12 @@ def test_a_codec_that_paints_labels_is_named(
 
 
 def test_a_judge_that_took_no_step_is_refused(
-    real: PairFolderDataModule, tmp_path: Path
+    pair_folder: Path, copies: Path, tmp_path: Path
 ) -> None:
-    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
     nothing = {'limit_train_batches': 0}
     task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=3, trainer=nothing)
-    data = TrustDataModule(open_data(real.root), synthetic)
     with pytest.raises(RuntimeError, match='Judge 1 took 0 of 1 optimiser steps'):
-        quiet_trainer(tmp_path).test(task, data, verbose=False)
+        measure(task, pair_folder, copies)
     assert not (tmp_path / 'out' / 'judges').exists()
 
 
@@ -230,36 +232,31 @@ def test_any_datamodule_of_torchgeo(make: Any, tmp_path: Path) -> None:
     assert all(v.isfinite().all() for judge in weights for v in judge.values())
 
 
-def test_judges_are_used_again(real: PairFolderDataModule, tmp_path: Path) -> None:
-    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
-    task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=1)
+def test_judges_are_used_again(pair_folder: Path, copies: Path, tmp_path: Path) -> None:
     weights = [tmp_path / 'out' / 'judges' / n / 'model.safetensors' for n in '01']
 
     def run(updates: int) -> list[int]:
         task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=updates)
-        data = TrustDataModule(open_data(real.root), synthetic)
-        quiet_trainer(tmp_path).test(task, data, verbose=False)
+        measure(task, pair_folder, copies)
         return [path.stat().st_mtime_ns for path in weights]
 
     first = run(1)
     assert run(1) == first
     assert all(a != b for a, b in zip(run(2), first, strict=True))
     # without a generator there is no codec to measure
-    found = read_measures(task.out)
+    found = read_measures(tmp_path / 'out')
     assert 'reconstruction' not in found and 'transparency' not in found['alignment']
 
 
 def test_too_many_pairs_for_overlap_are_said(
-    real: PairFolderDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair_folder: Path, copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('torchgeo_specdm.trust.task._MOST_PAIRS', 63)
-    synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (i, m))
     task = TrustTask(str(tmp_path / 'out'), ORACLE, updates=1)
-    data = TrustDataModule(open_data(real.root), synthetic)
     # 16 training and 4 test samples
     with pytest.warns(UserWarning, match=r'64 pairs .* torchgeo-specdm overlap'):
-        quiet_trainer(tmp_path).test(task, data, verbose=False)
-    assert read_measures(tmp_path / 'out')['overlap'] == {}
+        _, found = measure(task, pair_folder, copies)
+    assert found['overlap'] == {}
 
 
 def write_test(
@@ -308,14 +305,13 @@ def run_on_two(path: Path) -> None:
 
 
 def test_two_processes_find_what_one_finds(
-    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+    real: PairFolderDataModule, untrained: Path, tmp_path: Path
 ) -> None:
     synthetic = write_changed(real, tmp_path / 'set', lambda i, m: (0.9 * i + 30, m))
-    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
     found = []
     for devices in (1, 2):
         out = tmp_path / str(devices)
-        path = write_test(out, devices, generator, real.root, str(synthetic))
+        path = write_test(out, devices, untrained, real.root, str(synthetic))
         if devices == 1:
             torchgeo(['test', '--config', str(path)])
         else:
@@ -329,18 +325,16 @@ def test_two_processes_find_what_one_finds(
 
 
 def test_a_generator_is_measured_without_a_folder(
-    real: PairFolderDataModule, tiny_settings: dict[str, Any], tmp_path: Path
+    pair_folder: Path, untrained: Path, tmp_path: Path
 ) -> None:
-    generator = write_generator(pixel_codec(real), tiny_settings, tmp_path / 'stage2')
     one, two = (tmp_path / name for name in ('one', 'two'))
     drawing = GenerationDataModule(str(one / 'set'), 10, batch_size=4)
-    task = TrustTask(str(one), ORACLE, str(generator), updates=1)
-    data = TrustDataModule(open_data(real.root), drawing, batch_size=3)
-    quiet_trainer(tmp_path).test(task, data, verbose=False)
+    task = TrustTask(str(one), ORACLE, str(untrained), updates=1)
+    measure(task, pair_folder, drawing, 3)
     init = {'out': str(two / 'set'), 'count': 10, 'batch_size': 4}
     path = 'torchgeo_specdm.GenerationDataModule'
     config = {'class_path': path, 'init_args': init}
-    run_on_two(write_test(two, 2, generator, real.root, config))
+    run_on_two(write_test(two, 2, untrained, pair_folder, config))
     drawn = []
     for out in (one, two):
         assert read_measures(out)['counts']['synthetic'] == 10
@@ -351,17 +345,16 @@ def test_a_generator_is_measured_without_a_folder(
         assert (out / 'set' / 'README.md').exists()
     assert torch.equal(*drawn)
     # the generator's own, not those of another
-    made = Generator.load(generator)
+    made = Generator.load(untrained)
     expected = made.sample(range(4), 0)['image']
     assert torch.equal(drawn[0][:4], expected.round().clamp(0, 65535))
 
 
-def test_drawing_needs_a_generator(real: PairFolderDataModule, tmp_path: Path) -> None:
+def test_drawing_needs_a_generator(pair_folder: Path, tmp_path: Path) -> None:
     task = TrustTask(str(tmp_path / 'out'), ORACLE)
     drawing = GenerationDataModule(str(tmp_path / 'set'), 4)
-    data = TrustDataModule(open_data(real.root), drawing)
     with pytest.raises(ValueError, match=r'TrustTask\(generator=FOLDER\)'):
-        quiet_trainer(tmp_path).test(task, data, verbose=False)
+        measure(task, pair_folder, drawing)
     assert not (tmp_path / 'set').exists()
 
 
@@ -373,9 +366,8 @@ def test_a_generator_of_another_kind_does_not_draw(
     generator = write_generator(codec, tiny_settings, tmp_path / 'stage2')
     task = TrustTask(str(tmp_path / 'out'), ORACLE, str(generator))
     drawing = GenerationDataModule(str(tmp_path / 'set'), 4)
-    data = TrustDataModule(open_data(real.root), drawing)
     with pytest.raises(ValueError, match=r"'town'.*'city'"):
-        quiet_trainer(tmp_path).test(task, data, verbose=False)
+        measure(task, real.root, drawing)
     assert not [*(tmp_path / 'set').rglob('*.tif')]
 
 

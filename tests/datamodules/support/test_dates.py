@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torchgeo.datamodules import LEVIRCDDataModule
 
-from tests.datamodules.torchgeo_fakes import Recorder, quiet_trainer
+from tests.conftest import quiet_trainer
+from tests.datamodules.torchgeo_fakes import Recorder
 from torchgeo_specdm import (
     LatentDataModule,
     MultispectralChangeDetectionTask,

@@ -14,13 +14,13 @@ from lightning.pytorch import seed_everything
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.support.mixing import MixSampler, subset
 
+from ...conftest import quiet_trainer
 from ...processes import run_ranks
 from ..torchgeo_fakes import (
     CodedDataModule,
     Recorder,
     coded_numbers,
     is_real,
-    quiet_trainer,
     tiny_task,
 )
 

@@ -20,6 +20,7 @@ from torchgeo_specdm.compat import BaseTask
 from torchgeo_specdm.tasks.support import guards
 from torchgeo_specdm.tasks.support.guards import StepGuard, require_writable
 
+from ...conftest import quiet_trainer
 from ...processes import run_command
 
 CONFIG = """
@@ -78,13 +79,8 @@ def fit(
 ) -> Trainer:
     bad = options.pop('bad', 100)
     task = options.pop('task', None) or MeanTask()
-    trainer = Trainer(
-        accelerator='cpu',
-        default_root_dir=root,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{'logger': False, 'max_epochs': 1} | options,
-    )
+    given = {'max_epochs': 1, 'enable_checkpointing': True} | options
+    trainer = quiet_trainer(root, **given)
     data = PointsDataModule(samples=samples, bad=bad)
     trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     return trainer

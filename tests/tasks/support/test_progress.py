@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tests.conftest import quiet_trainer
 from torchgeo_specdm.tasks.support import progress
 from torchgeo_specdm.tasks.support.progress import StepProgressBar
 
@@ -69,14 +70,8 @@ class Task(LightningModule):
 
 
 def trainer(tmp_path: Path, bar: StepProgressBar, **settings: Any) -> Trainer:
-    return Trainer(
-        default_root_dir=tmp_path,
-        accelerator='cpu',
-        logger=False,
-        enable_model_summary=False,
-        callbacks=[bar],
-        log_every_n_steps=1,
-        **{'enable_checkpointing': False, **settings},
+    return quiet_trainer(
+        tmp_path, **{'callbacks': [bar], 'enable_progress_bar': True} | settings
     )
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from torchgeo_specdm.tasks.support.stopping import SaveWhenStopped
 
+from ...conftest import quiet_trainer
 from .test_guards import MeanTask, PointsDataModule
 
 
@@ -39,20 +40,10 @@ def fail(trainer: Trainer) -> None:
 
 def fit(root: Path, at: At, **options: Any) -> None:
     """Four steps, if nothing stops them; a checkpoint after every tenth."""
-    trainer = Trainer(
-        accelerator='cpu',
-        default_root_dir=root,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=1,
-        callbacks=[
-            SaveWhenStopped(),
-            at,
-            ModelCheckpoint(root / 'kept', every_n_train_steps=10),
-        ],
-        **options,
-    )
+    saving = ModelCheckpoint(root / 'kept', every_n_train_steps=10)
+    callbacks = [SaveWhenStopped(), at, saving]
+    given = {'max_epochs': 1, 'enable_checkpointing': True} | options
+    trainer = quiet_trainer(root, callbacks=callbacks, **given)
     trainer.fit(MeanTask(), datamodule=PointsDataModule())
 
 
