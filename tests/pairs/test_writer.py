@@ -285,7 +285,7 @@ class TestCard:
         assert 'B02, B8A, NDVI' in card and 'land, water, ice' in card
         assert 'image and mask together' in card
         # 127 of 768 values of one of three samples
-        assert f'{127 / 768 / 3:.4%} of the values' in card
+        assert f'{127 / 768 / 3:.2%} of the values' in card
         assert 'unknown' in data_card(tmp_path, {})
 
     def test_sources(self, tmp_path: Path) -> None:

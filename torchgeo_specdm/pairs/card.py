@@ -25,12 +25,13 @@ _CARD = """# Synthetic labelled image patches
 | seed | {seed} |
 | generator | {codec} codec, weights {generator} |
 | trained on | {trained_on}, {updates} updates, preset {preset} |
-| clipped to the range of training and {dtype} | {clipped:.4%} of the values |
+| clipped to the range of training and {dtype} | {clipped:.2%} of the values |
 
 `images/<id>.tif` and `masks/<id>.tif` are GeoTIFFs with band names, scale and class
-colours, and open in QGIS as they are. They have a georeference where what was given
-lies somewhere; all others lie nowhere. `manifest.jsonl` holds number, seed and SHA-256 of each sample,
-`training_samples.txt` fingerprints of the real samples that the generator saw.
+colours, and open in QGIS as they are. They have the georeference of the mask or image
+that they were drawn for, if it has one, and no other. `manifest.jsonl` holds number,
+seed and SHA-256 of each sample, `training_samples.txt` fingerprints of the real samples
+that the generator saw.
 
 ## Before you train on it
 

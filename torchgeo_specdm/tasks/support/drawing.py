@@ -349,7 +349,8 @@ def describe_samples(root: Path) -> str:
             f'{root} has no sample: all {rejected} were rejected for pixels that are '
             'not finite. Train the generator longer and draw into another folder.'
         )
-    text = f'{accepted} samples are in {root}, {rejected} rejected.'
+    said = '1 sample is' if accepted == 1 else f'{accepted} samples are'
+    text = f'{said} in {root}, {rejected} rejected.'
     return '\n'.join([text, *describe_shares(root)])
 
 
