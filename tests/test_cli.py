@@ -169,6 +169,24 @@ class TestDescribe:
         assert len(found['std']) == 4
         assert not (folder / 'dataset.json').exists()
 
+    @pytest.mark.parametrize(
+        ('file', 'text', 'said'),
+        [
+            ('places.csv', 'id,place\n0,a\n1,b\n2,c\n', 'where 3 samples lie'),
+            ('places.csv', 'id,place\n0000,a\n0001,a\n0002,a\n', '1 places to share'),
+            ('val.txt', '0001\n', "1 of them also in another list: ['0001']"),
+        ],
+    )
+    def test_says_what_is_wrong_with_splits(
+        self, tmp_path: Path, capsys: Output, file: str, text: str, said: str
+    ) -> None:
+        folder = make_pairs(tmp_path, count=3)
+        if file == 'val.txt':
+            (folder / 'train.txt').write_text('0000\n0001\n')
+        (folder / file).write_text(text)
+        assert main(['describe', str(folder)]) == 0
+        assert said in capsys.readouterr().err
+
     def test_two_hundred_bands_fit_on_a_screen(
         self, tmp_path: Path, capsys: Output
     ) -> None:
@@ -217,6 +235,7 @@ class TestDescribe:
     def test_a_closed_pipe_is_no_error(self, tmp_path: Path) -> None:
         folder = make_pairs(tmp_path, 2)
         (folder / 'train.txt').write_text('0000')
+        (folder / 'val.txt').write_text('0001')
         reading, writing = os.pipe()
         os.close(reading)
 

@@ -46,6 +46,7 @@ def scenes(options: Namespace) -> None:
 
 def describe(options: Namespace) -> None:
     """Check a folder of pairs and print what it holds."""
+    from .datamodules.pairs import PairFolderDataModule
     from .datamodules.support.preparation import measure_moments
     from .datasets.pairs import PairFolder
     from .pairs.layout import PLACES
@@ -79,6 +80,13 @@ def describe(options: Namespace) -> None:
         print(f'There is no train.txt, so patches are split {by}.', file=sys.stderr)
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
+    # without being written down, a value for no label is not known to others
+    if options.write or options.no_label is None:
+        try:
+            PairFolderDataModule(options.folder).split_ids()
+        except ValueError as error:
+            # the folder may be for other things than training
+            print(error, file=sys.stderr)
 
 
 def _bands(options: Namespace) -> Any:

@@ -209,7 +209,7 @@ class TestPlainFolder:
         assert np.array_equal(found, np.resize(values, (8, 8)))
 
     @pytest.mark.parametrize('mark', ',;\t')
-    @pytest.mark.parametrize('table', ['id,name\n', '\ufeffid, name ,color\r\n\r\n'])
+    @pytest.mark.parametrize('table', ['id,name\n', '\ufeffID, Name ,color\r\n\r\n'])
     def test_classes_csv(self, root: Path, table: str, mark: str) -> None:
         codes = np.array([10, 30, 20, 255], np.uint8)
         rows = f'{table}10,Wälder\r\n 30 ,"Water@ deep",blue\r\n20,Ice\r\n'
@@ -343,18 +343,24 @@ class TestPlainFolder:
         assert PairFolder(tmp_path).spec == folder.spec
 
     @pytest.mark.parametrize(
-        ('dtype', 'top', 'name'),
+        ('dtype', 'top', 'name', 'colour'),
         [
-            ('uint8', 255, None),
-            ('uint8', 255, 'Alpha'),
-            ('uint16', 65535, None),
+            ('uint8', 255, None, ColorInterp.alpha),
+            ('uint8', 255, 'Alpha', ColorInterp.alpha),
+            ('uint16', 65535, None, ColorInterp.alpha),
             # as drones write them
-            ('uint16', 255, None),
-            ('float32', 1, None),
+            ('uint16', 255, None, ColorInterp.alpha),
+            ('uint16', 65535, 'Alpha', ColorInterp.undefined),
+            ('float32', 1, None, ColorInterp.alpha),
         ],
     )
     def test_transparent_pixels(
-        self, tmp_path: Path, dtype: str, top: int, name: str | None
+        self,
+        tmp_path: Path,
+        dtype: str,
+        top: int,
+        name: str | None,
+        colour: ColorInterp,
     ) -> None:
         make_pairs(tmp_path, 4, [None] * 4, dtype=dtype)
         for i in range(4):
@@ -364,7 +370,7 @@ class TestPlainFolder:
             # the third one shows nothing
             image[:, : 8 if i == 2 else 2] = 0
             write_tiff(path, image, [None] * 3 + [name])
-            change(path, colorinterp=[*RGB, ColorInterp.alpha])
+            change(path, colorinterp=[*RGB, colour])
         folder = PairFolder(tmp_path)
         folder.verify()
         assert folder[2]['image'].isnan().all()
@@ -389,6 +395,39 @@ class TestPlainFolder:
         assert np.array_equal(
             folder[1]['image'], image_of(folder[1]['mask'].numpy(), 4)
         )
+
+    @pytest.mark.parametrize(
+        ('dtype', 'value', 'said'),
+        [
+            ('int16', -9999, '25 % of the pixels are -9999 in'),
+            ('uint16', 65535, '{"nodata": 65535}'),
+            ('uint16', 0, '{"nodata": 0}'),
+            ('float32', float(np.finfo('f4').min), '{"nodata": -3.40282347e+38}'),
+            # a bright roof
+            ('uint8', 255, ''),
+        ],
+    )
+    def test_nodata_that_nobody_names(
+        self,
+        root: Path,
+        caplog: pytest.LogCaptureFixture,
+        dtype: str,
+        value: float,
+        said: str,
+    ) -> None:
+        for path in (root / 'images').iterdir():
+            image = read(path).astype(dtype)
+            image[:, :2] = value
+            write_tiff(path, image, NAMES)
+        PairFolder(root).verify()
+        assert said in caplog.text and ('"nodata"' in caplog.text) == bool(said)
+        if said:
+            (root / 'dataset.json').write_text(f'{{"nodata": {value!r}}}')
+            caplog.clear()
+            folder = PairFolder(root)
+            folder.verify()
+            assert '"nodata"' not in caplog.text
+            assert folder[0]['image'].isnan().all(0)[:2].all()
 
     def test_internal_mask(self, root: Path) -> None:
         for path in (root / 'images').iterdir():
@@ -473,13 +512,14 @@ class TestNoLabel:
         found.write_description()
         self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
 
+    @pytest.mark.parametrize('first', [0, 1])
     def test_tag_of_the_masks(
-        self, folder: Path, caplog: pytest.LogCaptureFixture
+        self, folder: Path, caplog: pytest.LogCaptureFixture, first: int
     ) -> None:
-        for path in (folder / 'masks').iterdir():
+        for path in sorted((folder / 'masks').iterdir())[first:]:
             change(path, nodata=0)
         self.check(PairFolder(folder), ('class_1', 'class_2', 'class_3'), 0)
-        assert 'the value 0 is no label, since the masks name it' in caplog.text
+        assert 'the value 0 is no label, since masks name it' in caplog.text
         # a table that calls it a class is believed
         (folder / 'classes.csv').write_text('id,name\n0,sea\n1,a\n2,b\n3,c\n')
         assert PairFolder(folder).spec.codes == (0, 1, 2, 3)

@@ -41,7 +41,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (pairs, 'read_raster'),
         (pairs, 'read_codes'),
         (description, 'read_raster'),
-        (classes, 'read_codes'),
+        (classes, 'read_raster'),
     ):
         known = getattr(module, name)
 

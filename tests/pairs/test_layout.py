@@ -15,6 +15,7 @@ import torch
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets import pairs
 from torchgeo_specdm.datasets.pairs import PairFolder
+from torchgeo_specdm.pairs.layout import read_corners
 from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.pairs.rasters import Raster, read_raster
 from torchgeo_specdm.pairs.spec import SampleSpec
@@ -63,6 +64,13 @@ class TestLists:
         folder = PairFolder(root, 'val')
         assert folder.ids == ['Straße 7.b']
         folder.verify()
+
+    def test_places_may_name_files(self, root: Path) -> None:
+        ids = ('0000.tif', 'images\\0001.TIFF', 'x/masks/0002.png', '0003')
+        rows = ''.join(f'{name};{i % 2};{i};7\n' for i, name in enumerate(ids))
+        (root / 'places.csv').write_text(f'ID;Place;Row;Column\n{rows}')
+        assert PairFolder(root).places == ['0', '1', '0', '1']
+        assert read_corners(root)['0002'] == (2, 7)
 
     def test_unknown_ids(self, root: Path) -> None:
         (root / 'train.txt').write_text('0000\n\n9\n8\n')
@@ -239,6 +247,18 @@ class TestPairing:
             (tmp_path / folder).mkdir()
         with pytest.raises(ValueError, match='0 images and 0 masks'):
             PairFolder(tmp_path)
+
+    def test_folders_of_splits(
+        self, root: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for kind in ('images', 'masks'):
+            files = [*(root / kind).iterdir()]
+            (root / kind / 'train').mkdir()
+            for path in files:
+                path.rename(path.parent / 'train' / path.name)
+        with pytest.raises(ValueError, match=r'0 images .*a_1\.tif and a_2\.tif'):
+            PairFolder(root)
+        assert 'the folders train. Put the files of all into one' in caplog.text
 
     def test_one_id_twice(self, root: Path) -> None:
         (root / 'images' / '0002.tiff').touch()

@@ -4,6 +4,7 @@
 """A folder of image-and-mask pairs: what users bring, and what we generate."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import reduce
@@ -21,12 +22,14 @@ from ..pairs.cache import FileCache, pack_facts, unpack_facts
 from ..pairs.classes import CLASSES
 from ..pairs.codes import class_positions, read_codes
 from ..pairs.description import check_image, describe
-from ..pairs.facts import BandMoments, SampleFacts
+from ..pairs.facts import BandMoments, SampleFacts, likely_nodata
 from ..pairs.layout import DESCRIPTION, SPLITS, read_list, read_places
 from ..pairs.manifest import manifest_lines, require_unchanged
 from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
+
+_log = logging.getLogger(__name__)
 
 #: How many faulty samples verify() looks for before it gives up.
 _MOST_FAULTS = 5
@@ -244,12 +247,15 @@ class PairFolder(PlottedDataset):
         """
         first, faults = '', []
         size: tuple[int, int] | None = None
+        ends = []
         for index, name in enumerate(self.ids):
             try:
-                shape = self.facts(index).form.size
+                facts = self.facts(index)
             except ValueError as error:
                 faults.append(str(error))
             else:
+                shape = facts.form.size
+                ends.append((facts.lowest, facts.highest))
                 first, size = (name, shape) if size is None else (first, size)
                 if one_size and shape != size:
                     faults.append(
@@ -265,6 +271,23 @@ class PairFolder(PlottedDataset):
         if faults:
             raise ValueError('\n'.join(faults))
         require_unchanged(self.root)
+        self._mention(likely_nodata(ends))
+
+    def _mention(self, nodata: tuple[float, float] | None) -> None:
+        """Say if some pixels seem to be missing, and neither file nor user said so."""
+        # 0 in a single band may be measured, and bytes are often as bright as can be
+        measured = {0.0} if self.spec.num_bands == 1 else set()
+        measured |= {255.0} if self.spec.dtype == 'uint8' else set()
+        if nodata and nodata[0] not in measured:
+            _log.warning(
+                '%s: %.3g %% of the pixels are %.9g in all bands. If nothing was '
+                'measured there, say so in %s: {"nodata": %.9g}.',
+                self.root,
+                100 * nodata[1],
+                nodata[0],
+                DESCRIPTION,
+                nodata[0],
+            )
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of a sample."""
@@ -317,7 +340,10 @@ class PairFolder(PlottedDataset):
             raise ValueError(f'{self.root}: {error}') from error
         self._channels = [stored.bands.index(band) for band in bands]
         self._facts: dict[str, bytes] = {}
-        settings = json.dumps([__version__, self._stored.spec.to_dict(), [*bands]])
+        facts = SampleFacts._fields
+        settings = json.dumps(
+            [__version__, facts, self._stored.spec.to_dict(), [*bands]]
+        )
         self._cache = FileCache(self.root, settings, self._files.files)
 
     def _load(self, name: str) -> dict[str, Tensor]:

@@ -6,13 +6,14 @@
 import json
 import logging
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
 from .cache import FileCache
-from .codes import MISSING, nodata_code, read_codes
+from .codes import MISSING, codes_of, nodata_code
 from .layout import PairFiles, read_table
-from .rasters import Raster
+from .rasters import Raster, read_raster
 from .spec import USUAL_IGNORE
 
 _log = logging.getLogger(__name__)
@@ -48,16 +49,19 @@ def find_classes(
     tagged = [] if code is None else [code]
     path = files.root / CLASSES
     if not path.exists():
-        if code is not None and 0 <= code <= _MOST_CLASSES and code not in declared:
-            _log.warning(
-                '%s: the value %d is no label, since the masks name it as nodata. List '
-                'it in %s if it is a class.',
-                files.root,
-                code,
-                CLASSES,
-            )
+        found, named_by_some = _values_of_masks(files, variable)
+        tagged += sorted(named_by_some - {code})
+        for code in tagged:
+            if 0 <= code <= _MOST_CLASSES and code not in declared:
+                _log.warning(
+                    '%s: the value %d is no label, since masks name it as nodata. List '
+                    'it in %s if it is a class.',
+                    files.root,
+                    code,
+                    CLASSES,
+                )
         ignored = [*dict.fromkeys([*declared, *tagged])]
-        codes = _classes_of_masks(files, ignored, variable)
+        codes = _classes_of_masks(files, ignored, found)
         return codes, [f'class_{code}' for code in codes], ignored
     rows = read_table(path, ('id', 'name'))
     try:
@@ -86,19 +90,27 @@ def _plain(name: str) -> str:
     return ''.join(c for c in name.lower() if c.isalnum())
 
 
-def _classes_of_masks(
-    files: PairFiles, no_label: Sequence[int], variable: str | None
-) -> list[int]:
-    """All positions up to the highest in the masks, if they look like positions."""
-    cache = FileCache(files.root, f'codes {variable}', lambda n: files.files(n)[-1:])
+def _values_of_masks(
+    files: PairFiles, variable: str | None
+) -> tuple[set[int], set[int]]:
+    """The values in all masks, and those that some of the masks name as nodata."""
+    cache = FileCache(files.root, f'values {variable}', lambda n: files.files(n)[-1:])
     texts = dict(cache.kept)
     for name in files.ids:
         if name not in texts:
-            values = np.unique(read_codes(files.mask(name), variable))
-            texts[name] = json.dumps(values.tolist()).encode()
+            raster = read_raster(files.mask(name), (), variable)
+            values = np.unique(codes_of(files.mask(name), raster)).tolist()
+            texts[name] = json.dumps([values, nodata_code(raster)]).encode()
     cache.keep(texts)
-    found = {code for text in {*texts.values()} for code in json.loads(text)}
-    found.discard(MISSING)
+    looks = [json.loads(text) for text in {*texts.values()}]
+    found = {value for values, _ in looks for value in values}
+    return found - {MISSING}, {code for _, code in looks if code is not None}
+
+
+def _classes_of_masks(
+    files: PairFiles, no_label: Sequence[int], found: AbstractSet[int]
+) -> list[int]:
+    """All positions up to the highest in the masks, if they look like positions."""
     ignored = {*no_label} or {USUAL_IGNORE}
     labels = sorted(found - ignored)
     top = max(labels, default=0)

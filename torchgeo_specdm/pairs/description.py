@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
@@ -34,6 +35,10 @@ _USUAL_RANGE = (1, 99)
 _LOOKED_AT = 16
 #: Reflectance that most pixels of an image never have: snow and cloud have about 1.
 _MOST_REFLECTANCE = 2.0
+#: Reflectance that images go beyond in some band: numbers up to 255 do not.
+_LEAST_REFLECTANCE = 0.0256
+#: Times that one image or band goes beyond others in the same unit.
+_MOST_TIMES = 30.0
 #: Pixels between corners of an image and its mask, which some programs move by half.
 _MOST_PIXELS_APART = 1.0
 
@@ -334,13 +339,13 @@ def _find_scale(
     if raster.values.dtype.kind != 'f':
         return _usual_scale(raster, files.root)
     chosen = np.linspace(0, len(files.ids) - 1, min(len(files.ids), _LOOKED_AT))
-    rasters = (
+    rasters = [
         read_raster(files.images(files.ids[int(i)])[0], None, variable) for i in chosen
+    ]
+    low, high = _usual_range(
+        np.concatenate([r.values[r.valid & np.isfinite(r.values)] for r in rasters])
     )
-    values = np.concatenate(
-        [r.values[r.valid & np.isfinite(r.values)] for r in rasters]
-    )
-    low, high = np.percentile(values, _USUAL_RANGE) if values.size else (0.0, 0.0)
+    _warn_of_units(files.root, rasters)
     # numbers below 0 are no bytes: decibels, or reflectance after correction
     scale = 1.0 if low < 0 else usual_unit(float(high))[0]
     meaning = {1.0: 'reflectance 0..1', 1e-4: 'reflectance x 10000'}
@@ -356,17 +361,58 @@ def _find_scale(
     return scale
 
 
+def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Between which most values lie; 0 without any."""
+    low, high = np.percentile(values, _USUAL_RANGE) if values.size else (0.0, 0.0)
+    return float(low), float(high)
+
+
+def _warn_of_units(root: Path, rasters: Sequence[Raster]) -> None:
+    """Say if images, or bands, go as far beyond others as in another unit."""
+    names = name_bands(rasters[0])
+    alike = [r for r in rasters if len(r.values) == len(names)]
+    # what most values go up to: images x bands
+    tops = np.array(
+        [
+            [_usual_range(np.abs(r.values[i][r.valid[i]]))[1] for r in alike]
+            for i in range(len(names))
+        ]
+    ).T
+    by_image, by_band = np.median(tops, axis=1), tops.max(axis=0)
+    least, most = by_image[by_image > 0].min(initial=np.inf), by_image.max()
+    if most > _MOST_TIMES * least and usual_unit(least) != usual_unit(most):
+        _log.warning(
+            '%s: some images go up to %.3g, others to %.3g. If their units differ, '
+            'export all in one.',
+            root,
+            least,
+            most,
+        )
+    usual = np.median(by_band)
+    beyond = [names[i] for i in np.flatnonzero(by_band > _MOST_TIMES * usual)]
+    if beyond:
+        _log.warning(
+            '%s: %s go up to %.3g, half of the bands to %.3g or less. If their units '
+            'differ, give each band its scale in %s.',
+            root,
+            ', '.join(beyond),
+            by_band.max(),
+            usual,
+            BANDS,
+        )
+
+
 def _usual_scale(raster: Raster, root: Path) -> float:
     """The usual factor of whole numbers, with a warning where it cannot be."""
     if raster.values.dtype == np.uint8:
         return usual_unit(255)[0]
     scale = usual_unit(math.inf)[0]
-    values = raster.values[raster.valid]
-    high = scale * float(np.percentile(values, _USUAL_RANGE[1])) if values.size else 0.0
-    if high > _MOST_REFLECTANCE:
+    high = scale * _usual_range(raster.values[raster.valid])[1]
+    if high and not _LEAST_REFLECTANCE < high <= _MOST_REFLECTANCE:
         _log.warning(
             '%s: images are taken for reflectance x 10000, and would go up to %.3g. Set '
-            'scale and offset in %s (Landsat Collection 2: 2.75e-05 and -0.2).',
+            'scale and offset in %s (numbers up to 255: 0.0039 and 0; Landsat '
+            'Collection 2: 2.75e-05 and -0.2).',
             root,
             high,
             DESCRIPTION,

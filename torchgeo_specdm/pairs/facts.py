@@ -3,7 +3,7 @@
 
 """Facts of samples from one look at each, so that setting up reads each sample once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +17,8 @@ from .spec import USUAL_IGNORE, SampleSpec
 
 #: Share of its level by which a constant band varies in computing.
 _ROUNDING = 1e-9
+#: Share of pixels with one extreme value in all bands that measurements do not have.
+_LEAST_SHARE = 0.01
 #: Samples of a data set that are read to find out what it holds.
 _LOOKED_AT = 32
 
@@ -88,6 +90,10 @@ class SampleFacts(NamedTuple):
     top: int  #: highest class in the mask; 0 without any
     fingerprint: str | None  #: see :func:`.fingerprint`
     image_fingerprint: str | None  #: the same of the image without its mask
+    #: Lowest and highest value of pixels with all bands, and the share of pixels that
+    #: have it in all bands.
+    lowest: tuple[float, float]
+    highest: tuple[float, float]
 
     @classmethod
     def of(cls, sample: Mapping[str, Any]) -> Self:
@@ -125,7 +131,41 @@ class SampleFacts(NamedTuple):
             int(labels.max()) if labels.numel() else 0,
             fingerprint(sample),
             fingerprint(sample, labels=False),
+            *_extremes(bands),
         )
+
+
+def _extremes(bands: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Lowest and highest value of pixels (C, N), and how many have it in all bands."""
+    low, high = bands.amin(0), bands.amax(0)
+    seen = ~low.isnan()
+    ends = (
+        low[seen].min() if seen.any() else torch.tensor(torch.inf),
+        high[seen].max() if seen.any() else torch.tensor(-torch.inf),
+    )
+    shares = (((low == end) & (high == end)).float().mean() for end in ends)
+    lowest, highest = zip(map(float, ends), map(float, shares), strict=True)
+    return lowest, highest
+
+
+def likely_nodata(
+    ends: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> tuple[float, float] | None:
+    """Look for a value that seems to mean that nothing was measured.
+
+    Args:
+        ends: ``lowest`` and ``highest`` of all samples, one or more.
+
+    Returns:
+        The lowest or the highest value, if all bands have it in one of a hundred pixels
+        or more, and the share of these; else None.
+    """
+    low, high = (min(low for low, _ in ends), max(high for _, high in ends))
+    for side, (value, _) in enumerate((low, high)):
+        shares = [end[side][1] for end in ends if end[side][0] == value]
+        if low[0] < high[0] and sum(shares) >= _LEAST_SHARE * len(ends):
+            return value, sum(shares) / len(ends)
+    return None
 
 
 class Survey(NamedTuple):

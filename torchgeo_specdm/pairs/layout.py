@@ -118,15 +118,16 @@ class PairFiles:
         alone += [f'no image {s}' for s in sorted(wanted) if s not in self._images]
         if self._masks and not alone:
             return
-        each = 'an image' if self.dates == 1 else f'{self.dates} images (_1, _2, ...)'
+        each = 'an image a.tif (a_1.tif and a_2.tif of two dates)'
+        if self.dates > 1:
+            each = f'{self.dates} images: a_1.tif, a_2.tif and so on'
         remedy = 'Rename, add or remove these files.'
         if (self.root / MANIFEST).exists():
             remedy = 'If a generator was stopped here, run it again: it goes on.'
         raise ValueError(
             f'{self.root} has {len(self._images)} images and {len(self._masks)} masks, '
             f'{len(alone)} without partner: {", ".join(alone[:_SHOWN]) or "no file"}. '
-            f'Every mask needs {each} of its name, such as a.tif, and every image a '
-            f'mask. {remedy}'
+            f'Every mask, such as a.tif, needs {each}, and every image a mask. {remedy}'
         )
 
 
@@ -166,13 +167,18 @@ def read_list(root: Path, split: str) -> dict[str, int]:
         )
     ids: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split('\n'), 1):
-        name = _FOLDERS.sub('', line.strip())
-        if name.lower().endswith(sum(_KINDS, ())):
-            name = name[: name.rindex('.')]
-        name = unicodedata.normalize('NFC', name)
+        name = _id(line.strip())
         if name:
             ids.setdefault(name, number)
     return ids
+
+
+def _id(text: str) -> str:
+    """The id in a table or list, which may name the file."""
+    name = _FOLDERS.sub('', text)
+    if name.lower().endswith(sum(_KINDS, ())):
+        name = name[: name.rindex('.')]
+    return unicodedata.normalize('NFC', name)
 
 
 def read_table(
@@ -194,7 +200,7 @@ def read_table(
     lines = read_text(path).splitlines()
     mark = max(_MARKS, key=(lines or [''])[0].count)
     reader = csv.DictReader(lines, skipinitialspace=True, delimiter=mark)
-    header = [name.strip() for name in reader.fieldnames or ()]
+    header = [name.strip().lower() for name in reader.fieldnames or ()]
     if not set(columns) <= set(header):
         raise ValueError(
             f'{path} has the columns {header}, but must have {list(columns)}, named in '
@@ -248,7 +254,7 @@ def read_places(root: Path, ids: Sequence[str]) -> dict[str, str]:
     path = root / PLACES
     if not path.exists():
         return {name: name for name in ids}
-    places = {row['id']: row['place'] for row in read_table(path, ('id', 'place'))}
+    places = {_id(row['id']): row['place'] for row in read_table(path, ('id', 'place'))}
     unknown = [name for name in ids if name not in places]
     if unknown:
         raise ValueError(
@@ -270,7 +276,7 @@ def read_corners(root: Path) -> dict[str, tuple[int, int]]:
     path = root / PLACES
     try:
         rows = read_table(path, ('id', 'row', 'column')) if path.exists() else []
-        return {row['id']: (int(row['row']), int(row['column'])) for row in rows}
+        return {_id(row['id']): (int(row['row']), int(row['column'])) for row in rows}
     except ValueError:
         return {}
 
@@ -319,7 +325,17 @@ def list_rasters(folder: Path) -> dict[str, str]:
             'with files of the same names; torchgeo-specdm scenes makes one to try.'
         )
     # other systems leave hidden files such as ._a.tif beside a.tif
-    files = sorted(name for name in os.listdir(folder) if not name.startswith('.'))
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith('.')]
+    folders = sorted(entry.name for entry in shown if entry.is_dir())
+    files = sorted(entry.name for entry in shown if not entry.is_dir())
+    if folders:
+        _log.warning(
+            '%s: passed over are the folders %s. Put the files of all into one, and '
+            'name those of each split in train.txt, val.txt and test.txt.',
+            folder,
+            ', '.join(folders[:_SHOWN]),
+        )
     headers = {file for file in files if file.endswith(_HEADER)}
     endings = [_ending(file, headers) for file in files]
     kind = next((kind for kind in _KINDS if {*kind} & {*endings}), _KINDS[0])

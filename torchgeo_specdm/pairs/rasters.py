@@ -22,8 +22,6 @@ from .arrays import ARRAYS, read_array
 
 #: Share of the pixels of an alpha band that are quite transparent or quite opaque.
 _OPACITY = 0.95
-#: Descriptions of alpha bands, in lower case; most have none.
-_ALPHA_NAMES = ('', 'alpha')
 #: Filters of warnings belong to the whole process, but threads write rasters.
 _FILTERS = RLock()
 
@@ -157,14 +155,13 @@ def _require_real(path: Path, raster: Raster) -> Raster:
 def _read_spectral(source: Any, wanted: int | None) -> Raster:
     """The bands of an open file that are not alpha, as many as wanted if possible."""
     planes = source.read()
-    # GDAL calls the fourth of four bands of bytes alpha, near infrared too
+    names = [(name or '').strip() for name in source.descriptions]
+    # GDAL calls the fourth of four bands of bytes alpha, near infrared too; other
+    # programs tell alpha by its name alone
     opaque = [
-        colour == ColorInterp.alpha
-        and (name or '').strip().lower() in _ALPHA_NAMES
+        (name.lower() == 'alpha' or (not name and colour == ColorInterp.alpha))
         and (_is_opacity(band) if band.any() else wanted != source.count)
-        for colour, name, band in zip(
-            source.colorinterp, source.descriptions, planes, strict=True
-        )
+        for colour, name, band in zip(source.colorinterp, names, planes, strict=True)
     ]
     bands = [i for i, hidden in enumerate(opaque) if not hidden]
     values = planes[bands]
@@ -181,7 +178,7 @@ def _read_spectral(source: Any, wanted: int | None) -> Raster:
     return Raster(
         values=values,
         valid=valid,
-        names=tuple((source.descriptions[i] or '').strip() or None for i in bands),
+        names=tuple(names[i] or None for i in bands),
         wavelengths=tuple(
             _stated_wavelength(source, i + 1) or listed[i] for i in bands
         ),
