@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 import torchgeo_specdm
-from tests.data.pairs import make_pairs
+from tests.data.pairs import make_pairs, write_tiff
 from tests.processes import run_command
 from torchgeo_specdm import Generator, PairFolder, PairFolderDataModule, cli
 from torchgeo_specdm.cli import main
@@ -201,6 +201,19 @@ class TestDescribe:
         assert found['splits'] == {'train': 1, 'val': 1}
         assert found['classes'] == ['class_0', 'class_1'] and found['no_label'] == [2]
         assert sum(found['class_percent'].values()) == pytest.approx(100, abs=0.01)
+
+    def test_classes_of_one_pixel_and_of_none(
+        self, tmp_path: Path, capsys: Output
+    ) -> None:
+        folder = make_pairs(tmp_path, 3, size=256, classes=1)
+        mask = np.zeros((1, 256, 256), np.uint8)
+        mask[0, 0, 0] = 1
+        write_tiff(folder / 'masks' / '0001.tif', mask)
+        (folder / 'classes.csv').write_text('id,name\n0,sea\n1,rock\n5,ice\n')
+        assert main(['describe', str(folder)]) == 0
+        out, error = capsys.readouterr()
+        assert 0 < json.loads(out)['class_percent']['rock'] < 0.001
+        assert 'No mask has a pixel of ice.' in error
 
     def test_dead_bands_are_named_and_left_out(
         self, tmp_path: Path, capsys: Output

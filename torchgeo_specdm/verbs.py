@@ -70,6 +70,9 @@ def describe(options: Namespace) -> None:
     # a line for each entry: hundreds of bands still fit on a screen
     entries = (f'  {json.dumps(key)}: {json.dumps(found[key])}' for key in found)
     print('{\n' + ',\n'.join(entries) + '\n}')
+    absent = [name for name in folder.spec.classes if not found['class_percent'][name]]
+    if absent:
+        print(f'No mask has a pixel of {", ".join(absent)}.', file=sys.stderr)
     if not found['splits']:
         by = f'by the places of {PLACES}'
         if not (folder.root / PLACES).exists():
@@ -80,13 +83,11 @@ def describe(options: Namespace) -> None:
         print(f'There is no train.txt, so patches are split {by}.', file=sys.stderr)
     if options.write:
         print(f'Written to {folder.write_description()}.', file=sys.stderr)
-    # without being written down, a value for no label is not known to others
-    if options.write or options.no_label is None:
-        try:
-            PairFolderDataModule(options.folder).split_ids()
-        except ValueError as error:
-            # the folder may be for other things than training
-            print(error, file=sys.stderr)
+    try:
+        PairFolderDataModule(options.folder).split_ids(folder)
+    except ValueError as error:
+        # the folder may be for other things than training
+        print(error, file=sys.stderr)
 
 
 def _bands(options: Namespace) -> Any:

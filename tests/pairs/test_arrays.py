@@ -16,6 +16,7 @@ from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.arrays import read_array
 from torchgeo_specdm.pairs.codes import read_codes
+from torchgeo_specdm.pairs.spec import DTYPES
 
 #: Bands, rows, columns: no two are equal, so that axes cannot be confused unseen.
 SHAPE = (9, 5, 7)
@@ -47,12 +48,23 @@ def test_several_arrays_are_refused(tmp_path: Path) -> None:
         read_array(tmp_path / 'a.npz')
 
 
+@pytest.mark.parametrize('dtype', ['<f2', '>f4', '>u2', '>i4'])
+def test_types_that_rasters_do_not_have(tmp_path: Path, dtype: str) -> None:
+    array = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    found = read_array(write(tmp_path / 'a.npy', array.astype(dtype)), SHAPE[1:]).values
+    assert np.array_equal(found, array) and found.dtype.isnative
+    assert found.dtype.name in DTYPES
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float64])
 @pytest.mark.parametrize('ending', ['.npz', '.mat'])
-def test_the_array_that_can_be_meant(tmp_path: Path, ending: str) -> None:
+def test_the_array_that_can_be_meant(tmp_path: Path, ending: str, dtype: Any) -> None:
     cube = np.random.default_rng(0).random((5, 7, 4), np.float32)
-    labels = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    # MATLAB has whole numbers in floating-point types
+    labels = np.arange(35, dtype=dtype).reshape(5, 7)
     waves = [0.45, 0.55, 0.65, 0.85]
     stored = {'cube': cube, 'gt': labels, 'wavelengths': waves, 'pc': cube[:3]}
+    stored['depth'] = cube[..., 0]
     path = tmp_path / f'a{ending}'
     np.savez(path, **stored) if ending == '.npz' else scipy.io.savemat(path, stored)
     found = read_array(path, (5, 7))

@@ -229,10 +229,14 @@ def squares(
         (['sea', None, 'wood'], None, ('sea', 'wood'), (1, 0, 2, 0)),
         # whole numbers beside a gap are read as floating-point ones
         ([10.0, None, 2.0], None, ('class_2', 'class_10'), (10, 0, 2, 0)),
+        (['30', '4', None], None, ('class_4', 'class_30'), (30, 4, 0, 0)),
+        (['0', '4a', None], None, ('0', '4a'), (1, 2, 0, 0)),
         # 0 is a class here
         ([0, 1, 0], None, ('class_0', 'class_1'), (0, 1, 0, 255)),
         ([0, 1, 0], 'land', ('land', 'class_0', 'class_1'), (0, 1, 0, 255)),
         ([True, False], None, ('False', 'True'), (2, 1, 0, 0)),
+        # outside is a class that polygons have, too
+        (['sea', 'wood', None], 'sea', ('sea', 'wood'), (1, 2, 1, 1)),
     ],
 )
 def test_values_of_polygons(
@@ -266,21 +270,31 @@ def test_values_of_polygons(
         ('empty', 'has 0 polygons with a value of kind'),
         ('layers', r"has the layers \['area', 'labels'\].*ogr2ogr"),
         ('crs', 'does not say what its coordinate system is.*-a_srs'),
+        ('number', 'has kind=1099511627776, but a class is a word or a whole'),
+        ('table', r'a\.csv has 1 layers, none with polygons'),
     ],
 )
 def test_polygons_that_do_not_tell(
     scene: tuple[Path, np.ndarray], tmp_path: Path, fault: str, said: str
 ) -> None:
-    labels = tmp_path / ('a.shp' if fault == 'crs' else 'a.gpkg')
-    frame = squares([None if fault == 'empty' else 'wood'])
+    labels = tmp_path / {'crs': 'a.shp', 'table': 'a.csv'}.get(fault, 'a.gpkg')
+    frame = squares([{'empty': None, 'number': 2**40}.get(fault, 'wood')])
     frame = squares(['wood'], None) if fault == 'crs' else frame
     if fault == 'layers':
         frame.to_file(labels, layer='area')
         frame.to_file(labels, layer='labels')
+    elif fault == 'table':
+        labels.write_text('kind,x,y\nwood,500000,5299000\n')
     else:
         frame.to_file(labels)
     with pytest.raises(ValueError, match=said):
         export_scene(scene[0], labels, tmp_path / 'out', 8, None, 'kind')
+
+
+def test_complex_numbers(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / 'a.tif', np.ones((1, 32, 32), np.complex64))
+    with pytest.raises(ValueError, match=r'a\.tif holds complex numbers'):
+        export_scene(path, path, tmp_path / 'out', 8)
 
 
 def test_a_scene_that_is_turned(tmp_path: Path) -> None:

@@ -136,18 +136,28 @@ def test_images_in_other_units(
     assert ('some images go up to' in caplog.text) == (factor > 5)
 
 
-@pytest.mark.parametrize('moved', [0, 5, 40])
+@pytest.mark.parametrize(
+    ('moved', 'step', 'apart'), [(0, 10, 0), (5, 10, 0), (40, 10, 4), (0, 15, 4)]
+)
+@pytest.mark.parametrize('number', [0, 2])
 def test_masks_of_other_places(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, moved: float
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    moved: float,
+    step: float,
+    apart: int,
 ) -> None:
-    root = make_pairs(tmp_path, 1)
-    for kind, left in (('images', 500_000), ('masks', 500_000 + moved)):
-        with rasterio.open(root / kind / '0000.tif', 'r+') as raster:
+    root = make_pairs(tmp_path, 3)
+    for path in root.glob('*/*.tif'):
+        other = path == root / 'masks' / f'000{number}.tif'
+        left, size = (500_000 + moved, step) if other else (500_000, 10)
+        with rasterio.open(path, 'r+') as raster:
             raster.crs = 'EPSG:32632'
-            raster.transform = from_origin(left, 5_300_000, 10, 10)
+            raster.transform = from_origin(left, 5_300_000, size, size)
     PairFolder(root)
-    assert ('0000.tif and its mask' in caplog.text) == (moved > 10)
-    assert ('lie 4 pixels apart' in caplog.text) == (moved > 10)
+    assert (f'000{number}.tif and its mask' in caplog.text) == bool(apart)
+    assert (f'lie up to {apart} pixels apart' in caplog.text) == bool(apart)
 
 
 def test_an_offset_alone(tmp_path: Path) -> None:

@@ -51,6 +51,22 @@ def test_wavelengths_by_a_tag_of_the_file(tmp_path: Path, tags: dict[str, str]) 
     assert read_raster(path).wavelengths == pytest.approx(WAVES)
 
 
+@pytest.mark.parametrize('space', [None, 'ENVI'])
+def test_other_tags_of_an_envi_header(tmp_path: Path, space: str | None) -> None:
+    path = write_tiff(tmp_path / 'a.tif', np.ones((3, 4, 4), np.uint16))
+    tags = {'bbl': '{1, 0, 1}', 'reflectance_scale_factor': '2000'}
+    tags |= {'wavelength': '{1, 2, 3}', 'wavelength_units': 'Index'}
+    with rasterio.open(path, 'r+') as raster:
+        raster.update_tags(ns=space, **tags)
+        # as GDAL repeats it
+        raster.update_tags(2, wavelength='2')
+    found = read_raster(path)
+    assert found.valid.all((1, 2)).tolist() == [True, False, True]
+    assert not found.valid[1].any()
+    assert found.scales == (1 / 2000,) * 3
+    assert found.wavelengths == (None,) * 3
+
+
 @pytest.mark.parametrize(
     ('unit', 'factor'),
     [('Micrometers', 1e-3), ('Nanometers', 1), ('um', 1e-3), ('nm', 1), (None, 1)],

@@ -249,8 +249,11 @@ class PairFolderDataModule(NonGeoDataModule):
                 'no label in these samples, give the columns row and column.'
             )
 
-    def split_ids(self) -> dict[str, list[str]]:
+    def split_ids(self, folder: PairFolder | None = None) -> dict[str, list[str]]:
         """Find out what is in which split, without reading a sample.
+
+        Args:
+            folder: The whole folder, if it is open already.
 
         Returns:
             Ids of ``train``, ``val`` and ``test``; only test may be empty.
@@ -258,7 +261,7 @@ class PairFolderDataModule(NonGeoDataModule):
         Raises:
             ValueError: If a list is wrong, or there are too few places to share.
         """
-        folder = self._everything()
+        folder = folder or self._everything()
         ids = self._split(folder)
         if self.fold is not None:
             ids |= self._choose_fold(folder, [*ids['train'], *ids['val']], *self.fold)

@@ -313,7 +313,8 @@ class PairFolder(PlottedDataset):
             counts += np.bincount(
                 np.where(known, mask, len(counts) - 1).ravel(), minlength=len(counts)
             )
-        shares = (100 * counts / counts.sum()).round(3).tolist()
+        # a class of one pixel has a share, too
+        shares = [float(f'{share:.5g}') for share in 100 * counts / counts.sum()]
         return dict(zip((*self.spec.classes, 'no label'), shares, strict=True))
 
     def write_description(self) -> Path:

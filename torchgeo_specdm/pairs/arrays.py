@@ -68,9 +68,12 @@ def read_array(
         raise ValueError(
             f'{path} holds {len(shapes)} arrays: {shapes}{wanted}. Name the one with '
             'the pixels in dataset.json: {"variables": {"images": NAME, "masks": '
-            'NAME}}.'
+            'NAME}}. For export, save it alone.'
         )
-    values = _bands_first(stored[name], size or None)
+    array = stored[name]
+    # of the byte order of this machine, and of a type that rasters have
+    kind = np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
+    values = _bands_first(array.astype(kind.newbyteorder('=')), size or None)
     wavelengths: list[float | None] = [None] * len(values)
     for key, array in stored.items():
         if key.rpartition('/')[-1].lower() in _WAVELENGTHS and array.size == len(
@@ -94,7 +97,7 @@ def _meant(
         for name, array in pixels.items()
         if min(array.shape) > 1
         and (
-            array.ndim == 2 and array.dtype.kind in 'iub'
+            array.ndim == 2 and _is_whole(array)
             if size is not None and not size
             else array.ndim == 3
             and (not size or tuple(size) in (array.shape[1:], array.shape[:2]))
@@ -102,6 +105,13 @@ def _meant(
     ]
     names = likely if len(pixels) > 1 else [*pixels]
     return names[0] if len(names) == 1 else None
+
+
+def _is_whole(array: NDArray[Any]) -> bool:
+    """Whether an array has whole numbers, of floating-point type perhaps, or NaN."""
+    if array.dtype.kind == 'f':
+        return bool((np.isnan(array) | (array % 1 == 0)).all())
+    return array.dtype.kind in 'iub'
 
 
 def _bands_first(array: NDArray[Any], size: Sequence[int] | None) -> NDArray[Any]:

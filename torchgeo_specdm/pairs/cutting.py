@@ -26,7 +26,7 @@ from .classes import CLASSES
 from .codes import MISSING, codes_of, nodata_code, read_codes
 from .geotiffs import write_categories
 from .layout import PLACES, PlacedSample, write_table
-from .rasters import open_raster, read_raster
+from .rasters import open_raster, pixels_apart, read_raster
 from .spec import free_code
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
@@ -36,6 +36,8 @@ BLOCK = 4
 _FEWEST_BLOCKS = 6
 #: Highest code of classes whose names are written beside each mask.
 _MOST_NAMED = 255
+#: Highest whole number that rasters of polygons hold.
+_MOST_CODE = 2**31 - 1
 #: Share of a pixel by which labels may lie beside the scene, for rounding.
 _SLACK = 0.01
 
@@ -112,6 +114,11 @@ def _open_scene(image: Path, labels: Path) -> Iterator[Any]:
     """Open a scene; one of arrays as a georaster that lies nowhere."""
     if image.suffix.lower() not in ARRAYS:
         with open_raster(image) as scene:
+            if np.dtype(scene.dtypes[0]).kind == 'c':
+                raise ValueError(
+                    f'{image} holds complex numbers, but images must be real. Export '
+                    'amplitude or intensity.'
+                )
             yield scene
         return
     raster = read_raster(image, read_codes(labels).shape)
@@ -154,6 +161,8 @@ class _Labels:
             self.outside = 0 if 0 not in self.names else free_code(self.names)
             if background is None:
                 self.empty = self.outside
+            elif background in self.names.values():
+                self.outside = next(c for c, n in self.names.items() if n == background)
             else:
                 self.names = {self.outside: background, **self.names}
             found = {self.outside, *self.names}
@@ -180,16 +189,13 @@ class _Labels:
         scene = self.scene
         # arrays lie nowhere
         crs, place = crs or scene.crs, place or scene.transform
-        corners = [*product((0, shape[0]), (0, shape[1]))]
-        # where the scene has their corners, in pixels
-        moved = [~scene.transform * (place * corner[::-1]) for corner in corners]
-        apart = np.abs(np.array(moved)[:, ::-1] - corners).max()
+        apart = pixels_apart(scene.transform, place, shape)
         if (shape, crs) != ((scene.height, scene.width), scene.crs) or apart > _SLACK:
             raise ValueError(
-                f'{path} has {shape} pixels, {crs} and {place!r}, but {scene.name} has '
-                f'{(scene.height, scene.width)}, {scene.crs} and {scene.transform!r}; '
-                'one grid is needed. Bring the labels to the grid of the scene, for '
-                'example with gdalwarp -r near.'
+                f'{path} has {shape} pixels, {crs} and transform {place[:6]}, but '
+                f'{scene.name} has {(scene.height, scene.width)}, {scene.crs} and '
+                f'{scene.transform[:6]}; one grid is needed. Bring the labels to the '
+                'grid of the scene, for example with gdalwarp -r near.'
             )
 
     def read(self, window: Window) -> NDArray[Any]:
@@ -251,7 +257,12 @@ class _Labels:
                 f'{path} has the layers {drawn}, but one is needed. Write it alone: '
                 f'ogr2ogr labels.gpkg {path.name} LAYER.'
             )
-        shapes = geopandas.read_file(path, layer=drawn[0] if drawn else None)
+        if not drawn:
+            raise ValueError(
+                f'{path} has {len(layers)} layers, none with polygons, but one is '
+                'needed. Write it as a GeoPackage: ogr2ogr labels.gpkg FILE.'
+            )
+        shapes = geopandas.read_file(path, layer=drawn[0])
         columns = [c for c in shapes.columns if c != 'geometry']
         if attribute is None and len(columns) == 1:
             attribute = columns[0]
@@ -273,10 +284,17 @@ class _Labels:
                 f'{path.name}.'
             )
         values = shapes[attribute]
-        if values.dtype.kind == 'f' and (values % 1 == 0).all():
-            # gaps make floating-point numbers of whole ones
-            values = values.astype(int)
+        with contextlib.suppress(ValueError, TypeError):
+            # numbers may be written as text, and gaps make whole ones floating-point
+            numbers = values.astype(float)
+            if values.dtype.kind != 'b' and (numbers % 1 == 0).all():
+                values = numbers.astype(int)
         if values.dtype.kind in 'iu':
+            if abs(values).max() > _MOST_CODE:
+                raise ValueError(
+                    f'{path} has {attribute}={abs(values).max()}, but a class is a word '
+                    'or a whole number of 32 bits. Name another column.'
+                )
             self.names = {int(v): f'class_{v}' for v in sorted(values.unique())}
             shapes['code'] = values
         else:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
 from .classes import find_classes
 from .layout import DESCRIPTION, PairFiles, read_table
-from .rasters import Raster, read_raster
+from .rasters import Raster, pixels_apart, place_of, read_raster
 from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 }
 #: Percentiles between which most pixels lie; glints and shadows lie outside.
 _USUAL_RANGE = (1, 99)
-#: Images that are looked at to tell the unit of floating-point numbers.
+#: Images that are looked at to tell where they lie, and the unit of fractions.
 _LOOKED_AT = 16
 #: Reflectance that most pixels of an image never have: snow and cloud have about 1.
 _MOST_REFLECTANCE = 2.0
@@ -221,6 +222,7 @@ def _find_out(
     """
     variables = _variables(given)
     path, raster, mask = _first_that_shows(files, variables)
+    _warn_of_places(files, mask.values.shape[1:])
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value
@@ -276,16 +278,34 @@ def _first_that_shows(
         raster = read_raster(path, size, variables.get('images'))
         if raster.valid.any():
             break
-    if raster.crs is not None and raster.crs == mask.crs:
-        apart = np.abs(~raster.transform * (mask.transform * (0, 0))).max()
+    return path, raster, mask
+
+
+def _warn_of_places(files: PairFiles, shape: Sequence[int]) -> None:
+    """Say if images and masks seem to be of different places."""
+    for name in _spread(files):
+        try:
+            image, mask = place_of(files.images(name)[0]), place_of(files.mask(name))
+        except RasterioError:
+            # reading it will say more
+            continue
+        if not image or image['crs'] != mask.get('crs'):
+            continue
+        apart = pixels_apart(image['transform'], mask['transform'], shape)
         if apart > _MOST_PIXELS_APART:
             _log.warning(
-                '%s and its mask have the same size, but lie %.4g pixels apart by their '
-                'coordinates. Look whether pairs are mixed up.',
-                path,
+                '%s and its mask lie up to %.4g pixels apart by their coordinates. Look '
+                'whether pairs are mixed up.',
+                files.images(name)[0],
                 apart,
             )
-    return path, raster, mask
+            return
+
+
+def _spread(files: PairFiles) -> list[str]:
+    """Some of the ids, evenly spread."""
+    chosen = np.linspace(0, len(files.ids) - 1, min(len(files.ids), _LOOKED_AT))
+    return [files.ids[int(i)] for i in chosen]
 
 
 def _palette(mask: Raster, codes: Sequence[int]) -> list[Sequence[int]]:
@@ -338,9 +358,8 @@ def _find_scale(
         return raster.scales
     if raster.values.dtype.kind != 'f':
         return _usual_scale(raster, files.root)
-    chosen = np.linspace(0, len(files.ids) - 1, min(len(files.ids), _LOOKED_AT))
     rasters = [
-        read_raster(files.images(files.ids[int(i)])[0], None, variable) for i in chosen
+        read_raster(files.images(name)[0], None, variable) for name in _spread(files)
     ]
     low, high = _usual_range(
         np.concatenate([r.values[r.valid & np.isfinite(r.values)] for r in rasters])

@@ -6,7 +6,8 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -174,15 +175,26 @@ def _read_spectral(source: Any, wanted: int | None) -> Raster:
         valid &= (planes[opaque] != 0).all(axis=0)
     if source.nodata is not None and math.isnan(source.nodata):
         valid &= ~np.isnan(values)
-    listed = _listed_wavelengths(source)
+    header = _header(source)
+    bad = _listed(source, header.get('bbl', ''))
+    for position, i in enumerate(bands):
+        # the list of bad bands
+        if bad and bad[i] in ('0', '0.0'):
+            valid[position] = False
+    scales = source.scales
+    if {*scales} == {1.0}:
+        with suppress(KeyError, ValueError, ZeroDivisionError):
+            factor = float(header['reflectance_scale_factor'])
+            scales = (1 / factor,) * source.count
+    listed = _listed_wavelengths(source, header)
     return Raster(
         values=values,
         valid=valid,
         names=tuple(names[i] or None for i in bands),
         wavelengths=tuple(
-            _stated_wavelength(source, i + 1) or listed[i] for i in bands
+            _stated_wavelength(source, i + 1, header) or listed[i] for i in bands
         ),
-        scales=tuple(source.scales[i] for i in bands),
+        scales=tuple(scales[i] for i in bands),
         offsets=tuple(source.offsets[i] for i in bands),
         nodata=source.nodata,
         crs=source.crs,
@@ -199,13 +211,31 @@ def _is_opacity(band: NDArray[Any]) -> bool:
     return bool(((band == 0) | (band == band.max())).mean() > _OPACITY)
 
 
-def _stated_wavelength(source: Any, band: int) -> float | None:
+def _header(source: Any) -> dict[str, str]:
+    """Tags of the whole file, of its ENVI header too, in lower case."""
+    return {
+        key.lower().replace(' ', '_'): value
+        for space in (None, 'ENVI')
+        for key, value in source.tags(ns=space).items()
+    }
+
+
+def _listed(source: Any, text: str) -> list[str]:
+    """Fields of a tag that has one for each band; empty if it has not."""
+    fields = text.strip(' {}[]()').replace(';', ',').split(',')
+    fields = fields if len(fields) > 1 else fields[0].split()
+    return [field.strip() for field in fields] if len(fields) == source.count else []
+
+
+def _stated_wavelength(
+    source: Any, band: int, header: Mapping[str, str]
+) -> float | None:
     """The wavelength by tag (ours, ENVI's, GDAL's) or description, in nanometres."""
     tags = {key.lower(): value for key, value in source.tags(band).items()}
     tags |= {
         key.lower(): value for key, value in source.tags(band, ns='IMAGERY').items()
     }
-    unit = tags.get('wavelength_units', '')
+    unit = tags.get('wavelength_units', header.get('wavelength_units', ''))
     for key, own in (
         ('wavelength_nm', 'nm'),
         ('wavelength', unit),
@@ -220,20 +250,30 @@ def _stated_wavelength(source: Any, band: int) -> float | None:
     return stated_wavelength(source.descriptions[band - 1] or '')
 
 
-def _listed_wavelengths(source: Any) -> list[float | None]:
+def _listed_wavelengths(source: Any, header: Mapping[str, str]) -> list[float | None]:
     """Wavelengths that one tag of the file lists, as ENVI headers do."""
-    tags = {
-        key.lower().replace(' ', '_'): value
-        for space in (None, 'ENVI')
-        for key, value in source.tags(ns=space).items()
-    }
-    unit = tags.get('wavelength_units', '')
+    unit = header.get('wavelength_units', '')
     for key in ('wavelength', 'wavelengths'):
-        fields = tags.get(key, '').strip(' {}[]()').replace(';', ',').split(',')
-        fields = fields if len(fields) > 1 else fields[0].split()
-        if len(fields) == source.count:
-            return [parse_wavelength(field.strip(), unit) for field in fields]
+        fields = _listed(source, header.get(key, ''))
+        if fields:
+            return [parse_wavelength(field, unit) for field in fields]
     return [None] * source.count
+
+
+def pixels_apart(place: Any, other: Any, shape: Sequence[int]) -> float:
+    """Tell how far two grids of one shape lie apart.
+
+    Args:
+        place: Transform of one, from pixels to coordinates.
+        other: Transform of the other.
+        shape: Rows and columns.
+
+    Returns:
+        The longest way between the same corners along an axis, in pixels of the first.
+    """
+    corners = [*product((0, shape[1]), (0, shape[0]))]
+    moved = [~place * (other * corner) for corner in corners]
+    return float(np.abs(np.array(moved) - corners).max())
 
 
 def place_of(path: Path) -> Place:
