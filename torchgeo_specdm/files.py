@@ -294,6 +294,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if needed.
+        tensors: Tensors by name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+
+    def write(part: Path) -> None:
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(state, part)
+        # safetensors lets only the owner read what it makes, whatever the umask
+        part.chmod(mode)
+
+    write_atomically(path, write)
+
+
 def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> None:
     """Write a module as ``config.json`` and ``model.safetensors``.
 
@@ -304,20 +324,7 @@ def save_module(folder: Path, config: Mapping[str, Any], module: nn.Module) -> N
         config: Plain JSON types.
         module: The module whose state is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.detach().cpu().contiguous()
-        for name, value in module.state_dict().items()
-    }
-
-    def write(part: Path) -> None:
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(state, part)
-        # safetensors lets only the owner read what it makes, whatever the umask
-        part.chmod(mode)
-
-    write_atomically(folder / WEIGHTS, write)
+    write_tensors(folder / WEIGHTS, module.state_dict())
     write_text(folder / CONFIG, json.dumps(config, indent=2) + '\n')
 
 

@@ -208,6 +208,11 @@ def test_other_networks_are_refused(convert: Any, name: str) -> None:
 
 
 class TestFiles:
+    def test_others_may_read_them(self, converted: Path, tmp_path: Path) -> None:
+        plain = tmp_path / 'plain'
+        plain.touch()
+        assert converted.stat().st_mode == plain.stat().st_mode
+
     def test_layers_for_other_bands_and_classes_stay(
         self, converted: Path, siamcrnn: dict[str, Tensor]
     ) -> None:

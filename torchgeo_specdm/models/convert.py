@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..files import write_tensors
 from .changeformer import mit_name
 
 State: TypeAlias = dict[str, Tensor]
@@ -266,9 +267,7 @@ def convert_file(network: str, checkpoint: Path, out: Path) -> None:
     Raises:
         ValueError: If the checkpoint holds other objects, or another network.
     """
-    found = CONVERTERS[network](read_weights(checkpoint))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in found.items()}, out)
+    write_tensors(out, CONVERTERS[network](read_weights(checkpoint)))
 
 
 def load_converted(network: nn.Module, path: str | Path) -> None:
