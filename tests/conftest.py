@@ -262,6 +262,12 @@ def untrained(
     return write_generator(pixel_codec(open_data(pair_folder)), tiny_settings, out)
 
 
+@pytest.fixture
+def pixels(tiny_settings: dict[str, Any], tmp_path: Path) -> SpecDMTask:
+    """Stage diffusion of pixels, untrained; it writes to ``g``."""
+    return SpecDMTask('diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings)
+
+
 def pairs(folder: Path, **settings: Any) -> PairFolderDataModule:
     """The datamodule of a folder, two batches in an epoch."""
     return PairFolderDataModule(str(folder), **{'batch_size': 8} | settings)

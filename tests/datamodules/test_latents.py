@@ -8,15 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchgeo_specdm import LatentDataModule, PairFolderDataModule, SpecDMTask
+from torchgeo_specdm import LatentDataModule, SpecDMTask
 from torchgeo_specdm.datamodules import latents
 from torchgeo_specdm.datamodules.latents import LatentDataset
 
-from ..conftest import Run, quiet_trainer
-
-
-def pairs(folder: Path, batch_size: int = 8) -> PairFolderDataModule:
-    return PairFolderDataModule(str(folder), batch_size=batch_size)
+from ..conftest import Run, pairs, quiet_trainer
 
 
 class TestLatentDataset:
@@ -42,7 +38,7 @@ class TestLatentDataset:
 
 class TestArguments:
     def test_batch_size_is_the_real_one(self, pair_folder: Path) -> None:
-        real = pairs(pair_folder, 5)
+        real = pairs(pair_folder, batch_size=5)
         assert LatentDataModule(real).batch_size == 5
         assert LatentDataModule(real, batch_size=3).batch_size == 3
 
@@ -80,14 +76,11 @@ class TestCache:
         torch.testing.assert_close(labelled, wanted, atol=1e-4, rtol=0)
 
     def test_smaller_than_a_batch(
-        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+        self, pair_folder: Path, pixels: SpecDMTask, tmp_path: Path
     ) -> None:
-        task = SpecDMTask(
-            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
-        )
         data = LatentDataModule(pairs(pair_folder), passes=1, batch_size=17)
         with pytest.raises(ValueError, match='latent cache has 16 training samples'):
-            quiet_trainer(tmp_path, max_epochs=1).fit(task, data)
+            quiet_trainer(tmp_path, max_epochs=1).fit(pixels, data)
 
     def test_pixels_and_cache_give_the_same_latents_as_no_cache(
         self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
@@ -103,22 +96,19 @@ class TestCache:
         assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
 
     def test_pixels_are_cropped_afresh(
-        self, pair_folder: Path, tiny_settings: dict[str, Any], tmp_path: Path
+        self, pair_folder: Path, pixels: SpecDMTask, tmp_path: Path
     ) -> None:
         data = LatentDataModule(pairs(pair_folder), batch_size=4)
-        task = SpecDMTask(
-            'diffusion', str(tmp_path / 'g'), 'pixels', 'tiny', tiny_settings
-        )
         seen: list[bytes] = []
-        losses = task.training_step
+        losses = pixels.training_step
 
         def note(batch: dict[str, Tensor], batch_idx: int) -> Tensor:
             seen.extend(x.numpy().tobytes() for x in batch['image'])
             return losses(batch, batch_idx)
 
-        task.training_step = note  # type: ignore[method-assign,assignment]
+        pixels.training_step = note  # type: ignore[method-assign,assignment]
         trainer = quiet_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
-        trainer.fit(task, data)
+        trainer.fit(pixels, data)
         # 16 samples, four to a batch
         assert trainer.global_step == 12 and data.train_dataset is None
         assert len(seen) == 48 and len({*seen}) > 30

@@ -117,10 +117,8 @@ class TestResume:
     def test_load_from_checkpoint(
         self, autoencoder_run: Run, diffusion_run: Run
     ) -> None:
-        for run, stage in (
-            (autoencoder_run, 'autoencoder'),
-            (diffusion_run, 'diffusion'),
-        ):
+        for run in (autoencoder_run, diffusion_run):
+            stage = run.task.stage
             task = SpecDMTask.load_from_checkpoint(run.checkpoint, stage=stage)
             wanted = torch.load(run.checkpoint)['state_dict']
             found = task.state_dict()
@@ -148,12 +146,8 @@ class TestResume:
         tiny_settings: dict[str, Any],
     ) -> None:
         data = LatentDataModule(pairs(pair_folder))
-        for run, stage in (
-            (autoencoder_run, 'autoencoder'),
-            (diffusion_run, 'diffusion'),
-        ):
-            codec = 'pixels' if stage == 'diffusion' else 'two_stream'
-            task = SpecDMTask(stage, codec=codec, settings=tiny_settings)
+        for run, codec in ((autoencoder_run, 'two_stream'), (diffusion_run, 'pixels')):
+            task = SpecDMTask(run.task.stage, codec=codec, settings=tiny_settings)
             trainer = quiet_trainer(run.out)
             (found,) = trainer.test(task, data, run.checkpoint, verbose=False)
             wanted = run.trainer.callback_metrics
