@@ -22,7 +22,6 @@ from torchgeo_specdm.scenes.writing import write_scenes
 from torchgeo_specdm.study import stages
 from torchgeo_specdm.tasks.specdm import SpecDMTask
 
-from .data.pairs import make_pairs
 from .pairs.test_tiles import Coordinates
 
 
@@ -289,17 +288,3 @@ def check_results(out: Path) -> None:
         trainer = yaml.safe_load(text)['trainer']
         # Lightning takes a GPU where there is one, and one is enough
         assert 'accelerator' not in trainer and trainer['devices'] == 1
-
-
-def test_says_who_made_the_splits(tmp_path: Path) -> None:
-    root = make_pairs(tmp_path, 3)
-    counts = {'train': 1, 'val': 1, 'test': 1}
-    said = '1 patches to train on, 1 to validate and 1 to test'
-    for name, who in (
-        ('', ', chosen at random. Where patches are neighbours'),
-        ('places.csv', ', by the places of places.csv.'),
-        ('train.txt', '.'),
-    ):
-        if name:
-            (root / name).write_text('0000')
-        assert quickstart._describe_splits(root, counts).startswith(said + who)

@@ -12,22 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from torch.utils.data import Subset
-from torchgeo.datamodules import NonGeoDataModule
-
 from .announcing import Announcer, tell
 from .bars import duration
 from .codecs import load_codec, mask_fidelity
 from .datamodules.pairs import PairFolderDataModule
-from .datamodules.support.adapter import describe_datamodule, split_datasets
 from .datasets.pairs import PairFolder
 from .diffusion.generator import GeneratorConfig
 from .files import CONFIG, read_config, read_json, read_yaml, write_text
-from .objects import Config, make_object
+from .objects import Config
 from .pairs.export import write_real_pairs
-from .pairs.layout import PLACES
 from .pairs.tiles import TileDataset
+from .preparing import count_samples, describe_splits, split_samples
 from .reporting.folder import FACTS, report_folder
 from .scenes.writing import write_scenes
 from .settings import content_hash, require_same_settings
@@ -53,8 +48,6 @@ _MOST_SEED = 4_000_000_000
 _SCENES = (100, 40, 100)
 _SCENE_SIZE = 64
 _REAL_SHARE = 0.5
-#: Share of the training samples that is validated on where validation is the test.
-_VALIDATED = 0.2
 #: Most tiles that the masks of the codec are judged by.
 _JUDGED = 512
 #: Most bands that pixels are drawn of; cells of more are too long for a small denoiser.
@@ -69,11 +62,6 @@ _WHY_PIXELS = (
 )
 #: What is compared, for each task: most pixels do not change.
 _SCORES: dict[str, Any] = {'segmentation': 'miou', 'change': 'change_f1'}
-#: Fewest samples of each split; below, the numbers would say nothing at all.
-_LEAST_SAMPLES = {'train': 8, 'val': 2, 'test': 2}
-#: Latents have a quarter of the pixels of a side, and the denoiser halves them twice.
-_SIDE_FACTOR = 16
-_LEAST_SIDE = 32
 
 
 @dataclass
@@ -141,7 +129,7 @@ class Quickstart:
         self._learn_denoiser(codec, learned, plan)
         self._generate(plan)
         engine = self._engine(config, plan)
-        curve = self._find_updates(engine, plan)
+        curve = self._find_updates(engine)
         updates = engine.updates(engine.study.cells()[0])
         network, share = NETWORKS[self.task], _REAL_SHARE
         mixed = mixed_config(config, network, self.out, updates, share, self.seed)
@@ -296,26 +284,8 @@ class Quickstart:
     def _write_real(self, out: Path) -> None:
         """The samples of a datamodule as a folder of pairs."""
         config = real_config(str(self.data))
-        datamodule = make_object(config, NonGeoDataModule)
-        datamodule.prepare_data()
-        sets = split_datasets(datamodule)
-        if 'test' not in sets:
-            # honest only if nothing is chosen by what is scored
-            order = np.random.default_rng(self.seed).permutation(len(sets['train']))
-            held_out = round(_VALIDATED * len(order))
-            parts = {'val': order[:held_out], 'train': order[held_out:]}
-            sets = {'test': sets['val']} | {
-                name: Subset(sets['train'], sorted(chosen.tolist()))
-                for name, chosen in parts.items()
-            }
-            self._extra_notes.append(
-                f'{config["class_path"]} has no labelled test set: its validation set is '
-                'the test set here, and a fifth of its training samples, drawn by lot, is '
-                'validated on.'
-            )
-        spec = describe_datamodule(
-            datamodule, read_yaml(Path(str(self.data))).get('spec')
-        )
+        given = read_yaml(Path(str(self.data))).get('spec')
+        spec, sets, self._extra_notes = split_samples(config, given, self.seed)
         self._announce = Announcer(self._learned(spec.num_bands))
         count = sum(map(len, sets.values()))
         what = f'Writing {count} samples of the datamodule as pairs'
@@ -325,7 +295,9 @@ class Quickstart:
 
     def _plan(self, data: Path) -> Config:
         """Steps that fit the minutes; the first start measures and keeps them."""
-        samples, size = self._check(data)
+        counts, size = count_samples(data, self.task, self.seed, self.bands)
+        tell(describe_splits(data, counts))
+        samples = counts['train']
         runs = (1 + len(_RATIOS)) * _SEEDS
         path = self.out / 'plan.json'
         if path.exists():
@@ -342,42 +314,6 @@ class Quickstart:
             write_text(path, json.dumps(content, indent=2) + '\n')
         self._announce.plan(plan, self.minutes, runs, int(max(_RATIOS) * samples))
         return plan
-
-    def _check(self, data: Path) -> tuple[int, tuple[int, int]]:
-        """Number of training samples and size of a patch, if all is as needed here."""
-        real: Any = PairFolderDataModule(
-            str(data), batch_size=1, seed=self.seed, bands=self.bands
-        )
-        height, width = PairFolder(data)[0]['mask'].shape[-2:]
-        dates = 2 if self.task == 'change' else 1
-        if real.spec.dates != dates:
-            raise ValueError(
-                f'{data} has {real.spec.dates} date(s), but the task {self.task!r} '
-                f'needs {dates}. Use --task change for pairs of two dates, and the '
-                'steps in experiments/ for more.'
-            )
-        if real.spec.num_classes < 2:
-            raise ValueError(
-                f'{data} has the classes {list(real.spec.classes)}, but there must be '
-                'two or more to tell apart. Add masks of other classes.'
-            )
-        wrong_side = height % _SIDE_FACTOR or width % _SIDE_FACTOR
-        if wrong_side or min(height, width) < _LEAST_SIDE:
-            raise ValueError(
-                f'{data} has patches of {height} x {width} pixels, but both sides must '
-                f'be multiples of {_SIDE_FACTOR}, and {_LEAST_SIDE} or more. Cut them '
-                'to such a size, for example 64 x 64.'
-            )
-        for stage in ('fit', 'test'):
-            real.setup(stage)
-        counts = {s: len(getattr(real, f'{s}_dataset')) for s in _LEAST_SAMPLES}
-        if any(counts[s] < least for s, least in _LEAST_SAMPLES.items()):
-            raise ValueError(
-                f'{data} has too few samples in a split: {_show(counts)}; needed are '
-                f'{_show(_LEAST_SAMPLES)}. Add samples, or change the lists.'
-            )
-        tell(_describe_splits(data, counts))
-        return counts['train'], (height, width)
 
     def _learn_codec(
         self, real: PairFolderDataModule, config: Config, plan: Config
@@ -450,7 +386,7 @@ class Quickstart:
         )
         return Engine(study, lambda title: [StepProgressBar(title)])
 
-    def _find_updates(self, engine: Engine, plan: Config) -> Curve:
+    def _find_updates(self, engine: Engine) -> Curve:
         """Find from real-only runs for how long the networks have to train."""
         if not (self.out / 'trust' / MEASURES).exists():
             self._announce.part('pilot', 'Finding how long a network must train')
@@ -484,23 +420,3 @@ class Quickstart:
             if run.reason:
                 raise RuntimeError(f'{run.cell.title}: {run.reason}')
         return runs
-
-
-def _describe_splits(data: Path, counts: dict[str, int]) -> str:
-    """Say how many patches each split has, and who made the splits."""
-    said = (
-        f'{counts["train"]} patches to train on, {counts["val"]} to validate and '
-        f'{counts["test"]} to test'
-    )
-    if PairFolder(data).count_splits():
-        return f'{said}.'
-    if (data / PLACES).exists():
-        return f'{said}, by the places of {PLACES}.'
-    return (
-        f'{said}, chosen at random. Where patches are neighbours, scores are too good: '
-        f'give neighbours the same place in {PLACES}.'
-    )
-
-
-def _show(counts: dict[str, int]) -> str:
-    return ', '.join(f'{count} for {split}' for split, count in counts.items())
