@@ -40,7 +40,6 @@ from .trust.lights import lights
 from .trust.measures import MEASURES, read_measures
 from .trust.measuring import measure_pairs, real_config
 
-_ARM = 'synthetic'
 _RATIOS = (1.0, 3.0, 5.0)
 _SEEDS = 3
 #: Seeds of 32 bits, a few of them in a row.
@@ -187,23 +186,23 @@ class Quickstart:
 
     def _notes(self, plan: Config) -> list[str]:
         """Sentences that a reader has to know before any number."""
+        others = 'no others'
+        if self.unlabelled is not None:
+            config = read_config(self.out / 'diffusion', 'diffusion', GeneratorConfig)
+            count = config.get('training', {})['unlabelled']
+            others = (
+                f'no other labels. The generator alone also saw {count} images without '
+                'labels, which the networks did not: methods that train networks on '
+                'such images are not compared here'
+            )
         same = (
             f'The generator and the networks saw the same {plan["samples"]} labelled '
-            'training samples and no others. All arms have equal updates; each batch '
+            f'training samples and {others}. All arms have equal updates; each batch '
             'of a mixed run is half real, so it sees half as many real crops. '
             'Intervals are of 95 %, over seeds, on one split: how other places would '
             'differ is not in them.'
         )
-        if self.unlabelled is not None:
-            same = same.replace(
-                'no others.',
-                'no other labels. The generator alone also saw '
-                f'{self._training()["unlabelled"]} images without labels, which the '
-                'networks did not: methods that train networks on such images are not '
-                'compared here.',
-            )
-        notes = [same]
-        notes += self._extra_notes
+        notes = [same, *self._extra_notes]
         if self.data is None:
             notes.append(
                 'These are procedural demo scenes: the numbers say nothing about real '
@@ -217,18 +216,11 @@ class Quickstart:
         for name in ('data', 'task', 'minutes', 'seed', 'codec', 'unlabelled'):
             value = getattr(self, name)
             if value is not None:
-                words += [
-                    f'--{name}',
-                    f'{value:g}' if name == 'minutes' else str(value),
-                ]
+                text = f'{value:g}' if name == 'minutes' else str(value)
+                words += [f'--{name}', text]
         if self.bands is not None:
             words += ['--bands', *self.bands]
         return shlex.join(words)
-
-    def _training(self) -> Config:
-        """The record of the generator's training."""
-        config = read_config(self.out / 'diffusion', 'diffusion', GeneratorConfig)
-        return config.get('training', {})
 
     def _learned(self, bands: int) -> bool:
         """Whether there is a stage 1, for images of this many bands."""
@@ -377,7 +369,7 @@ class Quickstart:
             out=self.out / 'comparison',
             data=config,
             models={self.task: NETWORKS[self.task]},
-            arms={_ARM: mixed},
+            arms={'synthetic': mixed},
             generators={'own': pairs},
             seeds=tuple(range(self.seed, self.seed + _SEEDS)),
             updates=max(most // 4, 1),

@@ -113,4 +113,4 @@ class TestSeeds:
         assert seeds == 2 or visible_effect(spread, seeds - 1) > effect
 
     def test_no_more_than_asked_for(self) -> None:
-        assert needed_seeds(1, 1e-6, 50) == 50
+        assert needed_seeds(1, 1e-6) == 1000

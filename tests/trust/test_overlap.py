@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from torchgeo_specdm import PairFolderDataModule
 from torchgeo_specdm.scenes.land import Look, lay_out, render, scene_spec
+from torchgeo_specdm.trust import overlap
 from torchgeo_specdm.trust.overlap import (
     describe_overlaps,
     find_overlaps,
@@ -41,6 +42,19 @@ def crop(sample: dict[str, Tensor], row: int, column: int, size: int) -> Any:
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of pairs in each comparison of blocks."""
+    compare, counts = overlap._compare, list[int]()
+
+    def watch(ours: Any, theirs: Any, factor: int) -> Any:
+        counts.append(len(ours.masks) * len(theirs.masks))
+        return compare(ours, theirs, factor)
+
+    monkeypatch.setattr(overlap, '_compare', watch)
+    return counts
 
 
 @pytest.mark.parametrize('row, column', [(0, 0), (37, 9), (-21, 40), (-48, -48)])
@@ -142,21 +156,22 @@ def test_large_patches_of_different_sizes() -> None:
     assert shifts[1] == pytest.approx((-39, -60), abs=2)
 
 
-def test_blocks_count_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_hold_all_pairs(
+    monkeypatch: pytest.MonkeyPatch, compared: list[int]
+) -> None:
     monkeypatch.setattr('torchgeo_specdm.trust.overlap._BLOCK', 3)
     monkeypatch.setattr('torchgeo_specdm.trust.overlap._PAIRS', 2)
     ours = [scene(seed) for seed in range(5)]
     theirs = [scene(seed) for seed in (9, 4, 8, 7, 0, 2, 6)]
-    calls: list[tuple[int, int]] = []
-    found = find_overlaps(ours, theirs, SPEC, lambda *done: calls.append(done))
+    found = find_overlaps(ours, theirs, SPEC)
     assert [f[:2] for f in found] == [(4, 1), (0, 4), (2, 5)]
-    assert calls[-1] == (35, 35) and len(calls) == 6
+    assert sum(compared) == 35 and len(compared) == 6
     assert find_overlaps([], theirs, SPEC) == []
 
 
 @pytest.mark.parametrize('kind', ['image', 'mask'])
 def test_of_many_pairs_those_with_common_landmarks_are_compared(
-    monkeypatch: pytest.MonkeyPatch, kind: str
+    monkeypatch: pytest.MonkeyPatch, compared: list[int], kind: str
 ) -> None:
     monkeypatch.setattr('torchgeo_specdm.trust.overlap._ALL', 0)
     whole = [scene(seed, 128) for seed in range(6)]
@@ -169,10 +184,9 @@ def test_of_many_pairs_those_with_common_landmarks_are_compared(
             del sample['mask']
     # nothing to find in them
     theirs.append({key: torch.zeros_like(value) for key, value in theirs[0].items()})
-    calls: list[tuple[int, int]] = []
-    found = find_overlaps(ours, theirs, SPEC, lambda *done: calls.append(done))
+    found = find_overlaps(ours, theirs, SPEC)
     assert [f[:4] for f in found] == [(3, 2, 30, 5), (2, 3, 30, 5)]
-    assert len(calls) < len(ours) * len(theirs)
+    assert sum(compared) < len(ours) * len(theirs)
 
 
 def test_small_patches_have_no_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +211,7 @@ class Placed(list[Any]):
         return {'crs': 'EPSG:32632', 'transform': Affine(10, 0, left, 0, -10, top)}
 
 
-def test_georeference_tells_which_pairs_are_compared() -> None:
+def test_georeference_tells_which_pairs_are_compared(compared: list[int]) -> None:
     whole = scene(3, 192)
     ours = Placed([scene(5), crop(whole, 0, 0, 96)], [(5000, 0), (0, 0)])
     # the third one has a copy far away, and the last one touches an edge
@@ -205,12 +219,11 @@ def test_georeference_tells_which_pairs_are_compared() -> None:
         [crop(whole, 40, 20, 96), scene(7), scene(5), crop(whole, 0, 90, 96)],
         [(40, 20), (30, 0), (0, 5000), (0, 90)],
     )
-    calls: list[tuple[int, int]] = []
     whole_split: Any = theirs
     split: Subset[Any] = Subset(whole_split, [2, 0, 1, 3])
-    found = find_overlaps(ours, split, SPEC, lambda *done: calls.append(done))
+    found = find_overlaps(ours, split, SPEC)
     assert [f[:4] for f in found] == [(1, 1, 40, 20)]
-    assert calls == [(1, 2), (2, 2)]
+    assert compared == [1, 1]
     # what lies nowhere, or all at one place, is found by what it shows
     for others in (list(theirs), Placed(theirs, [(0, 0)] * 4)):
         found = find_overlaps(ours, others, SPEC)

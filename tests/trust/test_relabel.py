@@ -200,36 +200,6 @@ class TestNetwork:
         run(source, tmp_path / 'out', predict)
 
 
-class TestConfidence:
-    def test_doubtful_pixels_get_the_ignore_index(
-        self, source: Path, tmp_path: Path
-    ) -> None:
-        oracle = Oracle(sharpness=20.0)
-        out = run(source, tmp_path / 'out', oracle, min_confidence=0.8)
-        oracle.eval()
-        found = set()
-        for i, sample in enumerate(PairFolder(out)):
-            image = (sample['image'] - MEAN.view(-1, 1, 1)) / STD.view(-1, 1, 1)
-            sure = oracle(image[None]).softmax(1).amax(1)[0] >= 0.8
-            labels = torch.from_numpy(truth(i))
-            assert torch.equal(sample['mask'], labels.where(sure, IGNORED))
-            found |= set(sure.unique().tolist())
-        assert found == {True, False}
-        assert 'below a probability of 0.8' in (out / 'README.md').read_text()
-
-    def test_needs_an_ignore_index(self, tmp_path: Path) -> None:
-        spec = SampleSpec.from_dict(SPEC.to_dict() | {'ignore_index': None})
-        writer = PairWriter(tmp_path / 'source', spec, {}, {})
-        mask = truth(0)
-        image = PAIR_SPECTRA[mask].transpose(2, 0, 1)
-        writer.write('a', image, mask, {'index': 0})
-        writer.finish('')
-        with pytest.raises(ValueError, match=r'min_confidence=0\.5 leaves pixels'):
-            run(tmp_path / 'source', tmp_path / 'out', min_confidence=0.5)
-        assert not (tmp_path / 'out').exists()
-        run(tmp_path / 'source', tmp_path / 'out')
-
-
 class TestLeaks:
     def test_generator_that_saw_test_samples_is_still_found(
         self, tmp_path: Path
@@ -280,7 +250,6 @@ class TestInterruption:
             ({'by': 'another'}, "by: 'oracle' there, 'another' here"),
             ({'mean': MEAN + 1}, 'network: '),
             ({'batch_size': 2}, 'batch_size: 3 there, 2 here'),
-            ({'min_confidence': 0.5}, 'min_confidence: None there'),
         ],
     )
     def test_another_run_needs_another_folder(
@@ -312,8 +281,6 @@ class TestArguments:
         ('settings', 'message'),
         [
             ({'batch_size': 0}, 'batch_size=0 must be 1 or more'),
-            ({'min_confidence': 0.0}, r'min_confidence=0\.0 must lie above 0'),
-            ({'min_confidence': 1.5}, r'min_confidence=1\.5 must lie above 0'),
             ({'mean': MEAN[:4]}, 'mean and std have 4 and 6 values, but .* 6 bands'),
         ],
     )

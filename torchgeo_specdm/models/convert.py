@@ -48,6 +48,8 @@ _PFSEGNET: _Rules = (
     (r'^head\.conv_last\.0\.', 'network.fuse.'),
     (r'^head\.conv_last\.1\.', 'network.head.'),
 )
+#: Residual blocks of each level of LDM's UNet, and heads of each attention.
+_UNET_DEPTH, _UNET_HEADS = 2, 8
 #: Layers of a residual block of LDM's UNet, those of its attention, and the rest.
 _UNET_LAYERS = {
     'in_layers.0': 'norm1',
@@ -139,16 +141,12 @@ def pfsegnet_weights(state: Mapping[str, Tensor]) -> State:
     return _rename(state, _PFSEGNET, 'PFSegNet')
 
 
-def ldm_unet_weights(
-    state: Mapping[str, Tensor], layers: int = 2, heads: int = 8
-) -> State:
+def ldm_unet_weights(state: Mapping[str, Tensor]) -> State:
     """Weights of a released, unconditional LDM whose UNet resamples in blocks.
 
     Args:
         state: State dict of the whole model, whose averaged weights are taken if they
             are there, or of the UNet alone.
-        layers: Residual blocks of each level.
-        heads: Heads of each attention.
 
     Returns:
         State dict of :class:`~torchgeo_specdm.diffusion.JointDenoiser` with one time.
@@ -159,7 +157,7 @@ def ldm_unet_weights(
     found: State = {}
     for name, value in _unet_alone(state).items():
         *path, kind = name.split('.')
-        place = _unet_layer(path, layers)
+        place = _unet_layer(path)
         if place is None:
             raise _unknown(name, 'unconditional LDM')
         if value.ndim == 3:
@@ -168,7 +166,7 @@ def ldm_unet_weights(
         if path[-1] != 'qkv':
             found[f'network.{place}.{kind}'] = value
             continue
-        parts = value.reshape(heads, 3, -1, *value.shape[1:]).unbind(1)
+        parts = value.reshape(_UNET_HEADS, 3, -1, *value.shape[1:]).unbind(1)
         for letter, part in zip('qkv', parts, strict=True):
             target = place.replace('qkv', f'to_{letter}')
             found[f'network.{target}.{kind}'] = part.flatten(0, 1)
@@ -339,7 +337,7 @@ def _unet_alone(state: Mapping[str, Tensor]) -> State:
     return found
 
 
-def _unet_layer(path: list[str], layers: int) -> str | None:
+def _unet_layer(path: list[str]) -> str | None:
     """Where diffusers keeps a layer of LDM's UNet; None if there is no such layer."""
     name = '.'.join(path)
     if name in _UNET_ENDS:
@@ -350,8 +348,10 @@ def _unet_layer(path: list[str], layers: int) -> str | None:
         down, layer = path[0] == 'input_blocks', '.'.join(path[3:])
         # the first input is a convolution; each level ends with its resampling, which
         # is a block of its own on the way down and the last of a block on the way up
-        level, number = divmod(int(path[1]) - down, layers + 1)
-        resamples = number == layers if down else path[2] != '0' and 'layers' in layer
+        level, number = divmod(int(path[1]) - down, _UNET_DEPTH + 1)
+        resamples = (
+            number == _UNET_DEPTH if down else path[2] != '0' and 'layers' in layer
+        )
         side = 'down' if down else 'up'
         if resamples:
             block = f'{side}_blocks.{level}.{side}samplers.0'

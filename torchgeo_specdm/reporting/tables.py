@@ -179,8 +179,7 @@ def _agreement(alignment: Mapping[str, Any]) -> list[Table]:
     for score in ('accuracy', 'miou', 'change_f1'):
         values = [(judge.get(side) or {}).get(score) for side in _SIDES]
         if any(value is not None for value in values):
-            called = {'accuracy': 'pixels right', **NAMES}[score]
-            called = 'pixels right' if score == 'accuracy' else called
+            called = 'pixels right' if score == 'accuracy' else NAMES[score]
             cells = [number(value, '.1f', 100) for value in values]
             rows.append((f'A judge finds the mask in the image: {called}, %', cells))
     for key, name in (

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from scipy.stats import t as student
 
+#: Most seeds that are worth naming.
+_MOST_SEEDS = 1000
+
 
 class Difference(NamedTuple):
     """A mean paired difference with its 95 % interval.
@@ -127,18 +130,17 @@ def visible_effect(spread: float, seeds: int) -> float:
     return float(student.ppf(0.975, seeds - 1)) * spread * math.sqrt(2 / seeds)
 
 
-def needed_seeds(spread: float, effect: float, most: int = 1000) -> int:
+def needed_seeds(spread: float, effect: float) -> int:
     """Number of seeds that could tell an effect from noise.
 
     Args:
         spread: Standard deviation of real-only runs, over seeds.
         effect: The effect to see, above 0, in the same unit.
-        most: Largest number to try.
 
     Returns:
-        The number of seeds, at most *most*.
+        The number of seeds, at most 1000.
     """
-    for seeds in range(2, most):
+    for seeds in range(2, _MOST_SEEDS):
         if visible_effect(spread, seeds) <= effect:
             return seeds
-    return most
+    return _MOST_SEEDS

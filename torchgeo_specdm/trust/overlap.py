@@ -3,7 +3,7 @@
 
 """Patches of one place in two splits, found by what they show."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 from ..datamodules.support.adapter import split_datasets
 from ..pairs.spec import SampleSpec
 from .candidates import Candidates, Landmarks, by_georeference, by_landmarks
+from .outlines import borders, edges, labels
 
 #: Least share of the smaller patch that both must show. Chance agrees best where little
 #: is compared, and a strip along an edge leaks little.
@@ -27,8 +28,6 @@ _SIDE = 128
 _BLOCK, _PAIRS = 64, 16
 #: Pairs that are all compared; of more, those that have landmarks in common.
 _ALL = 100_000
-#: Side in pixels of what gradients are compared with, to make dim land count as much.
-_AROUND = 9
 # How alike two patches must be: correlation times the square root of the common share,
 # which grows with chance alike whatever the share. Measured with patches of 128 pixels.
 # Images: the best of all shifts came to 0.095 at most in 13,600 pairs of different
@@ -87,15 +86,12 @@ class _Match(NamedTuple):
     column: Tensor
 
 
-def overlaps_between_splits(
-    datamodule: Any, progress: Callable[[int, int], None] | None = None
-) -> dict[str, list[Overlap]]:
+def overlaps_between_splits(datamodule: Any) -> dict[str, list[Overlap]]:
     """Find places that two splits of a datamodule show.
 
     Args:
         datamodule: Any datamodule of map-style data sets; its ``spec``, if any, says
             what samples are.
-        progress: Called with the number of pairs done and of all pairs.
 
     Returns:
         What was found for each pair of splits that there are: ``train-val``,
@@ -112,7 +108,7 @@ def overlaps_between_splits(
             'looked for between two. Give it a validation or test set.'
         )
     return {
-        f'{one}-{other}': find_overlaps(sets[one], sets[other], spec, progress)
+        f'{one}-{other}': find_overlaps(sets[one], sets[other], spec)
         for one, other in combinations(sets, 2)
     }
 
@@ -155,12 +151,7 @@ def _alike(overlap: Overlap) -> float:
     return overlap.share * overlap.image_correlation
 
 
-def find_overlaps(
-    first: Any,
-    second: Any,
-    spec: SampleSpec | None,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Overlap]:
+def find_overlaps(first: Any, second: Any, spec: SampleSpec | None) -> list[Overlap]:
     """Find pairs of samples of two data sets that show one place.
 
     Whatever the shift: the strength of edges in the images, which stay where they are
@@ -188,7 +179,6 @@ def find_overlaps(
         second: Another one, of the same bands and size of pixels.
         spec: Description of the samples: which pixels are missing or have no label.
             None if not known: then masks below 0 or of 255 are no label.
-        progress: Called with the number of pairs done and of all pairs.
 
     Returns:
         The pairs, the most alike of each sample of *second* first.
@@ -205,14 +195,9 @@ def find_overlaps(
     blocks = _all_blocks(first, second, spec, factor)
     if candidates is not None:
         blocks = _chosen_blocks(first, second, candidates, spec, factor)
-    found: list[Overlap] = []
-    done = 0
-    total = len(first) * len(second) if candidates is None else len(candidates)
-    for ours, theirs in blocks:
-        found += _compare(ours, theirs, factor)
-        done += len(ours.masks) * len(theirs.masks)
-        if progress is not None:
-            progress(done, total)
+    found = [
+        overlap for ours, theirs in blocks for overlap in _compare(ours, theirs, factor)
+    ]
     return sorted(found, key=lambda o: (o.second, -_alike(o)))
 
 
@@ -249,11 +234,11 @@ def _landmarks(
     dataset: Any, spec: SampleSpec | None, factor: int
 ) -> tuple[Landmarks, Landmarks]:
     """Landmarks of the images, and of the borders between classes."""
-    images, borders = [], []
+    images, masks = [], []
     for block in _read_blocks(dataset, spec, factor):
         images.append(Landmarks.of(block.images, block.start))
-        borders.append(Landmarks.of(_borders(block.masks), block.start))
-    return Landmarks.join(images), Landmarks.join(borders)
+        masks.append(Landmarks.of(borders(block.masks), block.start))
+    return Landmarks.join(images), Landmarks.join(masks)
 
 
 def _read_blocks(
@@ -264,68 +249,13 @@ def _read_blocks(
     masks: list[Tensor] = []
     for index in range(len(dataset)):
         sample = dataset[index]
-        image = _edges(sample['image'], spec, factor)
+        image = edges(sample['image'], factor)
         if images and (image.shape != images[0].shape or len(images) == _BLOCK):
             yield _Block(index - len(images), torch.stack(images), torch.stack(masks))
             images, masks = [], []
         images.append(image)
-        masks.append(_labels(sample.get('mask'), image, spec, factor))
+        masks.append(labels(sample.get('mask'), image, spec, factor))
     yield _Block(len(dataset) - len(images), torch.stack(images), torch.stack(masks))
-
-
-def _edges(image: Tensor, spec: SampleSpec | None, factor: int) -> Tensor:
-    """Strength of edges relative to what is around, (T, h, w); 0 where missing."""
-    dates = image.float().reshape(-1, *image.shape[-3:])
-    shown = dates.isfinite().all(1, keepdim=True)
-    dates = F.avg_pool2d(torch.where(shown, dates, 0), factor)
-    # whoever borders on a missing pixel has no gradient
-    missing = F.max_pool2d((~shown).float(), factor)
-    known = 1 - F.max_pool2d(missing, 3, 1, 1)
-    padded = F.pad(dates, (1, 1, 1, 1), mode='replicate')
-    right = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
-    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    steps = (right**2 + down**2).sqrt() * known
-    tiny = torch.finfo(steps.dtype).tiny
-    # each band counts alike, whatever its contrast
-    steps = (steps / steps.std((-1, -2), keepdim=True).clamp_min(tiny)).mean(
-        1, keepdim=True
-    )
-    weight = _around(known).clamp_min(tiny)
-    mean = _around(steps) / weight
-    spread = (_around(steps**2) / weight - mean**2).clamp_min(0).sqrt()
-    # far below the spread of the whole, there is nothing but rounding
-    least = 1e-3 * steps.std((-1, -2), keepdim=True) + tiny
-    edges = (steps - mean) / (spread + least)
-    # a bright roof must not outweigh all else
-    return (edges.clamp(-3, 3) * known)[:, 0]
-
-
-def _labels(
-    mask: Tensor | None, image: Tensor, spec: SampleSpec | None, factor: int
-) -> Tensor:
-    """Class positions (h, w), -1 for no label; nothing but -1 with several dates."""
-    height, width = image.shape[-2:]
-    if mask is None or len(image) > 1:
-        return torch.full((height, width), -1)
-    mask = mask.reshape(mask.shape[-2:])[::factor, ::factor][:height, :width].long()
-    classes = 255 if spec is None else spec.num_classes
-    return torch.where((mask >= 0) & (mask < classes), mask, -1)
-
-
-def _borders(masks: Tensor) -> Tensor:
-    """Where classes border on each other, less what is usual around; (N, 1, h, w)."""
-    borders = torch.zeros(masks.shape)
-    for axis in (1, 2):
-        size = masks.shape[axis] - 1
-        here, beside = masks.narrow(axis, 0, size), masks.narrow(axis, 1, size)
-        changes = (here != beside) & (here >= 0) & (beside >= 0)
-        borders.narrow(axis, 0, size)[changes] = 1
-    return (borders[:, None] - _around(borders[:, None])) * (masks >= 0)[:, None]
-
-
-def _around(values: Tensor) -> Tensor:
-    """Mean over the square around each pixel, (N, 1, h, w)."""
-    return F.avg_pool2d(values, _AROUND, 1, _AROUND // 2, count_include_pad=False)
 
 
 def _compare(ours: _Block, theirs: _Block, factor: int) -> list[Overlap]:
@@ -335,9 +265,9 @@ def _compare(ours: _Block, theirs: _Block, factor: int) -> list[Overlap]:
     scarce = max(1, _SIDE / pixels**0.5)
     best = _match(ours.images, theirs.images, _IMAGE_FLOOR)
     alike = best.score / min(_IMAGE_ALIKE * scarce, _SAME)
-    borders = _borders(ours.masks), _borders(theirs.masks)
-    if all(border.any() for border in borders):
-        other = _match(*borders, _MASK_FLOOR)
+    both = borders(ours.masks), borders(theirs.masks)
+    if all(border.any() for border in both):
+        other = _match(*both, _MASK_FLOOR)
         score = other.score / min(_MASK_ALIKE * scarce, _SAME)
         better = score > alike
         alike = torch.where(better, score, alike)

@@ -23,13 +23,12 @@ from ..pairs.valid import fill_missing
 _CARD = """# Relabelled image patches
 
 {count} image patches of `{source}`, byte for byte. **The masks are not theirs: a
-network read them in the images** ({by}){unsure}.
+network read them in the images** ({by}).
 
 They have the errors of that network, and no score on them says how good a model is.
 `training_samples.txt`, where there is one, holds fingerprints of the real samples that
 the generator of the images saw.
 """
-_UNSURE = '; pixels below a probability of {:g} have no label'
 #: What a manifest says of a sample that is true of its relabelled copy too.
 _KEPT = ('seed', 'source')
 
@@ -42,7 +41,6 @@ def relabel(
     mean: Tensor,
     std: Tensor,
     by: str,
-    min_confidence: float | None = None,
     batch_size: int = 16,
 ) -> None:
     """Write a copy of a folder of pairs with the masks that a network reads in it.
@@ -61,8 +59,6 @@ def relabel(
         mean: Mean of each band that the network was trained with, (C,) or scalar.
         std: Standard deviation of each band, (C,) or scalar.
         by: Name of the network, for provenance and data card.
-        min_confidence: Pixels get the ignore index where the most likely class is less
-            likely than this, above 0 and up to 1; None labels all.
         batch_size: Images read at once.
 
     Raises:
@@ -74,12 +70,11 @@ def relabel(
     """
     listed = (Path(folder) / 'train.txt').exists()
     source = PairFolder(folder, 'train' if listed else None)
-    _require_options(source, mean, std, min_confidence, batch_size)
+    _require_options(source, mean, std, batch_size)
     settings = {
         'samples': source.digest(masks=False),
         'by': by,
         'network': _fingerprint(predict, mean, std),
-        'min_confidence': min_confidence,
         # batches of another size differ by float noise
         'batch_size': batch_size,
     }
@@ -95,12 +90,10 @@ def relabel(
     writer.clean()
     if seen := read_seen_samples(folder):
         write_seen_samples(out, sorted(seen))
-    read = partial(_read_masks, predict, mean, std, source, min_confidence)
+    read = partial(_read_masks, predict, mean, std, source)
     with _evaluating(predict):
         _write_missing(writer, source, read, batch_size)
-    unsure = '' if min_confidence is None else _UNSURE.format(min_confidence)
-    card = _CARD.format(count=len(source), source=folder, by=by, unsure=unsure)
-    writer.finish(card)
+    writer.finish(_CARD.format(count=len(source), source=folder, by=by))
 
 
 def _write_missing(
@@ -141,7 +134,6 @@ def _read_masks(
     mean: Tensor,
     std: Tensor,
     source: PairFolder,
-    min_confidence: float | None,
     images: Tensor,
     names: Sequence[str],
 ) -> Tensor:
@@ -163,20 +155,15 @@ def _read_masks(
             f'The network gives {broken} scores that are NaN or infinite for samples '
             f'{names[0]} to {names[-1]}. Use a network whose training did not fail.'
         )
-    confidence, labels = scores.softmax(1).max(1)
+    labels = scores.argmax(1)
     if (ignored := source.spec.ignore_index) is not None:
-        labels[confidence < (min_confidence or 0)] = ignored
         missing = images.isnan().all(-3).cpu()
         labels[missing if missing.ndim == 3 else missing.any(1)] = ignored
     return labels
 
 
 def _require_options(
-    source: PairFolder,
-    mean: Tensor,
-    std: Tensor,
-    min_confidence: float | None,
-    batch_size: int,
+    source: PairFolder, mean: Tensor, std: Tensor, batch_size: int
 ) -> None:
     """Refuse options that are out of range or do not fit the folder."""
     spec = source.spec
@@ -187,19 +174,6 @@ def _require_options(
             f'mean and std have {mean.numel()} and {std.numel()} values, but '
             f'{source.root} has {spec.num_bands} bands: {list(spec.bands)}. Give those '
             'of the datamodule that the network was trained with.'
-        )
-    if min_confidence is None:
-        return
-    if not 0 < min_confidence <= 1:
-        raise ValueError(
-            f'min_confidence={min_confidence} must lie above 0 and not above 1. 0.5 '
-            'leaves out what the network doubts; None leaves out nothing.'
-        )
-    if spec.ignore_index is None:
-        raise ValueError(
-            f'min_confidence={min_confidence} leaves pixels without a label, but '
-            f'{source.root} has no ignore index to mark them with. Add '
-            '"ignore_index": 255 to its dataset.json, or use None.'
         )
 
 
