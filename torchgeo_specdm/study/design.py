@@ -63,6 +63,10 @@ class Cell(NamedTuple):
         return f'{self.model}, {label}, {size} real pairs, seed {self.seed}'
 
 
+#: Words for what a step makes, where its kind is none.
+_MADE = {'held_out': 'samples held out', 'joint': 'pairs', 'real': 'real samples'}
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a study, done once for all cells that need it.
@@ -84,7 +88,9 @@ class Step:
     @property
     def title(self) -> str:
         """A few words for people."""
-        return self.cell.title if self.kind == 'run' else f'{self.kind} {self.name}'
+        if self.kind == 'run':
+            return self.cell.title
+        return f'{_MADE.get(self.kind, self.kind)}: {self.name}'
 
 
 def arm_label(arm: str, ratio: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
 from ..bars import duration
 from .design import REAL, Cell
@@ -26,7 +26,8 @@ class _Clock(Callback):
         self.ends: list[float] = []
 
     def alone(self, title: str) -> list[Callback]:
-        return [self]
+        # one that shows nothing keeps Lightning's own away
+        return [self, ProgressBar()]
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self.ends.append(time.monotonic())

@@ -108,7 +108,8 @@ def describe_dataset(
     if not overrides.get('classes', classes):
         raise ValueError(
             f'{type(innermost(training)).__name__} does not say what its classes are. '
-            'Name them in the task: spec: {classes: [...]}.'
+            'Name them with spec: {classes: [...]}, in the task, or in a YAML of data '
+            'beside class_path.'
         )
     scale, dtype = usual_unit(seen.brightest)
     nodata = overrides.get('nodata')
