@@ -365,8 +365,7 @@ def _find_scale(
         np.concatenate([r.values[r.valid & np.isfinite(r.values)] for r in rasters])
     )
     _warn_of_units(files.root, rasters)
-    # numbers below 0 are no bytes: decibels, or reflectance after correction
-    scale = 1.0 if low < 0 else usual_unit(float(high))[0]
+    scale = usual_unit(high, low)[0]
     meaning = {1.0: 'reflectance 0..1', 1e-4: 'reflectance x 10000'}
     _log.warning(
         '%s: images are taken for %s, guessed from %.4g to %.4g in most pixels. Set '

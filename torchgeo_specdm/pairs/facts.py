@@ -94,6 +94,7 @@ class SampleFacts(NamedTuple):
     #: have it in all bands.
     lowest: tuple[float, float]
     highest: tuple[float, float]
+    whole: bool  #: whether all values are whole numbers
 
     @classmethod
     def of(cls, sample: Mapping[str, Any]) -> Self:
@@ -107,14 +108,22 @@ class SampleFacts(NamedTuple):
             The facts.
 
         Raises:
+            TypeError: If image or mask is no tensor.
             ValueError: If the sample has other keys.
         """
-        if not {'image', 'mask'} <= sample.keys():
+        keys = sorted(sample) if isinstance(sample, Mapping) else []
+        if not {'image', 'mask'} <= {*keys}:
             raise ValueError(
-                f'A sample has the keys {sorted(sample)}, but image and mask are '
+                f'A sample has the keys {keys}, but image and mask are '
                 'needed. Use a datamodule for segmentation or change detection.'
             )
         image, mask = sample['image'], sample['mask']
+        if not (isinstance(image, Tensor) and isinstance(mask, Tensor)):
+            raise TypeError(
+                f'A sample has an image of {type(image).__name__} and a mask of '
+                f'{type(mask).__name__}, but both must be tensors. Let the data set '
+                'return torch.from_numpy(array).'
+            )
         labels = mask[mask != USUAL_IGNORE]
         bands = image.to(torch.float32).movedim(-3, 0).flatten(1)
         return cls(
@@ -132,6 +141,7 @@ class SampleFacts(NamedTuple):
             fingerprint(sample),
             fingerprint(sample, labels=False),
             *_extremes(bands),
+            whole=bool((bands.nan_to_num() % 1 == 0).all()),
         )
 
 
@@ -174,6 +184,8 @@ class Survey(NamedTuple):
     form: SampleForm  #: of the first one
     level: Tensor  #: mean absolute value of each band, (C,)
     brightest: float  #: highest value of the images
+    lowest: float  #: lowest value of pixels with all bands
+    whole: bool  #: whether all values are whole numbers
     top: int  #: highest class in the masks
 
 
@@ -232,7 +244,14 @@ def survey(dataset: Dataset[Any]) -> Survey:
     found = [remembered(dataset, i) or SampleFacts.of(dataset[i]) for i in spread]
     level = sum((facts.level for facts in found), torch.zeros(())) / len(found)
     brightest = max(facts.brightest for facts in found)
-    return Survey(found[0].form, level, brightest, max(facts.top for facts in found))
+    return Survey(
+        found[0].form,
+        level,
+        brightest,
+        min(facts.lowest[0] for facts in found),
+        all(facts.whole for facts in found),
+        max(facts.top for facts in found),
+    )
 
 
 def declared_spec(datamodule: Any, dataset: Any = None) -> SampleSpec | None:

@@ -250,7 +250,8 @@ class PairWriter:
             raise ValueError(
                 f'The mask of sample {name} has the values '
                 f'{np.unique(mask[~known & ~ignored])[:5].tolist()}; allowed are 0 to '
-                f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}.'
+                f'{spec.num_classes - 1} and the ignore index {spec.ignore_index}. Name '
+                'what is missing: spec: {ignore_index: 255} or spec: {classes: [...]}.'
             )
 
     def append(self, row: Mapping[str, Any], file: str = MANIFEST) -> None:

@@ -36,6 +36,7 @@ from torchgeo_specdm.datamodules.support.adapter import (
     training_batches,
 )
 from torchgeo_specdm.datamodules.support.preparation import BatchAugmentation
+from torchgeo_specdm.pairs.facts import SampleFacts
 
 from ...conftest import quiet_trainer
 from ..torchgeo_fakes import write_landcoverai
@@ -140,17 +141,50 @@ class TestDescribe:
             describe_datamodule(in_trainer(Foreign(data)))
 
     @pytest.mark.parametrize(
-        ('scale', 'found'),
-        [(1.0, (1e-4, 'uint16')), (0.05, (1 / 255, 'uint8')), (1e-4, (1.0, 'float32'))],
+        ('scale', 'lowered', 'whole', 'found'),
+        [
+            (1.0, 0, False, (1e-4, 'uint16')),
+            (0.05, 0, True, (1 / 255, 'uint8')),
+            (1e-4, 0, False, (1.0, 'float32')),
+            # percent would lose their fractions as bytes, and decibels all but them
+            (0.01, 0, False, (1 / 255, 'float32')),
+            (0.01, 30, False, (1.0, 'float32')),
+            (1.0, 1200, True, (1e-4, 'float32')),
+        ],
     )
-    def test_range_tells_the_scale(
-        self, scale: float, found: tuple[float, str]
+    def test_range_tells_the_unit(
+        self, scale: float, lowered: float, whole: bool, found: tuple[float, str]
     ) -> None:
         data = Patches(scale=scale)
+        data.images -= lowered
+        data.images = data.images.round() if whole else data.images
         # a black first patch must not pass for reflectance
         data.images[0] = 0
         spec = describe_datamodule(in_trainer(Foreign(data)))
         assert (spec.scale, spec.dtype) == found
+
+    @pytest.mark.parametrize(
+        ('given', 'said'),
+        [
+            ({'class': ['a']}, r"spec has \['class'\], but may have"),
+            ({'bands': ['x']}, 'spec has 1 bands and 1 dates, but samples of Foreign'),
+            ({'dates': 2}, 'spec has 2 bands and 2 dates, but samples of Foreign'),
+        ],
+    )
+    def test_a_spec_of_other_samples(self, given: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            describe_datamodule(in_trainer(Foreign(Patches())), given)
+
+    @pytest.mark.parametrize(
+        ('sample', 'said'),
+        [
+            ((1, 2), r'has the keys \[\]'),
+            ({'image': np.ones((2, 8, 8)), 'mask': 1}, 'of ndarray and a mask of int'),
+        ],
+    )
+    def test_samples_that_are_none(self, sample: Any, said: str) -> None:
+        with pytest.raises((TypeError, ValueError), match=said):
+            SampleFacts.of(sample)
 
     def test_names_that_do_not_fit(self) -> None:
         data = Patches()

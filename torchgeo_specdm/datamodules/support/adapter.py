@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def describe_datamodule(
     overrides = dict(overrides or {})
     spec = declared_spec(datamodule)
     if spec is not None:
-        return SampleSpec.from_dict(spec.to_dict() | overrides)
+        return _overridden(spec.to_dict(), overrides)
     if not isinstance(datamodule, NonGeoDataModule):
         raise TypeError(
             f'{type(datamodule).__name__} is no NonGeoDataModule: its samples are '
@@ -111,8 +112,9 @@ def describe_dataset(
             'Name them with spec: {classes: [...]}, in the task, or in a YAML of data '
             'beside class_path.'
         )
-    scale, dtype = usual_unit(seen.brightest)
     nodata = overrides.get('nodata')
+    lowest = 0 if seen.lowest == nodata else seen.lowest
+    scale, dtype = usual_unit(seen.brightest, lowest, seen.whole)
     if nodata is not None and not (
         isinstance(nodata, int | float)
         and math.isfinite(nodata)
@@ -127,7 +129,24 @@ def describe_dataset(
         'scale': scale,
         'dtype': dtype,
     }
-    return SampleSpec.from_dict({**found, **overrides})
+    spec = _overridden(found, overrides)
+    if (spec.num_bands, spec.dates) != (bands, found['dates']):
+        raise ValueError(
+            f'spec has {spec.num_bands} bands and {spec.dates} dates, but samples of '
+            f'{name} have {bands} and {found["dates"]}. Name the bands of all channels.'
+        )
+    return spec
+
+
+def _overridden(found: Mapping[str, Any], given: Mapping[str, Any]) -> SampleSpec:
+    """A description with what the user gives."""
+    known = [field.name for field in fields(SampleSpec)]
+    unknown = sorted({*given}.difference(known))
+    if unknown:
+        raise ValueError(
+            f'spec has {unknown}, but may have {known}. Correct the names.'
+        )
+    return SampleSpec.from_dict({**found, **given})
 
 
 def split_datasets(datamodule: Any) -> dict[str, Any]:
