@@ -63,10 +63,7 @@ class MaskFolder(NonGeoDataset):
             ValueError: If the file is broken, or has a value that is no class.
         """
         path = self.mask_path(self.ids[index])
-        remedy = (
-            'These are the classes of the generator: draw the mask with them, or name '
-            'those of other values in classes.csv.'
-        )
+        remedy = 'These are the codes of the generator: draw the mask with them.'
         codes = read_codes(path, None, self.spec.labels)
         mask = class_positions(codes, self.spec, path, remedy)
         return {'mask': torch.from_numpy(mask[None] if self.spec.dates > 1 else mask)}

@@ -11,8 +11,14 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 
+from torchgeo_specdm import PairFolder
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
-from torchgeo_specdm.datamodules.support.mixing import MixSampler, subset
+from torchgeo_specdm.datamodules.support.mixing import (
+    MatchedSamples,
+    MixSampler,
+    subset,
+)
+from torchgeo_specdm.pairs.facts import SampleForm
 
 from ...conftest import quiet_trainer
 from ...processes import run_ranks
@@ -29,6 +35,18 @@ def test_subsets_are_frozen() -> None:
     # drift of the generator would change published splits
     assert subset(4, 20, 0, 0) == [0, 2, 11, 17]
     assert subset(4, 20, 0, 1) != subset(4, 20, 0, 0) != subset(4, 20, 1, 0)
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.int8])
+def test_labels_that_real_masks_cannot_hold(
+    synthetic_root: Path, dtype: torch.dtype
+) -> None:
+    folder = PairFolder(synthetic_root)
+    sample = folder[0]
+    folder.transforms = lambda sample: sample | {'mask': sample['mask'] * 0 + 255}
+    form = SampleForm((2,), (), sample['image'].dtype, dtype, (32, 32))
+    with pytest.raises(ValueError, match=r'has labels up to 255.*cannot hold'):
+        MatchedSamples(folder, [0], form)[0]
 
 
 @pytest.mark.parametrize(('share', 'batch_size'), [(0.5, 4), (0.5, 5), (0.3, 4)])

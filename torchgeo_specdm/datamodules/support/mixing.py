@@ -87,11 +87,16 @@ class MatchedSamples(Dataset[dict[str, Tensor]]):
         require_form(self.form, image.shape, mask.shape, name)
         pixels = image.shape[-2:]
         crop = _random_crop(pixels, self.form.size)
+        labels = mask.to(self.form.mask_dtype)
+        if not torch.equal(labels.to(mask.dtype), mask):
+            raise ValueError(
+                f'{name} has labels up to {mask.max()}, which the masks of the real '
+                f'samples, {labels.dtype}, cannot hold. Let the real data set return '
+                'masks of torch.int64.'
+            )
         return {
             'image': image[crop].to(self.form.image_dtype),
-            'mask': mask.reshape(*self.form.layers, *pixels)[crop].to(
-                self.form.mask_dtype
-            ),
+            'mask': labels.reshape(*self.form.layers, *pixels)[crop],
         }
 
 

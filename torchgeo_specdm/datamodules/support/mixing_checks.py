@@ -219,7 +219,7 @@ def require_same_names(
     name: str,
     seen: Survey | None = None,
 ) -> None:
-    """Refuse synthetic samples with other bands, classes, dates or scale.
+    """Refuse synthetic samples with other bands, classes, dates or units.
 
     Args:
         real: The real datamodule.
@@ -362,7 +362,7 @@ def _known(
     known: dict[str, Any] = {}
     spec = declared_spec(real, dataset)
     if spec is not None:
-        known = {name: getattr(spec, name) for name in ('dates', 'scale')}
+        known = {n: getattr(spec, n) for n in ('dates', 'scale', 'offset')}
         names, classes = spec.bands, spec.classes
     else:
         names, classes = declared_names(dataset, len(seen.level))
@@ -372,7 +372,7 @@ def _known(
         known['bands'] = names
     fewer = len(synthetic.classes) <= len(classes)
     if classes and not (_stand_in(synthetic.classes) and fewer):
-        known |= {'classes': classes, 'colors': ()}
+        known |= {'classes': classes, 'colors': (), 'codes': ()}
     return replace(synthetic, ignore_index=None, **known)
 
 
