@@ -191,7 +191,7 @@ class TestMasksAlone:
         self, diffusion_run: Run, tmp_path: Path, codes: np.ndarray
     ) -> None:
         for mask, said in (
-            (codes + 77, r'values \[77, 78\].*classes\.csv'),
+            (codes + 77, r'values \[77, 78\].*codes of the generator'),
             (codes[:31], r'a has \(31, 64\) pixels.*patches of \(32, 32\)'),
         ):
             write_mask(tmp_path / 'masks' / 'a.tif', mask)
