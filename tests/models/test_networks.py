@@ -81,7 +81,7 @@ def test_refuses_other_shapes(case: Case, network: nn.Module) -> None:
     message = r'must be \(B, 4, H, W\)'
     if case.dates:
         shapes = [(1, 4, 32, 32), (1, 3, 4, 32, 32), (1, 2, 3, 32, 32)]
-        message = r'must be \(B, 2, 4, H, W\)'
+        message = r'must be \(B, 2, 4, H, W\).*Stack the dates'
     for shape in shapes:
         with pytest.raises(ValueError, match=message):
             network(torch.zeros(shape))

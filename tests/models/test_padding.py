@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from torchgeo_specdm.models.padding import check_pair, pad_to_32
+from torchgeo_specdm.models.padding import pad_to_32
 
 
 class TestPadTo32:
@@ -25,18 +25,3 @@ class TestPadTo32:
     def test_multiples_are_returned_as_they_are(self) -> None:
         image = torch.rand(1, 2, 3, 32, 64)
         assert pad_to_32(image) is image
-
-
-class TestCheckPair:
-    def test_takes_two_dates(self) -> None:
-        check_pair(torch.zeros(1, 2, 4, 5, 7), 4)
-
-    @pytest.mark.parametrize(
-        'shape',
-        [(2, 4, 8, 8), (1, 1, 4, 8, 8), (1, 3, 4, 8, 8), (1, 2, 3, 8, 8), (1, 1, 2, 4)],
-    )
-    def test_refuses_other_shapes(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match=r'must be \(B, 2, 4, H, W\)') as refused:
-            check_pair(torch.zeros(shape), 4)
-        assert str(shape) in str(refused.value)
-        assert 'Stack the dates' in str(refused.value)

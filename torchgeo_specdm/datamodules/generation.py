@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from torchgeo.datamodules import BaseDataModule
 
-from ..datasets.images import ImageFolder
-from ..datasets.masks import MaskFolder
 from ..datasets.pairs import PairFolder
+from ..datasets.rasters import ImageFolder, MaskFolder
 from ..diffusion.noise import SEED_LIMIT, stream_random
 from ..pairs.classes import CLASSES
 from ..pairs.layout import DESCRIPTION

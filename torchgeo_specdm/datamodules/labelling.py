@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
+from ..datasets.rasters import ImageFolder
 from .generation import BatchDataset, GenerationDataModule
 
 #: Most masks that are drawn for one image: their numbers must not meet.
@@ -84,9 +84,7 @@ class LabellingDataModule(GenerationDataModule):
     @cached_property
     def source_digest(self) -> str:
         """A hash of the images."""
-        if isinstance(self.source, PairFolder):
-            return self.source.digest(masks=False)
-        return self.source.digest()
+        return self.source.digest(masks=False)
 
     def _require_match(self) -> None:
         """Refuse images that do not suit the generator; their masks may be any."""

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from ..datasets.images import ImageFolder
-from ..datasets.masks import MaskFolder
 from ..datasets.pairs import PairFolder
+from ..datasets.rasters import ImageFolder, MaskFolder
 from ..diffusion.noise import stream_random
 from .generation import BatchDataset, GenerationDataModule
 

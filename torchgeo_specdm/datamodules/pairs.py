@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchgeo.datamodules import NonGeoDataModule
 
-from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
+from ..datasets.rasters import ImageFolder
 from ..pairs.facts import fingerprints, survey
 from ..pairs.layout import SPLITS, read_places
 from ..pairs.spec import SampleSpec

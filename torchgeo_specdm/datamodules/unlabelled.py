@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
-from ..datasets.images import ImageFolder
 from ..datasets.pairs import PairFolder
+from ..datasets.rasters import ImageFolder
 from ..pairs.facts import SampleForm, Survey, declared_spec, fingerprints, survey
 from ..pairs.spec import USUAL_IGNORE, SampleSpec
 from .support.adapter import describe_datamodule

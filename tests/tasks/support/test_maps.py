@@ -11,7 +11,7 @@ from rasterio.transform import from_origin
 from tests.conftest import quiet_trainer
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm import MultispectralSegmentationTask, PairFolderDataModule
-from torchgeo_specdm.datasets.images import ImageFolder
+from torchgeo_specdm.datasets.rasters import ImageFolder
 
 PLACE = {'crs': 'EPSG:32632', 'transform': from_origin(500_000, 5_300_000, 10, 10)}
 CODES = [10, 523, 30]

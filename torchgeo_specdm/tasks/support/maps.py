@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ...datasets.images import ImageFolder
+from ...datasets.rasters import ImageFolder
 from ...pairs.geotiffs import write_class_raster
 
 #: Folder of the maps, in the trainer's ``default_root_dir``.
