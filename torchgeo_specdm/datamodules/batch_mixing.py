@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchgeo.datamodules import BaseDataModule
 
+from ..choices import require_choice
 from ..pairs.facts import declared_spec
 from .support.wrapping import WrappingDataModule
 
@@ -62,10 +63,7 @@ class BatchMixDataModule(WrappingDataModule):
             ValueError: If the method is not known or the probability out of range.
         """
         super().__init__(real)
-        if method not in _METHODS:
-            raise ValueError(
-                f'method={method!r} is not known. Use one of {list(_METHODS)}.'
-            )
+        require_choice('method', method, _METHODS)
         if not 0 <= probability <= 1:
             raise ValueError(
                 f'probability={probability} must lie between 0 and 1, both included. '

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bands import SENTINEL2_WAVELENGTHS, TEN_BANDS
+from ..choices import require_choice
 from ..pairs.layout import SPLITS
 from ..pairs.plotting import PlottedDataset
 from ..pairs.spec import SampleSpec
@@ -306,8 +307,7 @@ def _choose_cities(
 def _check_arguments(
     split: str, patch_size: int, overlap: float, threshold: int
 ) -> None:
-    if split not in SPLITS:
-        raise ValueError(f'split={split!r} must be one of {list(SPLITS)}.')
+    require_choice('split', split, SPLITS)
     if patch_size < 1:
         raise ValueError(
             f'patch_size={patch_size} must be 1 pixel or more. Use for example 256.'

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bands import TEN_BANDS
+from ..choices import require_choice
 from ..pairs.layout import SPLITS
 from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
@@ -339,8 +340,7 @@ def segmunich_spec(bands: Sequence[str] = TEN_BANDS) -> SampleSpec:
 
 
 def _check_arguments(split: str, bands: Sequence[str], share: float | None) -> None:
-    if split not in SPLITS:
-        raise ValueError(f'split={split!r} must be one of {list(SPLITS)}.')
+    require_choice('split', split, SPLITS)
     unknown = [band for band in bands if band not in TEN_BANDS]
     if unknown:
         raise ValueError(

@@ -13,6 +13,7 @@ from einops import rearrange
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
+from ..choices import require_choice
 from .padding import check_pair, pad_to_32
 
 #: The encoders to choose from; ChangeFormer V3 has the shape of ``mit_b2``.
@@ -85,11 +86,7 @@ class ChangeFormer(nn.Module):
         Raises:
             ValueError: If the backbone is not known.
         """
-        if backbone not in get_args(Backbone):
-            raise ValueError(
-                f'backbone={backbone!r} is not known to ChangeFormer. Use one of '
-                f'{list(get_args(Backbone))}.'
-            )
+        require_choice('backbone', backbone, get_args(Backbone))
         super().__init__()
         self.in_channels = in_channels
         self.relu_logits = relu_logits

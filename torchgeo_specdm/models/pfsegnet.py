@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..choices import require_choice
 from .pointflow import PointFlow, Points, resize
 from .segformer import AnySize, Stem, band_mapper
 
@@ -81,13 +82,8 @@ class PFSegNet(AnySize):
         Raises:
             ValueError: If a choice is not known.
         """
-        choices = ('backbone', backbone, Encoder), ('points', points, Points)
-        for name, value, known in choices:
-            if value not in get_args(known):
-                raise ValueError(
-                    f'{name}={value!r} is not known to PFSegNet. Use one of '
-                    f'{list(get_args(known))}.'
-                )
+        require_choice('backbone', backbone, get_args(Encoder))
+        require_choice('points', points, get_args(Points))
         mapper = band_mapper(stem, in_channels, rgb)
         bands = in_channels if mapper is None else 3
         network = _Network(_encoder(backbone, bands, weights), num_classes, points)

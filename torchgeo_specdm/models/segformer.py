@@ -9,6 +9,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
+from ..choices import require_choice
 from .padding import pad_to_32
 
 #: How an image with more than three bands gets into a network made for three.
@@ -50,10 +51,7 @@ class BandMapper(nn.Conv2d):
         Raises:
             ValueError: If ``init`` is unknown or ``rgb`` is not three of the channels.
         """
-        if init not in ('rgb', 'kaiming'):
-            raise ValueError(
-                f"init={init!r} is not known. Use one of ['rgb', 'kaiming']."
-            )
+        require_choice('init', init, ('rgb', 'kaiming'))
         super().__init__(in_channels, 3, kernel_size=1, bias=True)
         if init == 'kaiming':
             return
@@ -187,9 +185,7 @@ def band_mapper(
     Raises:
         ValueError: If the stem is not known.
     """
-    match stem:
-        case 'widen':
-            return None
-        case 'map':
-            return BandMapper(in_channels, 'rgb' if rgb else 'kaiming', rgb)
-    raise ValueError(f'stem={stem!r} is not known. Use one of {list(get_args(Stem))}.')
+    require_choice('stem', stem, get_args(Stem))
+    if stem == 'widen':
+        return None
+    return BandMapper(in_channels, 'rgb' if rgb else 'kaiming', rgb)

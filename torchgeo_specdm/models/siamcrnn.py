@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchgeo.models.convlstm import ConvLSTMCell
 
+from ..choices import require_choice
 from .padding import check_pair, pad_to_32
 
 #: Encoders of SiamCRNN.
@@ -56,11 +57,7 @@ class SiamCRNN(nn.Module):
         Raises:
             ValueError: If the backbone is not known.
         """
-        if backbone not in get_args(ResNet):
-            raise ValueError(
-                f'backbone={backbone!r} is not known to SiamCRNN. Use one of '
-                f'{list(get_args(ResNet))}.'
-            )
+        require_choice('backbone', backbone, get_args(ResNet))
         super().__init__()
         self.in_channels = in_channels
         encoder: Any = timm.create_model(

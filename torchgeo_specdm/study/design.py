@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import ConfigDict
 
+from ..choices import require_choice
 from ..codecs import CODECS
 from ..files import Count, Seed, check_json, read_yaml
 from ..objects import Config
@@ -240,9 +241,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse a name that nothing is made of."""
-        known = [*CODECS, *GENERATORS]
-        if self.codec not in known:
-            raise ValueError(f'codec={self.codec!r} must be one of {known}.')
+        require_choice('codec', self.codec, [*CODECS, *GENERATORS])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 from torch import Tensor, nn
 from torchgeo.models import FCSiamConc, FCSiamDiff
 
+from ..choices import require_choice
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.stitching import UNSEEN, Stitcher
 from ..models.changeformer import ChangeFormer
@@ -16,7 +17,7 @@ from ..models.padding import check_pair, pad_to_32
 from ..models.siamcrnn import SiamCRNN
 from ..pairs.geotiffs import write_class_raster
 from ..pairs.spec import SampleSpec
-from .pixelwise import PixelTask, require_choice
+from .pixelwise import PixelTask
 
 #: The networks to choose from.
 ModelName: TypeAlias = Literal['changeformer', 'siamcrnn', 'fcsiamdiff', 'fcsiamconc']

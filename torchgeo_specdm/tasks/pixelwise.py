@@ -467,9 +467,3 @@ def _factor(step: int, warmup: float, steps: int) -> float:
     if step >= rising:
         return decay
     return decay * (_WARMUP_START + (1 - _WARMUP_START) * step / rising)
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the choices; the message names them."""
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} is not known. Use one of {list(choices)}.')

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
+from ..choices import require_choice
 from ..datamodules.support.mixing_checks import require_unseen
 from ..diffusion import Generator
 from ..models.denoiser import DenoiserSegmenter
@@ -15,7 +16,7 @@ from ..models.pfsegnet import PFSegNet, pfsegnet_loss
 from ..models.segformer import AnySize, Stem, band_mapper, segformer
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
-from .pixelwise import PixelTask, require_choice
+from .pixelwise import PixelTask
 
 #: The networks to choose from.
 ModelName: TypeAlias = Literal[
