@@ -182,7 +182,7 @@ class TestRefusals:
             small(root, crop_size=crop_size).setup('fit')
 
     def test_bands(self) -> None:
-        with pytest.raises(ValueError, match=r"bands \['B8'\] are not in OSCD"):
+        with pytest.raises(ValueError, match=r"bands \['B8'\] are not among"):
             OSCDDataModule(bands=('B02', 'B8'))
 
     def test_nothing_to_validate_on(self, root: str) -> None:

@@ -277,7 +277,7 @@ class TestSplits:
     ('arguments', 'match'),
     [
         ({'split': 'predict'}, "split='predict' must be one of"),
-        ({'bands': ['B08', 'B8']}, r"bands \['B8'\] are not in OSCD"),
+        ({'bands': ['B08', 'B8']}, r"bands \['B8'\] are not among"),
         ({'bands': ['B08', 'B08']}, 'different names'),
         ({'patch_size': 0}, 'patch_size=0 must be 1'),
         ({'overlap': 1}, 'overlap=1 is a share'),

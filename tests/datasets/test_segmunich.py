@@ -174,7 +174,7 @@ class TestLayout:
         ('arguments', 'match'),
         [
             ({'split': 'predict'}, "split='predict' must be one of"),
-            ({'bands': ['B08', 'B09']}, r"bands \['B09'\] are not in SegMunich"),
+            ({'bands': ['B08', 'B09']}, r"bands \['B09'\] are not among"),
             ({'bands': ['B08', 'B08']}, 'different names'),
             ({'bands': []}, 'one or more'),
             ({'max_background': 20}, r'max_background=20 .* 0\.\.1'),

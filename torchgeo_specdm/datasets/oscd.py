@@ -210,15 +210,8 @@ def oscd_spec(bands: Sequence[str] = TEN_BANDS) -> SampleSpec:
     Raises:
         ValueError: If a name is unknown or given twice.
     """
-    unknown = [band for band in bands if band not in OSCD.all_bands]
-    if unknown:
-        raise ValueError(
-            f'bands {unknown} are not in OSCD, which has {list(OSCD.all_bands)}. Use '
-            'these names.'
-        )
-    return SampleSpec(
-        bands=tuple(bands), classes=OSCD.classes, dates=2, colors=OSCD.colormap
-    )
+    spec = SampleSpec(OSCD.all_bands, OSCD.classes, dates=2, colors=OSCD.colormap)
+    return spec.choose_bands(bands)
 
 
 def tile_stride(patch_size: int, overlap: float) -> int:

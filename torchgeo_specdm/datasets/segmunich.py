@@ -158,7 +158,7 @@ class SegMunich(PlottedDataset):
                 a list names unknown files, a source tile is in two splits, or nothing
                 is left.
         """
-        _check_arguments(split, bands, max_background)
+        _check_arguments(split, max_background)
         self.root = Path(root)
         self.split = split
         self.transforms = transforms
@@ -330,23 +330,16 @@ def segmunich_spec(bands: Sequence[str] = TEN_BANDS) -> SampleSpec:
 
     Returns:
         The spec. The files are float32 but hold integers, so the dtype is uint16.
+
+    Raises:
+        ValueError: If a name is unknown or given twice.
     """
-    return SampleSpec(
-        bands=tuple(bands),
-        classes=SegMunich.classes,
-        dtype='uint16',
-        colors=SegMunich.colormap,
-    )
+    spec = SampleSpec(TEN_BANDS, SegMunich.classes, colors=SegMunich.colormap)
+    return spec.choose_bands(bands)
 
 
-def _check_arguments(split: str, bands: Sequence[str], share: float | None) -> None:
+def _check_arguments(split: str, share: float | None) -> None:
     require_choice('split', split, SPLITS)
-    unknown = [band for band in bands if band not in TEN_BANDS]
-    if unknown:
-        raise ValueError(
-            f'bands {unknown} are not in SegMunich, which has {list(TEN_BANDS)}. Use '
-            'these names.'
-        )
     if share is not None and not 0 <= share <= 1:
         raise ValueError(
             f'max_background={share} is a share and must be in 0..1. Use for example '
