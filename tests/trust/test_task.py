@@ -29,7 +29,7 @@ from torchgeo_specdm.trust.measures import read_measures
 from torchgeo_specdm.trust.scores import read_scores
 
 from ..conftest import PAIR_CLASSES, PAIR_SPECTRA, quiet_trainer, write_pair_folder
-from ..datamodules.torchgeo_fakes import deepglobe, landcoverai, sen12ms
+from ..datamodules.torchgeo_fakes import deepglobe, sen12ms
 from ..processes import run_ranks
 from ..study.fakes import Change, open_data, pixel_codec, write_changed, write_generator
 from ..tasks.oracle import ORACLE
@@ -207,7 +207,7 @@ def test_a_judge_that_took_no_step_is_refused(
     assert not (tmp_path / 'out' / 'judges').exists()
 
 
-@pytest.mark.parametrize('make', [landcoverai, deepglobe, sen12ms])
+@pytest.mark.parametrize('make', [deepglobe, sen12ms])
 def test_any_datamodule_of_torchgeo(make: Any, tmp_path: Path) -> None:
     datamodule, synthetic, _ = make(tmp_path)
     datamodule.num_workers = 1

@@ -11,15 +11,13 @@ from typing import Any
 from ..study.design import REAL, arm_label
 from ..study.runs import Run, by_arm, differences
 from ..study.statistics import needed_seeds
-from ..study.verdicts import NAMES
+from ..study.verdicts import NAMES, WANTED
 from ..tasks.support.plateau import LEARNED, settled
 from ..trust.lights import blind_judges, lights, unsettled_judges
 from ..trust.numbers import State
 
 #: Fewer seeds than these may give another verdict next time.
 _FEW_SEEDS = 5
-#: The effect, in 0..1, that more seeds are asked for.
-_WANTED = 0.01
 #: Share of a real sample's pixels that a generated one has, below which counts mislead.
 _SMALLER = 0.9
 
@@ -184,10 +182,10 @@ def _more_seeds(evidence: Evidence) -> list[str]:
     """The number of seeds that would tell."""
     if len(evidence.real) < 2:
         return ['More seeds: one run does not tell the noise. Run a study with 5.']
-    needed = needed_seeds(stdev(evidence.real), _WANTED)
+    needed = needed_seeds(stdev(evidence.real), WANTED)
     if needed <= len(evidence.real):
         return []
-    effect = f'an effect of {100 * _WANTED:g} point'
+    effect = f'an effect of {100 * WANTED:g} point'
     return [f'More seeds: about {needed} would show {effect}, if there is one.']
 
 

@@ -19,7 +19,7 @@ NAMES = {
     'change_f1': 'F1 of change',
 }
 #: The effect, in 0..1, that a study says how many seeds it would need for.
-_WANTED = 0.01
+WANTED = 0.01
 
 
 def verdicts(
@@ -79,9 +79,9 @@ def noise(runs: Sequence[Run], score: str = 'miou') -> str:
         f'{100 * spread:.1f} points ({seeds} seeds). With so many seeds, effects below '
         f'about {100 * visible:.1f} points cannot be told from noise'
     )
-    if visible > _WANTED:
-        needed = needed_seeds(spread, _WANTED)
-        said += f'; {100 * _WANTED:g} point would need about {needed} seeds'
+    if visible > WANTED:
+        needed = needed_seeds(spread, WANTED)
+        said += f'; {100 * WANTED:g} point would need about {needed} seeds'
     return f'{said}.'
 
 

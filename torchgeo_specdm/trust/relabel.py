@@ -4,8 +4,8 @@
 """Pseudo-labels: a folder of pairs with the masks that a network reads in it."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..bars import bar
 from ..datasets.pairs import PairFolder
+from ..models.evaluating import evaluating
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.manifest import read_manifest
@@ -91,7 +92,7 @@ def relabel(
     if seen := read_seen_samples(folder):
         write_seen_samples(out, sorted(seen))
     read = partial(_read_masks, predict, mean, std, source)
-    with _evaluating(predict):
+    with evaluating(predict) if isinstance(predict, nn.Module) else nullcontext():
         _write_missing(writer, source, read, batch_size)
     writer.finish(_CARD.format(count=len(source), source=folder, by=by))
 
@@ -190,18 +191,3 @@ def _fingerprint(predict: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor)
             flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _evaluating(predict: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Run a module in evaluation mode, and leave it as it was."""
-    if not isinstance(predict, nn.Module):
-        yield
-        return
-    were = [(module, module.training) for module in predict.modules()]
-    predict.eval()
-    try:
-        yield
-    finally:
-        for module, training in were:
-            module.training = training

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ...datamodules.batch_mixing import cut_mix
+from ...models.evaluating import evaluating
 from ...pairs.valid import valid_pixels
 
 #: Most that a strong view changes, in standard deviations of a band: gain and offset of
@@ -119,13 +120,8 @@ class SelfTraining(Callback):
 
 def _read(task: LightningModule, image: Tensor) -> Tensor:
     """Probabilities (B, K, H, W) by the network as it predicts."""
-    modes = [(module, module.training) for module in task.modules()]
-    task.eval()
-    try:
+    with evaluating(task):
         logits: Tensor = task(image)
-    finally:
-        for module, training in modes:
-            module.training = training
     if logits.ndim != 4 or logits.shape[1] < 2:
         raise ValueError(
             f'{type(task).__name__} gives {tuple(logits.shape)}, but self-training needs '
