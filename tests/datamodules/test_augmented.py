@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import kornia.augmentation as K
 import pytest
 import torch
 from lightning.pytorch import seed_everything
@@ -164,16 +163,6 @@ def test_image_and_mask_stay_aligned(
     )
     assert '8 real and 8 synthetic samples, 4 batches of 4' in caplog.text
     assert '12 updates' in caplog.text
-
-
-@pytest.mark.parametrize('pad', [False, True])
-def test_crop_to_equal_size_changes_nothing(pad: bool) -> None:
-    batch = {'image': torch.randn(4, 3, 32, 32), 'mask': torch.arange(4 * 1024) % 7}
-    batch['mask'] = batch['mask'].reshape(4, 32, 32)
-    crop = K.RandomCrop((32, 32), pad_if_needed=pad)
-    cropped = K.AugmentationSequential(crop, data_keys=None, keepdim=True)(batch)
-    assert torch.equal(cropped['image'], batch['image'])
-    assert torch.equal(cropped['mask'], batch['mask'])
 
 
 def test_dates_and_mask_layers(tmp_path: Path) -> None:

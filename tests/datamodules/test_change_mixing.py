@@ -79,26 +79,6 @@ def test_torchgeo_change_detection_unchanged(cities: Path, tmp_path: Path) -> No
     assert math.isfinite(tested['test_loss'])
 
 
-def test_ratio_zero_is_the_bare_module(cities: Path) -> None:
-    seen = []
-    for mixed in (False, True):
-        real = oscd(cities)
-        module = SyntheticAugmentedDataModule(real, ratio=0) if mixed else real
-        torch.manual_seed(0)
-        task = ChangeDetectionTask(
-            model='fcsiamdiff', backbone='resnet18', in_channels=4
-        )
-        recorder = Recorder()
-        trainer = quiet_trainer(max_epochs=2, callbacks=[recorder])
-        trainer.fit(task, datamodule=module)
-        assert trainer.global_step > 0
-        seen.append((recorder.losses, recorder.batches))
-    (plain, plain_batches), (mixed_losses, mixed_batches) = seen
-    assert plain == mixed_losses
-    for ours, theirs in zip(plain_batches, mixed_batches, strict=True):
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
 def require_aligned(image: Tensor, mask: Tensor, shift: int = 0) -> None:
     """Rows and columns in each date still tell the mask."""
     dates = torch.arange(image.shape[1]).view(-1, 1, 1, 1)
