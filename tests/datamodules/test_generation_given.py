@@ -14,8 +14,10 @@ import torch
 from rasterio.transform import from_origin
 from torch import Tensor
 
-from torchgeo_specdm import GenerationDataModule, Generator, PairFolder
+from tests.data.pairs import make_pairs
+from torchgeo_specdm import GenerationDataModule, Generator, PairFolder, SampleSpec
 from torchgeo_specdm.datamodules.generation import BatchDataset
+from torchgeo_specdm.datasets.rasters import MaskFolder
 from torchgeo_specdm.pairs.manifest import read_manifest
 from torchgeo_specdm.tasks.support import variation
 
@@ -167,6 +169,15 @@ class TestMasksAlone:
                 else:
                     assert source.crs is None
         assert np.array_equal(found[1]['mask'], codes)
+
+    @pytest.mark.parametrize('inner', ['.', 'masks'])
+    def test_those_of_the_test_are_left_out(self, tmp_path: Path, inner: str) -> None:
+        # nothing says what the codes of this folder are, so the generator's count
+        folder = make_pairs(tmp_path, 3)
+        (folder / 'train.txt').write_text('0002.tif\n0000\n')
+        (folder / 'test.txt').write_text('0001\n')
+        masks = MaskFolder(folder / inner, SampleSpec(('a',), ('x', 'y', 'z')))
+        assert masks.ids == ['0000', '0002'] and len(masks) == 2
 
     def test_of_several_sizes(self, diffusion_run: Run, tmp_path: Path) -> None:
         sizes = {'a': (33, 47), 'b': (33, 47), 'c': (70, 32)}

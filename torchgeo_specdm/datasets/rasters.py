@@ -12,7 +12,7 @@ from torchgeo.datasets import NonGeoDataset
 from ..files import digest_files
 from ..pairs.codes import class_positions, read_codes
 from ..pairs.description import check_units, name_bands
-from ..pairs.layout import find_rasters
+from ..pairs.layout import find_rasters, read_list
 from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
 from ..pairs.spec import SampleSpec
 
@@ -160,6 +160,8 @@ class MaskFolder(RasterFolder):
 
     * ``<name>.tif``, or ``masks/<name>.tif``: one band of class codes, of any size;
       ``.png`` will do, too, and one file instead of a folder
+    * ``train.txt``, there or beside a folder ``masks``: names of the masks to take,
+      one a line; else all (optional)
 
     Samples are ``mask``, int64 class positions (H, W), or (1, H, W) with several dates.
     """
@@ -176,6 +178,11 @@ class MaskFolder(RasterFolder):
             ValueError: If it holds no mask.
         """
         super().__init__(root, 'masks', spec)
+        home = self.root.parent if self.root.name == 'masks' else self.root
+        if (home / 'train.txt').exists():
+            # test masks must not end up in training data
+            listed = read_list(home, 'train')
+            self.ids = [name for name in self.ids if name in listed]
         if not self.ids:
             raise ValueError(f'{root} has 0 masks. Put in .tif or .png files.')
 
