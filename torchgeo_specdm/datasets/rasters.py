@@ -150,7 +150,7 @@ class ImageFolder(RasterFolder):
             Both.
         """
         path = self.path(index)
-        return path, read_raster(path)
+        return path, read_raster(path, bands=self.spec.num_bands)
 
 
 class MaskFolder(RasterFolder):

@@ -361,9 +361,7 @@ def _find_scale(
     rasters = [
         read_raster(files.images(name)[0], None, variable) for name in _spread(files)
     ]
-    low, high = _usual_range(
-        np.concatenate([r.values[r.valid & np.isfinite(r.values)] for r in rasters])
-    )
+    low, high = _usual_range(np.concatenate([_measured(r) for r in rasters]))
     _warn_of_units(files.root, rasters)
     scale = usual_unit(high, low)[0]
     meaning = {1.0: 'reflectance 0..1', 1e-4: 'reflectance x 10000'}
@@ -379,6 +377,13 @@ def _find_scale(
     return scale
 
 
+def _measured(raster: Raster, band: int | slice = slice(None)) -> NDArray[Any]:
+    """All numbers of a band, or of all bands, that are not missing."""
+    values, valid = raster.values[band], raster.valid[band]
+    measured: NDArray[Any] = values[valid & np.isfinite(values)]
+    return measured
+
+
 def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
     """Between which most values lie; 0 without any."""
     low, high = np.percentile(values, _USUAL_RANGE) if values.size else (0.0, 0.0)
@@ -392,7 +397,7 @@ def _warn_of_units(root: Path, rasters: Sequence[Raster]) -> None:
     # what most values go up to: images x bands
     tops = np.array(
         [
-            [_usual_range(np.abs(r.values[i][r.valid[i]]))[1] for r in alike]
+            [_usual_range(np.abs(_measured(r, i)))[1] for r in alike]
             for i in range(len(names))
         ]
     ).T

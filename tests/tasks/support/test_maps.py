@@ -94,6 +94,10 @@ def test_bands_are_found_by_name(root: Path, tmp_path: Path) -> None:
     write_tiff(tmp_path / 'lower' / 'a.tif', lower, [name.lower() for name in NAMES])
     found = ImageFolder(tmp_path / 'lower', spec)[0]['image']
     assert np.array_equal(found, lower[[3, 0]])
+    # GDAL calls near infrared alpha; where it is blank, the number of bands tells
+    write_tiff(tmp_path / 'blank' / 'a.tif', np.zeros((4, 4, 4), np.uint8))
+    whole = PairFolderDataModule(str(root)).spec
+    assert ImageFolder(tmp_path / 'blank', whole)[0]['image'].shape == (4, 4, 4)
     write_tiff(tmp_path / 'other' / 'a.tif', np.ones((2, 4, 4), np.uint16), ['x', 'y'])
     with pytest.raises(ValueError, match=r"has the bands \['x', 'y'\], but"):
         ImageFolder(tmp_path / 'other', spec)[0]
