@@ -80,64 +80,6 @@ def test_colours_of_a_palette(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ('dtype', 'value', 'said'),
-    [
-        ('uint16', 3000, ''),
-        ('uint16', 30_000, 'would go up to 3.'),
-        # bytes in another type
-        ('uint16', 200, 'would go up to 0.02'),
-        ('int8', -3, 'would go up to -0.0003'),
-    ],
-)
-def test_numbers_that_are_no_reflectance(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str, value: int, said: str
-) -> None:
-    root = make_pairs(tmp_path, 2)
-    for path in (root / 'images').iterdir():
-        write_tiff(path, np.full((4, 8, 8), value, dtype), NAMES)
-    assert PairFolder(root).spec.scale == 1e-4
-    assert said in caplog.text and ('2.75e-05' in caplog.text) == bool(said)
-
-
-@pytest.mark.parametrize(
-    ('factors', 'said'),
-    [
-        ((1, 1, 1, 1), ''),
-        ((1, 1, 1, 2000), 'B08 go up to'),
-        ((0.1, -30, 1, 1), ''),
-        ((1, -300, 1, 1), 'B03 go up to'),
-    ],
-)
-def test_bands_in_other_units(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    factors: tuple[float, ...],
-    said: str,
-) -> None:
-    root = make_pairs(tmp_path, 2)
-    for path in (root / 'images').iterdir():
-        with rasterio.open(path) as source:
-            image = source.read() / 1e4 * np.array(factors)[:, None, None]
-        image[0, 0, 0] = np.nan
-        write_tiff(path, image.astype('float32'), NAMES)
-    PairFolder(root)
-    assert said in caplog.text and ('half of the bands' in caplog.text) == bool(said)
-
-
-@pytest.mark.parametrize('factor', [1, 5, 10_000])
-def test_images_in_other_units(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, factor: float
-) -> None:
-    root = make_pairs(tmp_path, 3)
-    for i, path in enumerate(sorted((root / 'images').iterdir())):
-        with rasterio.open(path) as source:
-            image = source.read().astype('float32') / 1e4 * (factor if i == 1 else 1)
-        write_tiff(path, image, NAMES)
-    PairFolder(root)
-    assert ('some images go up to' in caplog.text) == (factor > 5)
-
-
-@pytest.mark.parametrize(
     ('moved', 'step', 'apart'), [(0, 10, 0), (5, 10, 0), (40, 10, 4), (0, 15, 4)]
 )
 @pytest.mark.parametrize('number', [0, 2])

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
 from .classes import find_classes
-from .layout import DESCRIPTION, PairFiles, read_table
+from .layout import BANDS, DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, pixels_apart, place_of, read_raster
-from .spec import USUAL_IGNORE, SampleSpec, fits_dtype, usual_unit
+from .spec import USUAL_IGNORE, SampleSpec, fits_dtype
+from .units import scale_of_fractions, scale_of_whole_numbers
 
 _log = logging.getLogger(__name__)
 
-BANDS = 'bands.csv'
 #: Column of bands.csv for fields of a spec, and how to read it.
 _COLUMNS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     'bands': ('name', str),
@@ -30,16 +29,8 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     'scale': ('scale', float),
     'offset': ('offset', float),
 }
-#: Percentiles between which most pixels lie; glints and shadows lie outside.
-_USUAL_RANGE = (1, 99)
 #: Images that are looked at to tell where they lie, and the unit of fractions.
 _LOOKED_AT = 16
-#: Reflectance that most pixels of an image never have: snow and cloud have about 1.
-_MOST_REFLECTANCE = 2.0
-#: Reflectance that images go beyond in some band: numbers up to 255 do not.
-_LEAST_REFLECTANCE = 0.0256
-#: Times that one image or band goes beyond others in the same unit.
-_MOST_TIMES = 30.0
 #: Pixels between corners of an image and its mask, which some programs move by half.
 _MOST_PIXELS_APART = 1.0
 
@@ -357,90 +348,12 @@ def _find_scale(
     if {*raster.scales} != {1.0} or {*raster.offsets} != {0.0}:
         return raster.scales
     if raster.values.dtype.kind != 'f':
-        return _usual_scale(raster, files.root)
-    rasters = [
-        read_raster(files.images(name)[0], None, variable) for name in _spread(files)
-    ]
-    low, high = _usual_range(np.concatenate([_measured(r) for r in rasters]))
-    _warn_of_units(files.root, rasters)
-    scale = usual_unit(high, low)[0]
-    meaning = {1.0: 'reflectance 0..1', 1e-4: 'reflectance x 10000'}
-    _log.warning(
-        '%s: images are taken for %s, guessed from %.4g to %.4g in most pixels. Set '
-        'scale in %s to change that (torchgeo-specdm describe --write makes it).',
+        return scale_of_whole_numbers(raster, files.root)
+    return scale_of_fractions(
+        [read_raster(files.images(name)[0], None, variable) for name in _spread(files)],
+        name_bands(raster),
         files.root,
-        meaning.get(scale, 'numbers 0..255'),
-        low,
-        high,
-        DESCRIPTION,
     )
-    return scale
-
-
-def _measured(raster: Raster, band: int | slice = slice(None)) -> NDArray[Any]:
-    """All numbers of a band, or of all bands, that are not missing."""
-    values, valid = raster.values[band], raster.valid[band]
-    measured: NDArray[Any] = values[valid & np.isfinite(values)]
-    return measured
-
-
-def _usual_range(values: NDArray[Any]) -> tuple[float, float]:
-    """Between which most values lie; 0 without any."""
-    low, high = np.percentile(values, _USUAL_RANGE) if values.size else (0.0, 0.0)
-    return float(low), float(high)
-
-
-def _warn_of_units(root: Path, rasters: Sequence[Raster]) -> None:
-    """Say if images, or bands, go as far beyond others as in another unit."""
-    names = name_bands(rasters[0])
-    alike = [r for r in rasters if len(r.values) == len(names)]
-    # what most values go up to: images x bands
-    tops = np.array(
-        [
-            [_usual_range(np.abs(_measured(r, i)))[1] for r in alike]
-            for i in range(len(names))
-        ]
-    ).T
-    by_image, by_band = np.median(tops, axis=1), tops.max(axis=0)
-    least, most = by_image[by_image > 0].min(initial=np.inf), by_image.max()
-    if most > _MOST_TIMES * least and usual_unit(least) != usual_unit(most):
-        _log.warning(
-            '%s: some images go up to %.3g, others to %.3g. If their units differ, '
-            'export all in one.',
-            root,
-            least,
-            most,
-        )
-    usual = np.median(by_band)
-    beyond = [names[i] for i in np.flatnonzero(by_band > _MOST_TIMES * usual)]
-    if beyond:
-        _log.warning(
-            '%s: %s go up to %.3g, half of the bands to %.3g or less. If their units '
-            'differ, give each band its scale in %s.',
-            root,
-            ', '.join(beyond),
-            by_band.max(),
-            usual,
-            BANDS,
-        )
-
-
-def _usual_scale(raster: Raster, root: Path) -> float:
-    """The usual factor of whole numbers, with a warning where it cannot be."""
-    if raster.values.dtype == np.uint8:
-        return usual_unit(255)[0]
-    scale = usual_unit(math.inf)[0]
-    high = scale * _usual_range(raster.values[raster.valid])[1]
-    if high and not _LEAST_REFLECTANCE < high <= _MOST_REFLECTANCE:
-        _log.warning(
-            '%s: images are taken for reflectance x 10000, and would go up to %.3g. Set '
-            'scale and offset in %s (numbers up to 255: 0.0039 and 0; Landsat '
-            'Collection 2: 2.75e-05 and -0.2).',
-            root,
-            high,
-            DESCRIPTION,
-        )
-    return scale
 
 
 def _free_index(codes: Sequence[int]) -> int:

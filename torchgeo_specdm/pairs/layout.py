@@ -22,6 +22,7 @@ from .manifest import MANIFEST
 _log = logging.getLogger(__name__)
 
 DESCRIPTION = 'dataset.json'
+BANDS = 'bands.csv'
 PLACES = 'places.csv'
 #: Names of the lists of ids.
 SPLITS = ('train', 'val', 'test')

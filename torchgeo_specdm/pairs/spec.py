@@ -365,27 +365,6 @@ def _nodata(value: Any, dtype: str) -> float | None:
     return float(value)
 
 
-def usual_unit(
-    brightest: float, lowest: float = 0, whole: bool = True
-) -> tuple[float, str]:
-    """Guess the unit of images that do not name it.
-
-    Args:
-        brightest: The highest value that was seen in them.
-        lowest: The lowest one. Numbers below 0 are no bytes: decibels perhaps.
-        whole: Whether all numbers are whole.
-
-    Returns:
-        Scale and type of digital numbers that go so far: reflectance up to 2, bytes
-        up to 255, else reflectance times 10000, of a type that can hold them.
-    """
-    if brightest <= 2 or (brightest <= 255 and lowest < 0):
-        return 1.0, 'float32'
-    scale, dtype = (1 / 255, 'uint8') if brightest <= 255 else (1e-4, 'uint16')
-    # of thousands, fractions say nothing
-    return scale, dtype if lowest >= 0 and (whole or brightest > 255) else 'float32'
-
-
 def free_code(taken: Container[int]) -> int:
     """Choose a value of masks for no label.
 

@@ -19,7 +19,8 @@ from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 from ...codecs import Codec
 from ...pairs.facts import declared_names, declared_spec, innermost, survey
 from ...pairs.layout import SPLITS
-from ...pairs.spec import SampleSpec, fits_dtype, usual_unit
+from ...pairs.spec import SampleSpec, fits_dtype
+from ...pairs.units import usual_unit
 from ...pairs.valid import mark_missing
 from .resumable import seed_random
 from .wrapping import WrappingDataModule
