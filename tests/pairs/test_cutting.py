@@ -8,6 +8,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 import yaml
 from rasterio.transform import Affine, from_origin
 from scipy.io import savemat
@@ -291,9 +292,12 @@ def test_polygons_that_do_not_tell(
         export_scene(scene[0], labels, tmp_path / 'out', 8, None, 'kind')
 
 
-def test_complex_numbers(tmp_path: Path) -> None:
+def test_scenes_that_are_no_image(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / 'a.tif', np.ones((1, 32, 32), np.complex64))
     with pytest.raises(ValueError, match=r'a\.tif holds complex numbers'):
+        export_scene(path, path, tmp_path / 'out', 8)
+    tifffile.imwrite(path, np.ones((4, 32, 32), np.uint16), photometric='minisblack')
+    with pytest.raises(ValueError, match=r'a\.tif holds 4 data sets or pages'):
         export_scene(path, path, tmp_path / 'out', 8)
 
 

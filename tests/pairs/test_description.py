@@ -103,6 +103,18 @@ def test_masks_of_other_places(
     assert (f'lie up to {apart} pixels apart' in caplog.text) == bool(apart)
 
 
+def test_pictures_with_a_palette(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_pairs(tmp_path, 2, [None], dtype='uint8')
+    PairFolder(root)
+    assert 'palette' not in caplog.text
+    with rasterio.open(root / 'images' / '0000.tif', 'r+') as target:
+        target.write_colormap(1, {1: (9, 8, 7), 2: (6, 5, 4)})
+    PairFolder(root)
+    assert '0000.tif has a palette' in caplog.text
+
+
 def test_an_offset_alone(tmp_path: Path) -> None:
     root = make_pairs(tmp_path, 2)
     for path in (root / 'images').iterdir():

@@ -114,6 +114,12 @@ def _open_scene(image: Path, labels: Path) -> Iterator[Any]:
     """Open a scene; one of arrays as a georaster that lies nowhere."""
     if image.suffix.lower() not in ARRAYS:
         with open_raster(image) as scene:
+            if len(scene.subdatasets) > 1:
+                raise ValueError(
+                    f'{image} holds {len(scene.subdatasets)} data sets or pages, but one '
+                    'with all bands is needed. Write it so with gdal_translate or '
+                    'rasterio.'
+                )
             if np.dtype(scene.dtypes[0]).kind == 'c':
                 raise ValueError(
                     f'{image} holds complex numbers, but images must be real. Export '

@@ -214,6 +214,12 @@ def _find_out(
     variables = _variables(given)
     path, raster, mask = _first_that_shows(files, variables)
     _warn_of_places(files, mask.values.shape[1:])
+    if raster.colours is not None:
+        _log.warning(
+            '%s has a palette, so its values are places in a table of colours. If it is '
+            'a picture, write it as red, green and blue: gdal_translate -expand rgb.',
+            path,
+        )
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value

@@ -53,7 +53,7 @@ def scale_of_whole_numbers(raster: Raster, root: Path) -> float:
 
     Args:
         raster: An image.
-        root: Its folder, for the warning.
+        root: Folder of the image, for the warning.
 
     Returns:
         1/255 for bytes, else 0.0001.
@@ -82,7 +82,7 @@ def scale_of_fractions(
     Args:
         rasters: Some images, one or more.
         names: Name of each band.
-        root: Their folder, for the warning.
+        root: Folder of the images, for the warning.
 
     Returns:
         The factor, as of :func:`usual_unit` of what most pixels are.
@@ -137,7 +137,8 @@ def _warn_of_units(rasters: Sequence[Raster], names: Sequence[str], root: Path) 
             most,
         )
     usual = np.median(by_band)
-    beyond = [names[i] for i in np.flatnonzero(by_band > _MOST_TIMES * usual)]
+    far = by_band > _MOST_TIMES * usual
+    beyond = [name for name, is_far in zip(names, far, strict=True) if is_far]
     # dead bands have 0
     if beyond and usual:
         _log.warning(
