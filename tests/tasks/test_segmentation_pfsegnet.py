@@ -122,5 +122,5 @@ def test_groups() -> None:
 
 
 def test_default_backbone_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"backbone='mit_b0' is not.*'resnet50s'"):
+    with pytest.raises(ValueError, match=r"backbone='mit_b0' must be.*'resnet50s'"):
         toy_task(model='pfsegnet', in_channels=4, num_classes=3)
