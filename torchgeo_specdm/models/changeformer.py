@@ -77,9 +77,10 @@ class ChangeFormer(nn.Module):
             relu_logits: Whether to cut logits off at 0, as the released network does.
                 A pixel with all its logits cut off learns nothing.
             width: Channels of the differences at each scale.
-            weights: Whether to fetch ImageNet weights of MiT for the encoder (network access; licensed by NVIDIA for research only). More bands than
-                three get the RGB kernels in turn, scaled by 3 / bands. They expect
-                each channel with mean 0 and standard deviation 1 over the data set.
+            weights: Whether to fetch ImageNet weights of MiT for the encoder (network
+                access; licensed by NVIDIA for research only). More bands than three get
+                the RGB kernels in turn, scaled by 3 / bands. They expect each channel
+                with mean 0 and standard deviation 1 over the data set.
             backbone: ``'mit_b2'`` as published, or ``'mit_b0'``, of a seventh of the
                 parameters, for few data and small machines.
 

@@ -75,8 +75,8 @@ def _settings(study: Study, runs: Sequence[Run]) -> list[str]:
     split = 'validation' if any(run.split == 'val' for run in runs) else 'test'
     said = (
         f'{len(study.seeds)} seeds, {study.subsets} real subset(s), each with '
-        f'generators of its own, {budget}. Differences are paired by seed, with 95 % intervals of '
-        f"Student's t; scores in points on the {split} split."
+        f'generators of its own, {budget}. Differences are paired by seed, with 95 % '
+        f"intervals of Student's t; scores in points on the {split} split."
     )
     if any(run.unlabelled for run in runs):
         said += ' Protocol: the same labels for every row, and U real images without labels.'

@@ -162,8 +162,9 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Table:
     counts = {found.get('samples') for found in fidelity.values()} - {None}
     sizes = ' and '.join(str(count) for count in sorted(counts))
     note = (
-        'Against real training samples; real halves against each other. Precision and density: how many look real; '
-        'recall and coverage: how much of what is real is there. Features of images and '
+        'Against real training samples; real halves against each other. Precision and '
+        'density: how many look real; recall and coverage: how much of what is real is '
+        'there. Features of images and '
         'masks are random convolutions by default, which see colours and hardly blur; '
         'those of textures are moments of differences at three scales, which see blur, '
         'grain, cells and missing structure.'

@@ -52,15 +52,15 @@ def lights(measures: Mapping[str, Any]) -> list[Light]:
     """Judge a generated set by rule.
 
     *Looks real*: the Frechet distances of its images and of their textures (with several
-    dates, of the worst) against the larger of real against real and real test against training: good up to
-    1.5 times, doubtful up to 3, else bad. Bad too if its coverage is below half of that
-    of real images. Bad or doubtful if images are soft (power of fine detail below 0.4,
-    0.7 of the real one), grainy (above 2.5, 1.43 of it; or the bands' detail agrees
-    below 0.4, 0.7), blocky (seams above 1.5, 1.15) or without structure (below 0.35,
-    0.6 of the way from a random field), or masks have too few or too many boundaries
-    (by 2.5, 1.67 times). At most doubtful if the power of large forms is outside 0.5
-    to 2 of the real one, if the brightness is outside 0.9 to 1.1, or if classes lack
-    that cover 5 % of the training pixels and of the test pixels.
+    dates, of the worst) against the larger of real against real and real test against
+    training: good up to 1.5 times, doubtful up to 3, else bad. Bad too if its coverage
+    is below half of that of real images. Bad or doubtful if images are soft (power of
+    fine detail below 0.4, 0.7 of the real one), grainy (above 2.5, 1.43 of it; or the
+    bands' detail agrees below 0.4, 0.7), blocky (seams above 1.5, 1.15) or without
+    structure (below 0.35, 0.6 of the way from a random field), or masks have too few or
+    too many boundaries (by 2.5, 1.67 times). At most doubtful if the power of large
+    forms is outside 0.5 to 2 of the real one, if the brightness is outside 0.9 to 1.1,
+    or if classes lack that cover 5 % of the training pixels and of the test pixels.
 
     *Labels fit*: what a judge reads in the images agrees with their masks; 0 is as
     shuffled pairs, 1 as real ones. Good from 0.9 on, with edges and spectra from 0.8

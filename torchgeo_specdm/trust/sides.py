@@ -75,7 +75,8 @@ class Alignment(nn.Module):
             several dates, ``change_f1``, all in 0..1, counted over all judges;
             ``edges``, the chance in 0..1 that a boundary pixel has the stronger
             gradient; ``boundary``, the share of boundary pixels; and ``spectrum``, the
-            mean over classes of the share of pixels whose spectrum is of their class. NaN where nothing could be counted.
+            mean over classes of the share of pixels whose spectrum is of their class.
+            NaN where nothing could be counted.
         """
         judged, spectrum = self.judge.compute(), self.spectrum.compute()
         edges = self.edges.compute()
