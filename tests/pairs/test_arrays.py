@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -30,16 +31,53 @@ def write(path: Path, array: Any) -> Path:
             np.savez(path, cube=array)
         case '.mat':
             scipy.io.savemat(path, {'cube': array})
+        case '.h5':
+            with h5py.File(path, 'w') as file:
+                file['cube'] = array
+    return path
+
+
+def write_matlab73(path: Path, **arrays: Any) -> Path:
+    """Write a .mat as MATLAB does with ``-v7.3``: HDF5, the axes turned round."""
+    with h5py.File(path, 'w', userblock_size=512) as file:
+        for name, array in arrays.items():
+            file[name] = array.T
+            file[name].attrs['MATLAB_class'] = np.bytes_(array.dtype.name)
+    with path.open('r+b') as head:
+        text = b'MATLAB 7.3 MAT-file, Platform: GLNXA64'.ljust(116)
+        head.write(text + bytes(8) + b'\x00\x02IM')
     return path
 
 
 @pytest.mark.parametrize('last', [False, True])
-@pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat'])
+@pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat', '.h5'])
 def test_axis_of_the_bands(tmp_path: Path, ending: str, last: bool) -> None:
     array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
     stored = np.moveaxis(array, 0, -1) if last else array
     path = write(tmp_path / f'a{ending}', stored)
     assert np.array_equal(read_array(path, SHAPE[1:]).values, array)
+
+
+@pytest.mark.parametrize('last', [False, True])
+@pytest.mark.parametrize('with_mask', [False, True])
+def test_matlab_73(tmp_path: Path, with_mask: bool, last: bool) -> None:
+    array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    stored = {'cube': np.moveaxis(array, 0, -1) if last else array}
+    stored |= {'gt': np.arange(35, dtype=np.uint8).reshape(5, 7)} if with_mask else {}
+    path = write_matlab73(tmp_path / 'a.mat', **stored)
+    for name in (None, 'cube'):
+        assert np.array_equal(read_array(path, SHAPE[1:], name).values, array)
+    if with_mask:
+        assert np.array_equal(read_array(path, (), 'gt').values[0], stored['gt'])
+    with pytest.raises(ValueError, match=r"but none called 'other'.*variables"):
+        read_array(path, SHAPE[1:], 'other')
+
+
+def test_a_name_in_an_hdf5_file_of_one_array(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / 'a.h5', 'w') as file:
+        file['scan/cube'] = np.ones(SHAPE, np.float32)
+    for name in ('scan/cube', '/scan/cube', None):
+        assert read_array(tmp_path / 'a.h5', SHAPE[1:], name).values.shape == SHAPE
 
 
 def test_several_arrays_are_refused(tmp_path: Path) -> None:
@@ -129,7 +167,7 @@ def convert(root: Path, ending: str) -> None:
         write(path.with_suffix(ending), values)
 
 
-@pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat'])
+@pytest.mark.parametrize('ending', ['.npy', '.npz', '.mat', '.h5'])
 def test_folder_of_arrays(tmp_path: Path, ending: str) -> None:
     plain = make_pairs(tmp_path / 'plain', names=[None] * 4)
     other = make_pairs(tmp_path / 'other', names=[None] * 4)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import RasterioIOError
 from scipy.io import loadmat
 
 from ..bands import parse_wavelength
@@ -58,10 +59,10 @@ def read_array(
         ValueError: If the file cannot be read, lacks the variable, or several of its
             arrays may be meant, or none.
     """
-    stored = _read_all(path)
-    name = variable
-    if variable is None:
-        name = _meant(stored, size)
+    # HDF5 may write a name from its root
+    variable = variable and variable.removeprefix('/')
+    stored = _read_all(path, variable)
+    name = variable or _meant(stored, size)
     if name is None or name not in stored or stored[name].ndim not in (2, 3):
         shapes = {key: array.shape for key, array in stored.items()}
         wanted = '' if variable is None else f', but none called {variable!r}'
@@ -126,8 +127,8 @@ def _bands_first(array: NDArray[Any], size: Sequence[int] | None) -> NDArray[Any
     return np.moveaxis(array, int(np.argmin(shape)), 0)
 
 
-def _read_all(path: Path) -> Mapping[str, NDArray[Any]]:
-    """All arrays of a file by name."""
+def _read_all(path: Path, variable: str | None) -> Mapping[str, NDArray[Any]]:
+    """All arrays of a file by name; one that is wanted is looked for by its name."""
     try:
         match path.suffix.lower():
             case '.npy':
@@ -140,8 +141,10 @@ def _read_all(path: Path) -> Mapping[str, NDArray[Any]]:
                     loaded = loadmat(path)
                     return {k: v for k, v in loaded.items() if not k.startswith('_')}
                 # version 7.3 is HDF5, with the axes the other way round
-                return {name: array.T for name, array in _read_hdf5(path).items()}
-        return _read_hdf5(path)
+                return {
+                    name: array.T for name, array in _read_hdf5(path, variable).items()
+                }
+        return _read_hdf5(path, variable)
     # each format has errors of its own
     except Exception as error:
         raise ValueError(
@@ -150,12 +153,19 @@ def _read_all(path: Path) -> Mapping[str, NDArray[Any]]:
         ) from error
 
 
-def _read_hdf5(path: Path) -> dict[str, NDArray[Any]]:
+def _read_hdf5(path: Path, variable: str | None) -> dict[str, NDArray[Any]]:
     """All data sets of an HDF5 file, each as GDAL reads it."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         with rasterio.open(path) as source:
-            names = source.subdatasets or [str(path)]
+            names = source.subdatasets
+            if not names and variable is not None:
+                # of a single one GDAL does not tell the name, but it knows it
+                with contextlib.suppress(RasterioIOError):
+                    named = f'HDF5:"{path}"://{variable}'
+                    rasterio.open(named).close()
+                    names = [named]
+        names = names or [str(path)]
         arrays = {}
         for name in names:
             with rasterio.open(name) as source:
