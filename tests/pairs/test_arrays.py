@@ -73,11 +73,15 @@ def test_matlab_73(tmp_path: Path, with_mask: bool, last: bool) -> None:
         read_array(path, SHAPE[1:], 'other')
 
 
-def test_a_name_in_an_hdf5_file_of_one_array(tmp_path: Path) -> None:
+@pytest.mark.parametrize('axes', [1, 2])
+def test_names_and_wavelengths_of_hdf5(tmp_path: Path, axes: int) -> None:
     with h5py.File(tmp_path / 'a.h5', 'w') as file:
         file['scan/cube'] = np.ones(SHAPE, np.float32)
+        file['wavelengths'] = np.linspace(400, 800, 9).reshape([9, 1][:axes])
     for name in ('scan/cube', '/scan/cube', None):
-        assert read_array(tmp_path / 'a.h5', SHAPE[1:], name).values.shape == SHAPE
+        found = read_array(tmp_path / 'a.h5', SHAPE[1:], name)
+        assert found.values.shape == SHAPE
+        assert found.wavelengths == tuple(range(400, 801, 50))
 
 
 def test_several_arrays_are_refused(tmp_path: Path) -> None:

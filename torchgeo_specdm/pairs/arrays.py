@@ -154,23 +154,26 @@ def _read_all(path: Path, variable: str | None) -> Mapping[str, NDArray[Any]]:
 
 
 def _read_hdf5(path: Path, variable: str | None) -> dict[str, NDArray[Any]]:
-    """All data sets of an HDF5 file, each as GDAL reads it."""
+    """Data sets of an HDF5 file, each as GDAL reads it; all if the wanted is none."""
+    arrays = {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        with rasterio.open(path) as source:
-            names = source.subdatasets
-            if not names and variable is not None:
-                # of a single one GDAL does not tell the name, but it knows it
-                with contextlib.suppress(RasterioIOError):
-                    named = f'HDF5:"{path}"://{variable}'
-                    rasterio.open(named).close()
-                    names = [named]
-        names = names or [str(path)]
-        arrays = {}
-        for name in names:
-            with rasterio.open(name) as source:
-                values = source.read()
-            # a name such as HDF5:"FILE"://group/cube
-            key = name.partition('://')[2] or name.rpartition('/')[-1]
-            arrays[key] = values[0] if len(values) == 1 else values
+        # GDAL lists neither an only data set nor one of a single axis, but knows them
+        for key in filter(None, (variable, *_WAVELENGTHS)):
+            with contextlib.suppress(RasterioIOError):
+                arrays[key] = _read_raster(f'HDF5:"{path}"://{key}')
+        if variable not in arrays:
+            with rasterio.open(path) as source:
+                names = source.subdatasets or [str(path)]
+            for name in names:
+                # a name such as HDF5:"FILE"://group/cube
+                key = name.partition('://')[2] or name.rpartition('/')[-1]
+                arrays[key] = _read_raster(name)
     return arrays
+
+
+def _read_raster(name: str) -> NDArray[Any]:
+    """The pixels of a raster, without the axis of its bands if it has one band."""
+    with rasterio.open(name) as source:
+        values: NDArray[Any] = source.read()
+    return values[0] if len(values) == 1 else values
