@@ -108,8 +108,11 @@ def test_polygons(
     spec = PairFolder(out).spec
     wanted = names if column == 'cover' else ['class_1', 'class_2', 'class_3']
     assert list(spec.classes) == ([background] if background else []) + wanted
-    with pytest.raises(ValueError, match=r"attribute='x' is no column .*'cover'"):
-        export_scene(path, tmp_path / 'labels.gpkg', tmp_path / 'b', 16, None, 'x')
+    for attribute, said in (('x', "no 'x' among"), (None, 'several columns among')):
+        with pytest.raises(ValueError, match=rf'{said} .*cover.*attribute'):
+            export_scene(
+                path, tmp_path / 'labels.gpkg', tmp_path / 'b', 16, None, attribute
+            )
 
 
 @pytest.mark.parametrize('last', [True, False])
@@ -126,6 +129,13 @@ def test_a_cube_of_matlab(tmp_path: Path, last: bool) -> None:
     assert folder.spec.num_bands == 20 and len(folder) == 16
     # as small as it is, each split has places of its own
     assert len({*folder.places}) == 16
+    # tiles that overlap have room in blocks of 11 pixels, with one more beside each
+    overlapping = tmp_path / 'overlapping'
+    assert (
+        export_scene(tmp_path / 'cube.mat', tmp_path / 'labels.mat', overlapping, 8, 3)
+        == 36
+    )
+    assert len({*PairFolder(overlapping).places}) == 9
     sample = folder[folder.ids.index('00016_00008')]
     assert np.array_equal(sample['image'], cube[:, 16:24, 8:16])
     wanted = codes[16:24, 8:16].astype(int) - 1

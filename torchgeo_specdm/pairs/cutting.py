@@ -53,8 +53,9 @@ def export_scene(
 ) -> int:
     """Cut a scene and its labels into a folder of pairs.
 
-    The scene is divided into blocks of four by four tiles, or smaller ones where there
-    would be fewer than six. They are the places of the folder, and no tile lies in two
+    The scene is divided into blocks of four by four tiles, or of fewer where there
+    would be fewer than six blocks; in the smallest scenes, blocks are as large as lets
+    most tiles lie in one. Blocks are the places of the folder, and no tile lies in two
     of them: so splits by place share no ground. Tiles without a valid or a labelled
     pixel are left out.
 
@@ -89,7 +90,9 @@ def export_scene(
     places = []
     with _open_scene(image, labels) as scene:
         reader = _Labels(labels, scene, attribute, background)
-        corners = [*_block_corners((scene.height, scene.width), tile, step)]
+        shape = (scene.height, scene.width)
+        block = _block_side(shape, tile, step)
+        corners = [*_block_corners(shape, tile, step, block)]
         for row, column, place in bar(corners, 'tiles', hidden=len(corners) < 100):
             window = Window(column, row, tile, tile)
             mask = reader.read(window)
@@ -273,9 +276,10 @@ class _Labels:
         if attribute is None and len(columns) == 1:
             attribute = columns[0]
         if attribute not in columns:
+            said = 'several columns' if attribute is None else f'no {attribute!r}'
             raise ValueError(
-                f'attribute={attribute!r} is no column of {path}, which has {columns}. '
-                'Name the one with the class of each polygon.'
+                f'{path} has {said} among {columns}, but one must hold the class of each '
+                'polygon. Name it as attribute.'
             )
         shapes = shapes[shapes[attribute].notna() & shapes.geometry.notna()]
         if shapes.empty:
@@ -328,10 +332,9 @@ def _require_new(out: Path) -> None:
 
 
 def _block_corners(
-    shape: tuple[int, int], tile: int, stride: int
+    shape: tuple[int, int], tile: int, stride: int, block: int
 ) -> Iterator[tuple[int, int, str]]:
     """Row, column and block of each tile that lies within one block."""
-    block = _block_side(shape, tile)
     for top in range(0, shape[0], block):
         for left in range(0, shape[1], block):
             bottom, right = min(top + block, shape[0]), min(left + block, shape[1])
@@ -340,14 +343,24 @@ def _block_corners(
                     yield row, column, f'{top}_{left}'
 
 
-def _block_side(shape: tuple[int, int], tile: int) -> int:
+def _block_side(shape: tuple[int, int], tile: int, stride: int) -> int:
     """Side of a block in pixels."""
-    for tiles in range(BLOCK, 1, -1):
+    enough = [
+        block
+        for block in range(tile, BLOCK * tile + 1)
         # blocks in which a tile has room
-        counts = [math.ceil((side - tile + 1) / (tiles * tile)) for side in shape]
-        if math.prod(counts) >= _FEWEST_BLOCKS:
-            return tiles * tile
-    return tile
+        if math.prod(math.ceil((side - tile + 1) / block) for side in shape)
+        >= _FEWEST_BLOCKS
+    ]
+    several = [block for block in enough if block > tile and block % tile == 0]
+    if several:
+        return max(several)
+
+    def tiles(block: int) -> int:
+        return sum(1 for _ in _block_corners(shape, tile, stride, block))
+
+    # at a small stride, blocks of just one tile would lose most
+    return max(enough, key=tiles, default=tile)
 
 
 def _copy_window(scene: Any, window: Window, path: Path) -> None:
