@@ -244,7 +244,8 @@ def test_what_is_passed_over_is_named(
     root = make_pairs(tmp_path, 2)
     for i in range(2):
         (root / 'images' / f'{i:04d}.png').write_bytes(b'a quicklook')
-        (root / 'images' / f'{i:04d}.tif.msk').write_bytes(b'')
+        for ending in ('.tif.msk', '.tfw', '.PGW', '.prj'):
+            (root / 'images' / f'{i:04d}{ending}').write_bytes(b'')
     assert len(PairFolder(root)) == 2
     said = '.tif or .tiff; passed over are 2 in .png (0000.png, 0001.png).'
     assert said in caplog.text

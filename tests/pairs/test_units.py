@@ -31,6 +31,20 @@ def test_numbers_that_are_no_reflectance(
     assert said in caplog.text and ('2.75e-05' in caplog.text) == bool(said)
 
 
+@pytest.mark.parametrize(('lift', 'said'), [(0, 'reflectance 0..1'), (-9, 'decibels')])
+def test_fractions_below_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lift: float, said: str
+) -> None:
+    root = make_pairs(tmp_path, 2, ('VV', 'VH'))
+    for path in (root / 'images').iterdir():
+        noise = np.random.default_rng(0).normal(lift, 0.1, (2, 8, 8))
+        write_tiff(path, noise.astype('float32'), ('VV', 'VH'))
+    assert PairFolder(root).spec.scale == 1
+    assert f'images are taken for {said}' in caplog.text.replace(
+        'numbers of another kind, such as ', ''
+    )
+
+
 @pytest.mark.parametrize(
     ('factors', 'said'),
     [

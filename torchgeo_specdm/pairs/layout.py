@@ -40,7 +40,11 @@ _KINDS = (
 _ENVI = _KINDS[2]
 _HEADER = '.hdr'
 #: What stands beside images and is none.
-_BESIDE = ('.xml', '.ovr', '.msk', '.tfw', '.txt', '.json', '.md', '.csv', '.qml')
+_BESIDE = (
+    *('.xml', '.ovr', '.msk', '.prj', '.qml', '.txt', '.json', '.md', '.csv'),
+    # where GDAL finds the place of a file that cannot tell it
+    *('.tfw', '.pgw', '.jgw', '.j2w', '.wld'),
+)
 #: Folders before the name of a file, on any system.
 _FOLDERS = re.compile(r'.*[/\\]')
 #: Marks between the columns of tables; in some countries, programs write the latter.

@@ -23,6 +23,8 @@ _USUAL_RANGE = (1, 99)
 _MOST_REFLECTANCE = 2.0
 #: Reflectance that images go beyond in some band: numbers up to 255 do not.
 _LEAST_REFLECTANCE = 0.0256
+#: Reflectance below 0 comes from noise and correction, and is never below this.
+_DARKEST = -0.5
 #: Times that one image or band goes beyond others in the same unit.
 _MOST_TIMES = 30.0
 
@@ -91,6 +93,8 @@ def scale_of_fractions(
     _warn_of_units(rasters, names, root)
     scale = usual_unit(high, low)[0]
     meaning = {1.0: 'reflectance 0..1', 1e-4: 'reflectance x 10000'}
+    if low < _DARKEST:
+        meaning[1.0] = 'numbers of another kind, such as decibels, and kept as they are'
     _log.warning(
         '%s: images are taken for %s, guessed from %.4g to %.4g in most pixels. Set '
         'scale in %s to change that (torchgeo-specdm describe --write makes it).',
