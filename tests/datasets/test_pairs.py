@@ -189,17 +189,20 @@ class TestPlainFolder:
         assert np.array_equal(folder[3]['mask'], mask[0])
 
     @pytest.mark.parametrize(
-        'values', [[0, 255], [10, 20, 30], [0, 1, 80], [255, 254], [7]]
+        'values', [[0, 255], [10, 20, 30], [0, 1, 80], [255, 254], [7], [-1, 0, 1]]
     )
     def test_unclear_classes(self, tmp_path: Path, values: list[int]) -> None:
         make_pairs(tmp_path, 2)
         for i in range(2):
-            mask = np.resize(np.array(values, np.uint8), (1, 8, 8))
+            mask = np.resize(np.array(values, np.int16), (1, 8, 8))
             write_tiff(tmp_path / 'masks' / f'{i:04d}.tif', mask)
         with pytest.raises(ValueError, match='classes') as error:
             PairFolder(tmp_path)
         assert str(sorted(values)) in str(error.value)
         assert 'classes.csv' in str(error.value)
+        # a negative value is more likely to be no label than a forest
+        said = ('--no-label -1 ', "'0,") if -1 in values else ('--no-label VALUE ',)
+        assert all(part in str(error.value) for part in said)
         # and the remedy helps
         rows = ''.join(f'{value},name {value}\n' for value in values)
         (tmp_path / 'classes.csv').write_text('id,name\n' + rows)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.transform import from_origin
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
@@ -39,6 +40,24 @@ class TestBandsTable:
         (root / 'bands.csv').write_text('name\nB08\nB04\nmine\n')
         assert PairFolder(root).spec.wavelengths == (832.8, 664.6, None)
 
+    def test_beside_a_description(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        root = make_pairs(tmp_path, 2)
+        (root / 'bands.csv').write_text('name\nB02\nB03\nB04\nB08\n')
+        (root / 'classes.csv').write_text('id,name\n2,c\n0,a\n1,no label\n')
+        PairFolder(root).write_description()
+        PairFolder(root)
+        assert 'which counts' not in caplog.text
+        for name, said in (('bands.csv', 'B05'), ('classes.csv', '0,b')):
+            caplog.clear()
+            table = root / name
+            text = table.read_text()
+            table.write_text(text.replace('B08', said).replace('0,a', said))
+            assert PairFolder(root).spec.bands[3] == 'B08'
+            assert f'{name} says something else than dataset.json, which' in caplog.text
+            table.write_text(text)
+
     @pytest.mark.parametrize(
         ('text', 'said'),
         [
@@ -53,6 +72,31 @@ class TestBandsTable:
         (root / 'bands.csv').write_text(text)
         with pytest.raises(ValueError, match=said):
             PairFolder(root)
+
+
+class TestColours:
+    @pytest.mark.parametrize('ending', ['tif', 'png'])
+    def test_a_picture_names_its_bands(self, tmp_path: Path, ending: str) -> None:
+        root = make_pairs(tmp_path, 2, [None] * 3, dtype='uint8')
+        for path in (root / 'images').iterdir():
+            with rasterio.open(path) as source:
+                image = source.read()
+            path.unlink()
+            # red, green and blue, and transparent all over the first rows
+            picture = np.concatenate([image, np.full((1, 8, 8), 255, np.uint8)])
+            picture[3, :2] = 0
+            Image.fromarray(np.moveaxis(picture, 0, -1)).save(
+                path.with_suffix(f'.{ending}')
+            )
+        folder = PairFolder(root)
+        folder.verify()
+        assert folder.spec.bands == ('red', 'green', 'blue')
+        assert folder.spec.rgb == (0, 1, 2) and folder.spec.wavelengths[2] == 490
+        # names that somebody gave are not questioned
+        folder.write_description()
+        path = root / 'dataset.json'
+        path.write_text(path.read_text().replace('"red"', '"mine"'))
+        PairFolder(root).verify()
 
 
 class TestPartsOfTheDescription:

@@ -61,8 +61,9 @@ class PairFolder(PlottedDataset):
     A folder with just ``images/`` and ``masks/`` also reads
     (:meth:`write_description` writes down what was found):
 
-    * bands: the descriptions in the first GeoTIFF, else ``band_1``, ``band_2``, ...;
-      wavelengths by tags, ENVI headers, descriptions, or an array of that name
+    * bands: the descriptions in the first image, else ``red``, ``green`` and ``blue``
+      of a picture, else ``band_1``, ``band_2``, ...; wavelengths by tags, ENVI headers,
+      descriptions, or an array of that name
     * classes: all positions up to the highest in the masks; no label is the nodata
       value of the first mask, else 255
     * scale and offset: those of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 
 import numpy as np
 
@@ -47,8 +48,8 @@ def find_classes(
     """
     code = nodata_code(mask)
     tagged = [] if code is None else [code]
-    path = files.root / CLASSES
-    if not path.exists():
+    named = read_classes(files.root)
+    if not named:
         found, named_by_some = _values_of_masks(files, variable)
         tagged += sorted(named_by_some - {code})
         for code in tagged:
@@ -63,6 +64,30 @@ def find_classes(
         ignored = [*dict.fromkeys([*declared, *tagged])]
         codes = _classes_of_masks(files, ignored, found)
         return codes, [f'class_{code}' for code in codes], ignored
+    said = [c for c, name in named.items() if _plain(name) in _NO_LABEL_NAMES]
+    # what the table calls a class is one, whatever the tag of the masks
+    tagged = [code for code in tagged if code not in named]
+    ignored = [*dict.fromkeys([*declared, *said, *tagged])]
+    codes = [code for code in named if code not in ignored]
+    return codes, [named[code] for code in codes], ignored
+
+
+def read_classes(root: Path) -> dict[int, str]:
+    """Read ``classes.csv``.
+
+    Args:
+        root: The folder of pairs.
+
+    Returns:
+        Name of each value in the masks, of those that are no label too, in the order of
+        the table; empty without one.
+
+    Raises:
+        ValueError: If the table is wrong.
+    """
+    path = root / CLASSES
+    if not path.exists():
+        return {}
     rows = read_table(path, ('id', 'name'))
     try:
         named = {int(row['id']): row['name'] for row in rows}
@@ -78,12 +103,7 @@ def find_classes(
                 f'{path} has the {column} {values}, but needs one or more, all '
                 'different. Mend the file.'
             )
-    said = [c for c, name in named.items() if _plain(name) in _NO_LABEL_NAMES]
-    # what the table calls a class is one, whatever the tag of the masks
-    tagged = [code for code in tagged if code not in named]
-    ignored = [*dict.fromkeys([*declared, *said, *tagged])]
-    codes = [code for code in named if code not in ignored]
-    return codes, [named[code] for code in codes], ignored
+    return named
 
 
 def _plain(name: str) -> str:
@@ -118,12 +138,15 @@ def _classes_of_masks(
     # 10, 20, 30 are codes; 0 and 255 may be a yes and no as well as a class and a gap
     unclear = not no_label and USUAL_IGNORE in found and top == 0
     if codes or 2 * len(labels) < top + 1 or unclear:
+        # negative values are rarely classes
+        example = next((code for code in labels if code >= 0), min(found))
+        gap = next((code for code in labels if code < 0), 'VALUE')
         raise ValueError(
             f'The masks of {files.root} hold the values {sorted(found)[:8]}, and it is '
             'not clear which of them are classes. Classes are 0, 1, 2 and so on, with '
-            f'{USUAL_IGNORE} for no label ({_SAY_NO_LABEL} names another value), or '
-            f"are listed in {CLASSES}: a line 'id,name', and one for each value in the "
-            f"masks that is a class, such as '{(labels or [*found])[0]},forest'."
+            f'{USUAL_IGNORE} for no label ({_SAY_NO_LABEL.replace("VALUE", str(gap))} '
+            f"names another value), or are listed in {CLASSES}: a line 'id,name', and "
+            f"one for each value in the masks that is a class, such as '{example},forest'."
         )
     positions = [code for code in range(top + 1) if code not in ignored]
     absent = [f'class_{code}' for code in positions if code not in labels]

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 
 from ..bands import band_wavelengths, parse_wavelength
 from ..files import read_json
-from .classes import find_classes
+from .classes import CLASSES, find_classes, read_classes
 from .layout import BANDS, DESCRIPTION, PairFiles, read_table
 from .rasters import Raster, pixels_apart, place_of, read_raster
 from .spec import USUAL_IGNORE, SampleSpec, fits_dtype
@@ -70,11 +70,12 @@ def describe(root: Path, no_label: int | None = None) -> tuple[PairFiles, Descri
         description = _from_json(values, no_label)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+    _warn_of_tables(root, description.spec)
     return PairFiles(root, description.spec.dates), description
 
 
 def name_bands(raster: Raster) -> list[str]:
-    """Name of each band: its description, else ``band_1``, ``band_2`` and so on.
+    """Name of each band: its description, else its colour or ``band_1`` and so on.
 
     Args:
         raster: An image.
@@ -82,9 +83,8 @@ def name_bands(raster: Raster) -> list[str]:
     Returns:
         Different names. Descriptions that are not different say nothing.
     """
-    stand_in = [f'band_{i + 1}' for i in range(len(raster.names))]
-    names = [n or s for n, s in zip(raster.names, stand_in, strict=True)]
-    return names if len({*names}) == len(names) else stand_in
+    names = [n or s for n, s in zip(raster.names, raster.stand_ins, strict=True)]
+    return names if len({*names}) == len(names) else [*raster.stand_ins]
 
 
 def check_image(
@@ -186,6 +186,26 @@ def _from_json(values: Mapping[str, Any], no_label: int | None) -> Description:
         index = _free_index(codes or range(len(given.get('classes', ()))))
     given |= {'no_label': ignored, 'ignore_index': index}
     return Description(SampleSpec.from_dict(given), provenance, _variables(given))
+
+
+def _warn_of_tables(root: Path, spec: SampleSpec) -> None:
+    """Say if tables differ from ``dataset.json``, which goes before them."""
+    told = spec.to_dict()
+    others = []
+    if SampleSpec.from_dict(told | _read_bands(root, spec.num_bands)) != spec:
+        others.append(BANDS)
+    table = read_classes(root)
+    labels = {code: n for code, n in table.items() if code not in spec.no_label}
+    if table and labels != dict(zip(spec.codes, spec.classes, strict=True)):
+        others.append(CLASSES)
+    if others:
+        _log.warning(
+            '%s: %s says something else than %s, which counts. Correct the latter, or '
+            'remove it and describe the folder again.',
+            root,
+            ' and '.join(others),
+            DESCRIPTION,
+        )
 
 
 def _listed(value: Any) -> list[Any]:

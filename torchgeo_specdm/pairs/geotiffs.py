@@ -17,10 +17,9 @@ from rasterio.enums import ColorInterp
 
 from ..bands import channel
 from ..files import write_text, write_verified
-from .rasters import without_georeference
+from .rasters import RGB, without_georeference
 from .spec import SampleSpec, fits_dtype, free_code
 
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 #: Types of masks, the first that holds all codes is taken.
 _MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
 
@@ -91,7 +90,7 @@ def _colours(spec: SampleSpec) -> list[ColorInterp]:
     channels = [channel(spec.wavelengths, name) for name in ('red', 'green', 'blue')]
     if None not in channels:
         found[0] = ColorInterp.undefined
-        for band, colour in zip(channels, _RGB, strict=True):
+        for band, colour in zip(channels, RGB, strict=True):
             found[band or 0] = colour
     return found
 

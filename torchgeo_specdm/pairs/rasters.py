@@ -23,6 +23,8 @@ from .arrays import ARRAYS, read_array
 
 #: Share of the pixels of an alpha band that are quite transparent or quite opaque.
 _OPACITY = 0.95
+#: Colours of the bands of a picture.
+RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 #: Filters of warnings belong to the whole process, but threads write rasters.
 _FILTERS = RLock()
 
@@ -37,6 +39,9 @@ class Raster(NamedTuple):
     values: NDArray[Any]  #: (C, H, W) in the type of the file, without alpha
     valid: NDArray[np.bool_]  #: (C, H, W), where a value was measured
     names: tuple[str | None, ...]  #: description of each band, None where it has none
+    #: Name of each band without a description: red, green and blue in a picture where no
+    #: band has any, else band_1, band_2 and so on.
+    stand_ins: tuple[str, ...]
     wavelengths: tuple[float | None, ...]  #: nanometres, None where not stated
     scales: tuple[float, ...]  #: factor of each band, 1 where it has none
     offsets: tuple[float, ...]  #: summand of each band, 0 where it has none
@@ -131,6 +136,7 @@ def _of_array(values: NDArray[Any], wavelengths: tuple[float | None, ...]) -> Ra
         values=values,
         valid=~np.isnan(values) if blank else np.ones(values.shape, bool),
         names=(None,) * bands,
+        stand_ins=tuple(f'band_{i + 1}' for i in range(bands)),
         wavelengths=wavelengths,
         scales=(1.0,) * bands,
         offsets=(0.0,) * bands,
@@ -191,6 +197,9 @@ def _read_spectral(source: Any, wanted: int | None) -> Raster:
         values=values,
         valid=valid,
         names=tuple(names[i] or None for i in bands),
+        stand_ins=_stand_ins(
+            [source.colorinterp[i] for i in bands], [names[i] for i in bands]
+        ),
         wavelengths=tuple(
             _stated_wavelength(source, i + 1, header) or listed[i] for i in bands
         ),
@@ -202,6 +211,15 @@ def _read_spectral(source: Any, wanted: int | None) -> Raster:
         colours=source.colormap(1)
         if source.colorinterp[0] == ColorInterp.palette
         else None,
+    )
+
+
+def _stand_ins(colours: Sequence[ColorInterp], names: Sequence[str]) -> tuple[str, ...]:
+    """Names by red, green and blue, if these are there once and nothing else tells."""
+    told = not any(names) and all(colours.count(colour) == 1 for colour in RGB)
+    return tuple(
+        colour.name if told and colour in RGB else f'band_{i + 1}'
+        for i, colour in enumerate(colours)
     )
 
 
