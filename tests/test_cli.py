@@ -188,7 +188,7 @@ class TestDescribe:
         assert said in capsys.readouterr().err
 
     def test_two_hundred_bands_fit_on_a_screen(
-        self, tmp_path: Path, capsys: Output
+        self, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = make_pairs(tmp_path, 2, [f'{400 + 10 * i} nm' for i in range(200)])
         (folder / 'val.txt').write_text('0001')
@@ -201,6 +201,31 @@ class TestDescribe:
         assert found['splits'] == {'train': 1, 'val': 1}
         assert found['classes'] == ['class_0', 'class_1'] and found['no_label'] == [2]
         assert sum(found['class_percent'].values()) == pytest.approx(100, abs=0.01)
+        # lines would be too long for a terminal
+        monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+        assert main(['describe', str(folder)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) < 120
+        assert (
+            '  "wavelengths": [400.0, 410.0, 420.0, ... 200 in all ..., 2390.0],'
+            in lines
+        )
+
+    def test_missing_pixels_and_unknown_colours(
+        self, tmp_path: Path, capsys: Output
+    ) -> None:
+        folder = make_pairs(tmp_path, 3, [None] * 4, nodata=0)
+        path = folder / 'images' / '0001.tif'
+        with rasterio.open(path, 'r+') as raster:
+            raster.write(np.zeros((8, 6), np.uint16), 2, window=((0, 8), (0, 6)))
+        assert main(['describe', str(folder)]) == 0
+        out, error = capsys.readouterr()
+        # 48 of 192 pixels
+        assert json.loads(out)['missing_percent'] == [0, 25, 0, 0]
+        assert 'Pictures show band_3, band_2, band_1 as red, green and blue' in error
+        (folder / 'bands.csv').write_text('name\nB02\nB03\nB04\nB08\n')
+        assert main(['describe', str(folder)]) == 0
+        assert 'Pictures show' not in capsys.readouterr().err
 
     def test_classes_of_one_pixel_and_of_none(
         self, tmp_path: Path, capsys: Output

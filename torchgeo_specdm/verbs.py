@@ -15,6 +15,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+#: Entries of a list of which a terminal shows all.
+_MOST_SHOWN = 20
+
 
 def quickstart(options: Namespace) -> None:
     """Run the whole path and write its report."""
@@ -46,31 +49,30 @@ def scenes(options: Namespace) -> None:
 
 def describe(options: Namespace) -> None:
     """Check a folder of pairs and print what it holds."""
+    from .bands import channel
     from .datamodules.pairs import PairFolderDataModule
-    from .datamodules.support.preparation import measure_moments
     from .datasets.pairs import PairFolder
-    from .pairs.layout import PLACES
+    from .pairs.layout import BANDS, PLACES
 
     folder = PairFolder(
         options.folder, bands=_bands(options), no_label=options.no_label
     )
     folder.verify()
-    moments = measure_moments(folder)
-    seen = moments.pixels > 0
-    found = {
-        **folder.spec.to_dict(),
-        'samples': len(folder),
-        'splits': folder.count_splits(),
-        'shape': list(folder[0]['image'].shape),
-        'dead_bands': folder.dead_bands(),
-        'mean': _rounded(moments.mean, seen),
-        'std': _rounded(moments.std, seen),
-        'class_percent': folder.measure_classes(),
-    }
+    found, spec = _found_in(folder), folder.spec
     # a line for each entry: hundreds of bands still fit on a screen
-    entries = (f'  {json.dumps(key)}: {json.dumps(found[key])}' for key in found)
+    show = _shorten if sys.stdout.isatty() else json.dumps
+    entries = (f'  {json.dumps(key)}: {show(found[key])}' for key in found)
     print('{\n' + ',\n'.join(entries) + '\n}')
-    absent = [name for name in folder.spec.classes if not found['class_percent'][name]]
+    shown = [spec.bands[i] for i in spec.rgb]
+    known = [channel(spec.wavelengths, name) for name in ('red', 'green', 'blue')]
+    if spec.num_bands > 2 and None in known:
+        print(
+            f'Pictures show {", ".join(shown)} as red, green and blue, since neither '
+            f'wavelengths nor names tell these. Name the bands in {BANDS} to change '
+            'that.',
+            file=sys.stderr,
+        )
+    absent = [name for name in spec.classes if not found['class_percent'][name]]
     if absent:
         print(f'No mask has a pixel of {", ".join(absent)}.', file=sys.stderr)
     if not found['splits']:
@@ -88,6 +90,38 @@ def describe(options: Namespace) -> None:
     except ValueError as error:
         # the folder may be for other things than training
         print(error, file=sys.stderr)
+
+
+def _found_in(folder: Any) -> dict[str, Any]:
+    """Content of a folder of pairs, as JSON has it."""
+    from .datamodules.support.preparation import measure_moments
+
+    moments = measure_moments(folder)
+    seen = moments.pixels > 0
+    sizes = (folder.size(index) for index in range(len(folder)))
+    pixels = folder.spec.dates * sum(height * width for height, width in sizes)
+    missing = [float(f'{x:.4g}') for x in 100 * (1 - moments.pixels / pixels)]
+    return {
+        **folder.spec.to_dict(),
+        'samples': len(folder),
+        'splits': folder.count_splits(),
+        'shape': list(folder[0]['image'].shape),
+        'dead_bands': folder.dead_bands(),
+        # one number if all bands are alike
+        'missing_percent': missing if len({*missing}) > 1 else missing[0],
+        'mean': _rounded(moments.mean, seen),
+        'std': _rounded(moments.std, seen),
+        'class_percent': folder.measure_classes(),
+    }
+
+
+def _shorten(value: Any) -> str:
+    """JSON of a value, but just the ends of a long list."""
+    text = json.dumps(value)
+    if isinstance(value, list | tuple) and len(value) > _MOST_SHOWN:
+        ends = json.dumps(value[:3])[:-1], json.dumps(value[-1:])[1:]
+        text = f'{ends[0]}, ... {len(value)} in all ..., {ends[1]}'
+    return text
 
 
 def _bands(options: Namespace) -> Any:
