@@ -15,10 +15,12 @@ from torchgeo_specdm.datasets.pairs import PairFolder
     ('dtype', 'value', 'said'),
     [
         ('uint16', 3000, ''),
-        ('uint16', 30_000, 'would go up to 3.'),
+        ('uint16', 30_000, 'would go from 3 to 3.'),
+        # water in Landsat Collection 2
+        ('uint16', 8_000, 'would go from 0.8 to 0.8'),
         # bytes in another type
-        ('uint16', 200, 'would go up to 0.02'),
-        ('int8', -3, 'would go up to -0.0003'),
+        ('uint16', 200, 'would go from 0.02 to 0.02'),
+        ('int8', -3, 'would go from -0.0003 to -0.0003'),
     ],
 )
 def test_numbers_that_are_no_reflectance(

@@ -23,6 +23,8 @@ _USUAL_RANGE = (1, 99)
 _MOST_REFLECTANCE = 2.0
 #: Reflectance that images go beyond in some band: numbers up to 255 do not.
 _LEAST_REFLECTANCE = 0.0256
+#: Reflectance that some pixels of an image are below in some band, even of snow.
+_DARK = 0.5
 #: Reflectance below 0 comes from noise and correction, and is never below this.
 _DARKEST = -0.5
 #: Times that one image or band goes beyond others in the same unit.
@@ -63,13 +65,15 @@ def scale_of_whole_numbers(raster: Raster, root: Path) -> float:
     if raster.values.dtype == np.uint8:
         return usual_unit(255)[0]
     scale = usual_unit(math.inf)[0]
-    high = scale * _usual_range(raster.values[raster.valid])[1]
-    if high and not _LEAST_REFLECTANCE < high <= _MOST_REFLECTANCE:
+    low, high = (scale * end for end in _usual_range(raster.values[raster.valid]))
+    likely = _LEAST_REFLECTANCE < high <= _MOST_REFLECTANCE and low < _DARK
+    if high and not likely:
         _log.warning(
-            '%s: images are taken for reflectance x 10000, and would go up to %.3g. Set '
-            'scale and offset in %s (numbers up to 255: 0.0039 and 0; Landsat '
+            '%s: images are taken for reflectance x 10000, and would go from %.3g to '
+            '%.3g. Set scale and offset in %s (numbers up to 255: 0.0039 and 0; Landsat '
             'Collection 2: 2.75e-05 and -0.2).',
             root,
+            low,
             high,
             DESCRIPTION,
         )
