@@ -37,7 +37,10 @@ def test_a_plan_that_fits(capsys: Output) -> None:
 def test_too_few_minutes(capsys: Output) -> None:
     Announcer(learned=True).plan(plan(40), 4, 12, 500)
     said = ' '.join(capsys.readouterr().out.split())
-    assert '4 minutes are too few for the fewest steps of each part: it will be' in said
+    assert (
+        '--minutes 4 is less than the fewest steps of each part take: it will be'
+        in said
+    )
     assert '--minutes 26 is the least' in said
 
 

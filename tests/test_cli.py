@@ -212,17 +212,21 @@ class TestDescribe:
         )
 
     def test_missing_pixels_and_unknown_colours(
-        self, tmp_path: Path, capsys: Output
+        self, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder = make_pairs(tmp_path, 3, [None] * 4, nodata=0)
         path = folder / 'images' / '0001.tif'
         with rasterio.open(path, 'r+') as raster:
             raster.write(np.zeros((8, 6), np.uint16), 2, window=((0, 8), (0, 6)))
+        # outside of pytest, nobody handles warnings
+        monkeypatch.setattr(logging.getLogger(), 'handlers', [])
         assert main(['describe', str(folder)]) == 0
         out, error = capsys.readouterr()
         # 48 of 192 pixels
         assert json.loads(out)['missing_percent'] == [0, 25, 0, 0]
         assert 'Pictures show band_3, band_2, band_1 as red, green and blue' in error
+        # the folder is opened more often
+        assert error.count('images are taken for reflectance x 10000') == 1
         (folder / 'bands.csv').write_text('name\nB02\nB03\nB04\nB08\n')
         assert main(['describe', str(folder)]) == 0
         assert 'Pictures show' not in capsys.readouterr().err

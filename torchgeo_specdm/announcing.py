@@ -76,7 +76,7 @@ class Announcer:
                 print(f'  {said:<50} {duration(self._seconds[part]):>8}')
         if total > _LATE * 60 * minutes:
             tell(
-                f'{minutes:g} minutes are too few for the fewest steps of each part: '
+                f'--minutes {minutes:g} is less than the fewest steps of each part take: '
                 f'it will be about {duration(total)}.'
             )
         if steps['network'] < SETTLING:

@@ -67,20 +67,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what Lightning says of devices and loggers at every start."""
+    """Hide what Lightning says at every start, and warnings that repeat themselves."""
     # which sets the levels of its loggers
     import_module('lightning.pytorch')
+    once = _Once()
+    # which prints warnings where nobody asked for another way
+    printer: Any = logging.lastResort
     loggers = [logging.getLogger(f'lightning.{name}') for name in ('pytorch', 'fabric')]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
+            printer.addFilter(once)
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
             yield
         finally:
+            printer.removeFilter(once)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+class _Once(logging.Filter):
+    """Lets each message pass once: a folder is opened many times in one run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        fresh = text not in self.said
+        self.said.add(text)
+        return fresh
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
