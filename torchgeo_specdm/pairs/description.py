@@ -4,7 +4,6 @@
 """The description of a folder of pairs, as written in it or as found out."""
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,9 +242,7 @@ def _find_out(
     dtype = str(raster.values.dtype)
     nodata = raster.nodata
     # GDAL lets files declare NaN or -9999 for types that have no such value
-    if (
-        nodata is not None and not math.isnan(nodata) and not fits_dtype(nodata, dtype)
-    ) or (nodata is not None and math.isnan(nodata) and not dtype.startswith('float')):
+    if nodata is not None and not fits_dtype(nodata, dtype):
         nodata = None
     declared = [] if no_label is None else [no_label]
     # as beside codes, an ignore index is a value of the masks

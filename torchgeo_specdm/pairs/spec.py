@@ -7,7 +7,7 @@ import colorsys
 import math
 import sys
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import count
 from typing import Any, Self
 
@@ -74,12 +74,10 @@ class SampleSpec:
         for name in ('bands', 'classes'):
             set_(self, name, _names(name, getattr(self, name)))
         set_(self, 'dates', _whole('dates', self.dates, 1, _MOST_DATES))
-        if self.ignore_index is not None:
-            set_(
-                self,
-                'ignore_index',
-                _whole('ignore_index', self.ignore_index, -_MOST, _MOST),
-            )
+        index = self.ignore_index
+        if index is not None:
+            index = _whole('ignore_index', index, -_MOST, _MOST)
+            set_(self, 'ignore_index', index)
         set_(self, 'dtype', _dtype(self.dtype))
         set_(self, 'scale', _by_band('scale', self.scale, self.num_bands, least=0))
         set_(self, 'offset', _by_band('offset', self.offset, self.num_bands))
@@ -92,11 +90,10 @@ class SampleSpec:
                 f'{len(colors)} colors for {self.num_classes} classes: give one color '
                 'for each class, or none at all.'
             )
-        if self.ignore_index is not None and 0 <= self.ignore_index < self.num_classes:
+        if index is not None and 0 <= index < self.num_classes:
             raise ValueError(
-                f'ignore_index={self.ignore_index} is the class '
-                f'{self.classes[self.ignore_index]!r}. Use a value outside '
-                f'0..{self.num_classes - 1}, for example 255.'
+                f'ignore_index={index} is the class {self.classes[index]!r}. Use a '
+                f'value outside 0..{self.num_classes - 1}, for example 255.'
             )
         set_(self, 'codes', _codes(self.codes, self.num_classes))
         set_(self, 'no_label', self._no_label_codes())
@@ -198,12 +195,8 @@ class SampleSpec:
         Raises:
             ValueError: If a field is missing or does not fit.
         """
-        known = {field.name: field for field in fields(cls)}
-        missing = [
-            name
-            for name, field in known.items()
-            if field.default is MISSING and name not in values
-        ]
+        known = {field.name for field in fields(cls)}
+        missing = [name for name in ('bands', 'classes') if name not in values]
         if missing:
             raise ValueError(
                 f'{missing} are missing; needed are the names of all bands and classes.'
@@ -378,7 +371,10 @@ def free_code(taken: Container[int]) -> int:
 
 
 def fits_dtype(value: float, dtype: str) -> bool:
-    """Whether a finite number can be stored in a type without becoming another."""
+    """Whether a number can be stored in a type without becoming another.
+
+    Floating-point types hold NaN and infinity, and rounding in them does not count.
+    """
     if not np.issubdtype(np.dtype(dtype), np.integer):
         return True
     info = np.iinfo(dtype)
@@ -406,8 +402,6 @@ def _colors(values: Any) -> tuple[tuple[int, int, int], ...]:
 
 def _spread_hues(count: int) -> tuple[tuple[int, int, int], ...]:
     """Evenly spread hues of two brightnesses, so that neighbours differ."""
-    colors = []
-    for i in range(count):
-        red, green, blue = colorsys.hsv_to_rgb(i / count, 0.65, 0.9 - 0.3 * (i % 2))
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return tuple(colors)
+    hues = ((i / count, 0.65, 0.9 - 0.3 * (i % 2)) for i in range(count))
+    colors = (colorsys.hsv_to_rgb(*hue) for hue in hues)
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors)

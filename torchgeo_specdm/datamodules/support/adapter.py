@@ -3,7 +3,6 @@
 
 """Everything that a generator needs to know of any TorchGeo datamodule."""
 
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,11 +115,8 @@ def describe_dataset(
     nodata = overrides.get('nodata')
     lowest = 0 if seen.lowest == nodata else seen.lowest
     scale, dtype = usual_unit(seen.brightest, lowest, seen.whole)
-    if nodata is not None and not (
-        isinstance(nodata, int | float)
-        and math.isfinite(nodata)
-        and fits_dtype(nodata, dtype)
-    ):
+    number = isinstance(nodata, int | float)
+    if nodata is not None and not (number and fits_dtype(nodata, dtype)):
         # which holds them all
         dtype = 'float32'
     found = {
