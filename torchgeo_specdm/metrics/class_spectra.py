@@ -321,26 +321,6 @@ class SpectrumClassifier(NamedTuple):
         ]
         return torch.cat(found).view_as(seen)
 
-    def read(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Compare the class of each pixel with the mask.
-
-        Args:
-            images: Digital numbers (B, C, H, W), or (B, T, C, H, W) with T dates.
-            masks: Class positions (B, H, W); other values are no label.
-
-        Returns:
-            Share of right pixels of each sample among labelled ones with data, (B,),
-            in 0..1; NaN without any.
-
-        Raises:
-            ValueError: If shape and spec differ.
-        """
-        _check(images, masks, self.spec)
-        _, seen = _rows(images, self.spec)[-1]
-        counted = seen & (masks >= 0) & (masks < self.spec.num_classes)
-        right = counted & (self.predict(images) == masks)
-        return right.sum((1, 2)) / counted.sum((1, 2))
-
 
 def _check(images: Tensor, masks: Tensor, spec: SampleSpec) -> None:
     """Refuse what is not the spec's: it would be counted under another name."""
