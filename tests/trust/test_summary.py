@@ -10,16 +10,22 @@ import torch
 from torchgeo_specdm.trust.summary import calibrated, nearness, plain
 
 
+def sides(synthetic: float, real: float, held_out: float) -> dict[str, float]:
+    found = {'synthetic': synthetic, 'shuffled': 0.2}
+    return found | {'real': real, 'held_out': held_out}
+
+
 class TestCalibrated:
     @pytest.mark.parametrize(
         'value, expected', [(0.2, 0), (0.8, 1), (0.5, 0.5), (0.1, -1 / 6), (0.92, 1.2)]
     )
     def test_between_shuffled_and_real(self, value: float, expected: float) -> None:
-        assert calibrated(value, 0.2, 0.8) == pytest.approx(expected)
+        assert calibrated(sides(value, 0.9, 0.8)) == pytest.approx(expected)
+        assert calibrated(sides(value, 0.8, 0.9)) == pytest.approx(expected)
 
     @pytest.mark.parametrize('real', [0.2, 0.1, math.nan])
     def test_is_nothing_without_a_range(self, real: float) -> None:
-        assert math.isnan(calibrated(0.5, 0.2, real))
+        assert math.isnan(calibrated(sides(0.5, real, 0.8)))
 
 
 class TestNearness:

@@ -21,7 +21,8 @@ from .support.mixing_checks import (
     open_folder,
     require_no_leak,
     require_room,
-    require_same_kind,
+    require_same_names,
+    require_same_units,
 )
 
 
@@ -180,7 +181,9 @@ class SyntheticAugmentedDataModule(MixedDataModule):
         ]
         require_form(form, shapes[0], shapes[1], sample_name(folder, 0))
         require_room(self.real, size, folder.root)
-        require_same_kind(self.real, dataset, folder, ours, theirs)
+        name, spec = str(folder.root), folder.spec
+        require_same_names(self.real, dataset, spec, name, ours)
+        require_same_units(self.real, name, spec.bands, ours.level, theirs.level)
         for side, found in (('Real', real.size), ('Synthetic', synthetic.size)):
             if found != size:
                 rank_zero_info(

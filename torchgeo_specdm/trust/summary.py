@@ -193,7 +193,7 @@ def _alignment(
     found: dict[str, Any] = {
         'score': score,
         'judge': judged,
-        'calibrated': _between(value),
+        'calibrated': calibrated(value),
         'per_class': {
             name: {side: judged[side]['iou'][k] for side in ('real', 'synthetic')}
             for k, name in enumerate(spec.classes)
@@ -201,34 +201,27 @@ def _alignment(
     }
     for name in ('edges', 'spectrum'):
         sides_of = {side: part[name] for side, part in parts.items()}
-        found[name] = sides_of | {'calibrated': _between(sides_of)}
+        found[name] = sides_of | {'calibrated': calibrated(sides_of)}
     if 'reconstructed' in value:
         found['transparency'] = _over(value['reconstructed'], value['held_out'])
     return found
 
 
-def calibrated(value: float, shuffled: float, real: float) -> float:
-    """Place an agreement between chance and real data.
+def calibrated(value: Mapping[str, float]) -> float:
+    """Place the agreement of synthetic pairs between chance and real data.
+
+    Real pairs of other places agree less with judges than those of the training
+    places; either are as real as can be, so the lower of both is the 1.
 
     Args:
-        value: Agreement of the synthetic pairs.
-        shuffled: Agreement when each image gets another pair's mask.
-        real: Agreement on held-out real pairs.
+        value: Agreement of the ``synthetic`` pairs, of the ``shuffled`` ones, in which
+            each image has another pair's mask, and of ``real`` and ``held_out`` pairs.
 
     Returns:
         0 for shuffled pairs, 1 for real ones; NaN if those do not differ.
     """
-    return (value - shuffled) / (real - shuffled) if real > shuffled else float('nan')
-
-
-def _between(value: Mapping[str, float]) -> float:
-    """Where the synthetic side lies between shuffled (0) and real (1).
-
-    Real pairs of other places agree less with judges than those of the training
-    places; either are as real as can be, so the lower of both is the 1.
-    """
-    real = min(value['real'], value['held_out'])
-    return calibrated(value['synthetic'], value['shuffled'], real)
+    low, high = value['shuffled'], min(value['real'], value['held_out'])
+    return (value['synthetic'] - low) / (high - low) if high > low else math.nan
 
 
 def plain(value: Any) -> Any:

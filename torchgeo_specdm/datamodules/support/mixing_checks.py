@@ -148,35 +148,6 @@ def require_room(real: NonGeoDataModule, size: tuple[int, int], folder: Path) ->
         )
 
 
-def require_same_kind(
-    real: NonGeoDataModule,
-    dataset: Dataset[dict[str, Tensor]],
-    folder: PairFolder,
-    ours: Survey,
-    theirs: Survey,
-) -> None:
-    """Refuse synthetic samples with other bands, classes or units than the real ones.
-
-    Names are compared where the real datamodule or its data set has them. Units are
-    told from the values: means of the same band must agree within a factor of 10.
-    That most bands do not is an error; that some do not may be the generator's fault
-    and is a warning.
-
-    Args:
-        real: The real datamodule.
-        dataset: Training set of the real datamodule.
-        folder: The synthetic samples, with the same number of bands.
-        ours: Facts that are known of *dataset*.
-        theirs: Facts that are known of *folder*.
-
-    Raises:
-        ValueError: With the values of both sides.
-    """
-    require_same_names(real, dataset, folder.spec, str(folder.root), ours)
-    name, levels = str(folder.root), (ours.level, theirs.level)
-    require_same_units(real, name, folder.spec.bands, *levels)
-
-
 def require_same_units(
     real: NonGeoDataModule,
     name: str,
@@ -185,6 +156,9 @@ def require_same_units(
     theirs: Tensor,
 ) -> None:
     """Refuse samples whose values are far from those of the real ones.
+
+    Means of the same band must agree within a factor of 10. That most bands do not is
+    an error; that some do not may be the generator's fault and is a warning.
 
     Args:
         real: The real datamodule.
