@@ -3,6 +3,8 @@
 
 """Plots of samples."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -61,24 +63,24 @@ def show_image(
         Colours (H, W, 3) in 0..1.
     """
     rgb = image[list(spec.rgb)].detach().cpu().float().numpy().transpose(1, 2, 0)
-    low, high = stretch_of(image, spec) if limits is None else limits
+    low, high = stretch_of(image, spec.rgb) if limits is None else limits
     stretched = np.nan_to_num((rgb - low) / max(high - low, 1e-6))
     colors: NDArray[np.float32] = np.clip(stretched, 0, 1).astype(np.float32)
     return colors
 
 
-def stretch_of(images: Tensor, spec: SampleSpec) -> tuple[float, float]:
+def stretch_of(images: Tensor, channels: Sequence[int]) -> tuple[float, float]:
     """Digital numbers to show as black and white.
 
     Args:
         images: Digital numbers (..., C, H, W); missing ones do not count.
-        spec: Tells which bands are red, green and blue.
+        channels: Positions of the bands that are shown.
 
     Returns:
         The 2nd and 98th percentile of these bands.
     """
-    rgb = images[..., list(spec.rgb), :, :].detach().cpu().float().numpy()
-    seen = rgb[np.isfinite(rgb)]
+    shown = images[..., [*channels], :, :].detach().cpu().float().numpy()
+    seen = shown[np.isfinite(shown)]
     low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
     return float(low), float(high)
 
@@ -147,7 +149,7 @@ def _panels(
         if key in sample:
             for number, date in enumerate(sample[key].reshape(images.shape), 1):
                 title = key.title() if len(images) == 1 else f'{key.title()} {number}'
-                limits = stretch_of(images[number - 1], spec)
+                limits = stretch_of(images[number - 1], spec.rgb)
                 panels.append((title, show_image(date, spec, limits)))
     for key in ('mask', 'prediction'):
         if key in sample:

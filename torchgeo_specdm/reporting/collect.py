@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from ..diffusion import Generator, read_errors
@@ -71,9 +72,7 @@ def rank_samples(scores: Sequence[Mapping[str, Any]]) -> list[int]:
         known = ~np.isnan(values)
         if known.any():
             values[~known] = np.median(values[known])
-            below = np.searchsorted(np.sort(values), values)
-            through = np.searchsorted(np.sort(values), values, side='right')
-            total += below + through
+            total += rankdata(values)
     order: list[int] = np.argsort(-total, kind='stable').tolist()
     return order
 

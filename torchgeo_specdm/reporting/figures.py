@@ -66,7 +66,7 @@ def pair_grid(
     Returns:
         The figure.
     """
-    limits = stretch_of(next(iter(rows.values())).images, spec)
+    limits = stretch_of(next(iter(rows.values())).images, spec.rgb)
     handles, on_a_line = _legend(spec)
     pitch = (WIDTH - _LABEL) / columns
     side = pitch - _GAP
@@ -167,12 +167,11 @@ def _add_intervals(axis: Axes, runs: Sequence[Run], score: str) -> None:
             label = None
 
 
-def class_changes(runs: Sequence[Run], width: float = WIDTH) -> Figure:
+def class_changes(runs: Sequence[Run]) -> Figure:
     """Difference of the IoU of each class to real only, by arm; means over seeds.
 
     Args:
         runs: Runs of one network and one real size.
-        width: Width of the figure in inches.
 
     Returns:
         The figure.
@@ -183,7 +182,7 @@ def class_changes(runs: Sequence[Run], width: float = WIDTH) -> Figure:
         own = [run.iou for run in runs if (run.arm, run.ratio) == key and run.iou]
         means[key] = [_mean([iou[name] for iou in own]) for name in classes]
     real = means.pop((REAL, 0.0), [math.nan] * len(classes))
-    figure, axis = panel(width)
+    figure, axis = panel(WIDTH)
     wide = 0.8 / max(len(means), 1)
     for position, (key, values) in enumerate(means.items()):
         heights = [100 * (a - b) for a, b in zip(values, real, strict=True)]
@@ -193,11 +192,11 @@ def class_changes(runs: Sequence[Run], width: float = WIDTH) -> Figure:
         axis.bar(where, heights, 0.9 * wide, label=name)
     axis.axhline(0, color='gray', linewidth=0.8)
     axis.set_xticks(range(len(classes)), classes, fontsize=SMALL, parse_math=False)
-    if len(classes) > 6 * width / WIDTH:
+    if len(classes) > 6:
         plt.setp(axis.get_xticklabels(), rotation=30, ha='right')
     axis.set_ylabel('IoU against real only', fontsize=TEXT)
     tidy(axis)
-    legend_above(figure, width)
+    legend_above(figure, WIDTH)
     return figure
 
 

@@ -3,8 +3,6 @@
 
 """Tables and figures beside those of the paper."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ..files import write_text
+from ..pairs.layout import write_table as write_csv
 from ..study.statistics import paired_difference
 from ..trust.datamodule import TrustDataModule
 from .figures import SMALL, WIDTH, pair_grid, save, tidy
@@ -69,7 +68,13 @@ def write_table(
         lines += [f'## {group}', '', *_markdown(own), '']
         said = [s for pair in better for s in _orderings(own, pair, lower)]
         lines += ["The paper's orderings here:", '', *said, ''] if said else []
-    write_text(out.with_suffix('.csv'), _csv(cells))
+    head_of_csv = ('group', 'row', 'column', 'unit', 'value', 'floor', 'paper')
+    rows = (
+        (cell.group, cell.row, cell.column, unit, value, cell.floor, cell.paper)
+        for cell in cells
+        for unit, value in cell.values.items()
+    )
+    write_csv(out.with_suffix('.csv'), head_of_csv, rows)
     figure = _dots(cells)
     save(figure, out.with_suffix('.png'))
     plt.close(figure)
@@ -118,14 +123,12 @@ def write_figures(
         save(figure, out.with_name(name))
         plt.close(figure)
         lines += [f'## {title}', '', f'![{title}]({name})', '']
-    rows_of_areas = [
-        [title, spec.classes[k], share]
+    rows_of_areas = (
+        (title, spec.classes[k], share)
         for title, shares in areas.items()
         for k, share in enumerate(shares)
-    ]
-    write_text(
-        out.with_suffix('.csv'), _lines([['set', 'class', 'share'], *rows_of_areas])
     )
+    write_csv(out.with_suffix('.csv'), ('set', 'class', 'share'), rows_of_areas)
     page = out.with_suffix('.md')
     write_text(page, '\n'.join(lines).rstrip() + '\n')
     return page
@@ -184,22 +187,6 @@ def _orderings(
             f'{found.mean:+.4g}{interval})'
         )
     return said
-
-
-def _csv(cells: Sequence[Values]) -> str:
-    head = ['group', 'row', 'column', 'unit', 'value', 'floor', 'paper']
-    lines = [
-        [cell.group, cell.row, cell.column, unit, value, cell.floor, cell.paper]
-        for cell in cells
-        for unit, value in cell.values.items()
-    ]
-    return _lines([head, *lines])
-
-
-def _lines(rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    return text.getvalue()
 
 
 def _dots(cells: Sequence[Values]) -> Figure:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..pairs.plotting import show_mask
+from ..pairs.plotting import show_mask, stretch_of
 from ..pairs.spec import SampleSpec
 from ..pairs.tiles import Tiles
 
@@ -70,12 +70,10 @@ def stretch(
     limits = []
     together = channels == spec.rgb
     for group in [channels] if together else [(channel,) for channel in channels]:
-        values = tiles.images[..., list(group), :, :].float().numpy()
-        seen = values[np.isfinite(values)]
-        low, high = np.percentile(seen, (2, 98)) if seen.size else (0, 1)
+        low, high = stretch_of(tiles.images, group)
         limits += [(low, max(high, low + 1e-6))] * len(group)
-    low, high = np.array(limits, np.float32).T.reshape(2, 3, 1, 1)
-    return low, high
+    black, white = np.array(limits, np.float32).T.reshape(2, 3, 1, 1)
+    return black, white
 
 
 def show_pairs(

@@ -87,7 +87,7 @@ def _settings(study: Study, runs: Sequence[Run]) -> list[str]:
 
 def _table(runs: Sequence[Run], score: str) -> list[str]:
     """One line for each arm and ratio, as Markdown."""
-    others = [name for name in NAMES if name != score and runs_have(runs, name)]
+    others = [n for n in NAMES if n != score and any(by_arm(runs, n).values())]
     titles = [NAMES[name] for name in (score, *others)]
     images = images_without_labels(runs)
     heads = ['arm', *(['U'] if images else []), 'runs', *titles]
@@ -112,11 +112,6 @@ def _table(runs: Sequence[Run], score: str) -> list[str]:
             cells.append('')
         lines.append(f'| {arm_label(*key)} | {" | ".join(cells)} |')
     return lines
-
-
-def runs_have(runs: Sequence[Run], score: str) -> bool:
-    """Whether any run has a score."""
-    return any(by_arm(runs, score).values())
 
 
 def _spread(values: Sequence[float]) -> str:
