@@ -155,8 +155,7 @@ def reproduce(
         return write_table(out, head, values, table.better, lower=True)
     first = {title: row[0] for title, row in cells.items()}
     shown = {
-        title: (_open(study, engine, cell), measured[cell][0])
-        for title, cell in first.items()
+        title: (_open(engine, cell), measured[cell][0]) for title, cell in first.items()
     }
     return write_figures(out, head, part.columns, shown)
 
@@ -285,7 +284,7 @@ def _measured(
             engine.begin()
             engine.say(f'Drawing and measuring {arm.generator}, subset {subset}')
             started = time.monotonic()
-            data = _open(engine.study, engine, cell)
+            data = _open(engine, cell)
             generator = Generator.load(engine.sets.path('generator', cell))
             found = measure_synthesis(data, generator.codec, features)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -295,11 +294,12 @@ def _measured(
         yield cell, (dict(kept['measures']), kept['seconds'])
 
 
-def _open(study: Study, engine: Engine, cell: Cell) -> TrustDataModule:
+def _open(engine: Engine, cell: Cell) -> TrustDataModule:
     """Real and generated pairs of a cell, drawn if they are not there."""
     pairs = engine.sets.pairs(cell)
     engine.require(pairs)
-    data = TrustDataModule(make_object(study.data, BaseDataModule), Path(pairs.name))
+    real = make_object(engine.study.data, BaseDataModule)
+    data = TrustDataModule(real, Path(pairs.name))
     data.prepare_data()
     data.setup('test')
     return data

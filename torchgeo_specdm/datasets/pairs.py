@@ -359,7 +359,8 @@ class PairFolder(PlottedDataset):
             raster = read_raster(path, mask.shape, variable, bands)
             _require_same_size(path, raster, mask_path, mask)
             check_image(path, raster, self._stored.spec, self._stored.tagged)
-            images.append(self._choose_bands(path, raster))
+            nodata, channels = self.spec.nodata, self._channels
+            images.append(measured_values(path, raster, nodata, channels))
             if self.spec.ignore_index is not None:
                 mask[np.isnan(images[-1]).all(axis=0)] = self.spec.ignore_index
         several = len(images) > 1
@@ -367,10 +368,6 @@ class PairFolder(PlottedDataset):
             'image': torch.from_numpy(np.stack(images) if several else images[0]),
             'mask': torch.from_numpy(mask[None] if several else mask),
         }
-
-    def _choose_bands(self, path: Path, raster: Raster) -> NDArray[np.float32]:
-        """The chosen bands of one date, (C, H, W), NaN where they are missing."""
-        return measured_values(path, raster, self.spec.nodata, self._channels)
 
     def _read_mask(self, path: Path) -> NDArray[np.int64]:
         """The mask as class positions, int64 (H, W)."""

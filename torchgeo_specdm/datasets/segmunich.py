@@ -177,7 +177,8 @@ class SegMunich(PlottedDataset):
         self._files.require_pairs(ids[folder])
         self.ids = self._without_leaks(folder, ids, leaks)
         if max_background is not None:
-            self.ids = [n for n in self.ids if self._background(n) <= max_background]
+            masks = ((n, read_mask(self._files.labels[n])) for n in self.ids)
+            self.ids = [n for n, mask in masks if (mask == 0).mean() <= max_background]
         if not self.ids:
             raise ValueError(
                 f'no patch of {self._files.folder} is left with max_background='
@@ -251,10 +252,6 @@ class SegMunich(PlottedDataset):
                 'pixels. Extract both again, or remove both.'
             )
         return cube, mask
-
-    def _background(self, name: str) -> float:
-        """Share of background in a mask."""
-        return float((read_mask(self._files.labels[name]) == 0).mean())
 
     def _without_leaks(
         self, folder: str, ids: Mapping[str, list[str]], leaks: str

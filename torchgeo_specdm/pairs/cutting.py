@@ -230,19 +230,8 @@ class _Labels:
         """Write the codes of a window."""
 
         def save(part: Path) -> None:
-            with rasterio.open(
-                part,
-                'w',
-                driver='GTiff',
-                count=1,
-                height=mask.shape[0],
-                width=mask.shape[1],
-                dtype=self.dtype,
-                compress='deflate',
-                nodata=self.empty,
-                crs=self.scene.crs,
-                transform=transform(window, self.scene.transform),
-            ) as target:
+            form = {'count': 1, 'dtype': self.dtype, 'nodata': self.empty}
+            with _new_tile(part, self.scene, window, **form) as target:
                 if self.colours:
                     target.write_colormap(1, self.colours)
                 target.write(mask.astype(self.dtype), 1)
@@ -363,6 +352,21 @@ def _block_side(shape: tuple[int, int], tile: int, stride: int) -> int:
     return max(enough, key=tiles, default=tile)
 
 
+def _new_tile(path: Path, scene: Any, window: Window, **form: Any) -> Any:
+    """Open a GeoTIFF for a window of a scene, where it lies."""
+    return rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        height=window.height,
+        width=window.width,
+        compress='deflate',
+        crs=scene.crs,
+        transform=transform(window, scene.transform),
+        **form,
+    )
+
+
 def _copy_window(scene: Any, window: Window, path: Path) -> None:
     """Write a part of a scene as it is, with all that the scene says of its bands."""
     values = scene.read(window=window)
@@ -370,19 +374,8 @@ def _copy_window(scene: Any, window: Window, path: Path) -> None:
     by_alpha = MaskFlags.alpha in scene.mask_flag_enums[0]
 
     def save(part: Path) -> None:
-        with rasterio.open(
-            part,
-            'w',
-            driver='GTiff',
-            count=scene.count,
-            height=window.height,
-            width=window.width,
-            dtype=values.dtype,
-            compress='deflate',
-            nodata=scene.nodata,
-            crs=scene.crs,
-            transform=transform(window, scene.transform),
-        ) as target:
+        form = {'count': scene.count, 'dtype': values.dtype, 'nodata': scene.nodata}
+        with _new_tile(part, scene, window, **form) as target:
             target.write(values)
             target.descriptions = scene.descriptions
             target.scales, target.offsets = scene.scales, scene.offsets
