@@ -170,6 +170,20 @@ def quiet_trainer(root: Path | None = None, **overrides: Any) -> Trainer:
     return Trainer(**settings | overrides)
 
 
+def calls_of(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> list[tuple[Any, ...]]:
+    """The arguments of all calls of a function, or method, from now on."""
+    calls, call = list[tuple[Any, ...]](), getattr(owner, name)
+
+    def count(*arguments: Any, **named: Any) -> Any:
+        calls.append(arguments)
+        return call(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, count)
+    return calls
+
+
 class Run(NamedTuple):
     """A training that has ended."""
 
@@ -183,7 +197,9 @@ class Run(NamedTuple):
     losses: list[float]
 
 
-class _Losses(Callback):
+class Losses(Callback):
+    """Keeps the loss of every step."""
+
     def __init__(self) -> None:
         self.values: list[float] = []
 
@@ -201,7 +217,7 @@ def train(
     resume: Path | None = None,
 ) -> Run:
     """Fit a task through Lightning, from a checkpoint if there is one."""
-    losses = _Losses()
+    losses = Losses()
     checkpoint = ModelCheckpoint(root / 'checkpoints', save_last=True)
     trainer = quiet_trainer(
         root,

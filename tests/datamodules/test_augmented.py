@@ -18,10 +18,10 @@ from torchgeo.datamodules import (
 )
 from torchgeo.main import main
 
-from tests.conftest import quiet_trainer, write_pair_folder
+from tests.conftest import calls_of, quiet_trainer, write_pair_folder
 from torchgeo_specdm.datamodules.augmented import SyntheticAugmentedDataModule
 from torchgeo_specdm.datamodules.pairs import PairFolderDataModule
-from torchgeo_specdm.pairs.codes import read_codes
+from torchgeo_specdm.datasets import pairs as dataset
 from torchgeo_specdm.pairs.fingerprint import write_seen_samples
 from torchgeo_specdm.pairs.spec import SampleSpec
 
@@ -296,13 +296,7 @@ def test_set_up_reads_each_sample_once(
 ) -> None:
     synthetic = write_pair_folder(tmp_path / 'pairs', seed=1)
     write_seen_samples(synthetic, ['0123456789abcdef'])
-    read: list[Path] = []
-
-    def count(path: Path, *others: Any) -> Any:
-        read.append(path)
-        return read_codes(path, *others)
-
-    monkeypatch.setattr('torchgeo_specdm.datasets.pairs.read_codes', count)
+    read = calls_of(monkeypatch, dataset, 'read_codes')
     # other tests may have read the real samples already
     monkeypatch.setattr('torchgeo_specdm.pairs.cache.HOME', tmp_path / 'cache')
     datamodule = SyntheticAugmentedDataModule(
@@ -311,4 +305,4 @@ def test_set_up_reads_each_sample_once(
     datamodule.prepare_data()
     datamodule.setup('fit')
     assert datamodule.counts == (16, 16)
-    assert len(read) == len({*read}) == 48
+    assert len(read) == len({path for path, *_ in read}) == 48

@@ -12,12 +12,13 @@ import pytest
 import tifffile
 import torch
 
+from tests.conftest import calls_of
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets import pairs
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs.layout import read_corners
 from torchgeo_specdm.pairs.manifest import read_manifest
-from torchgeo_specdm.pairs.rasters import Raster, read_raster
+from torchgeo_specdm.pairs.rasters import read_raster
 from torchgeo_specdm.pairs.spec import SampleSpec
 
 
@@ -432,15 +433,11 @@ class TestFaults:
     ) -> None:
         make_pairs(tmp_path, 3, dates=2)
         describe(tmp_path, dates=2)
-        folder, seen = PairFolder(tmp_path), []
-
-        def record(path: Path, *args: Any) -> Raster:
-            seen.append(path.name)
-            return read_raster(path, *args)
-
-        monkeypatch.setattr(pairs, 'read_raster', record)
+        folder = PairFolder(tmp_path)
+        seen = calls_of(monkeypatch, pairs, 'read_raster')
         folder.verify()
-        assert sorted(seen) == [f'{i:04d}_{t}.tif' for i in range(3) for t in (1, 2)]
+        names = sorted(path.name for path, *_ in seen)
+        assert names == [f'{i:04d}_{t}.tif' for i in range(3) for t in (1, 2)]
 
     def test_description_of_other_data(self, root: Path) -> None:
         describe(root, bands=['B02', 'B03'])

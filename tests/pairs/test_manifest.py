@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import calls_of
 from tests.datamodules.torchgeo_fakes import write_coded_pairs
 from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.pairs import manifest
@@ -46,14 +47,7 @@ def test_an_edit_is_accepted_without_its_line(folder: Path) -> None:
 def test_hashes_once_until_a_file_is_touched(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed: list[Path] = []
-
-    def count(path: Path) -> str:
-        hashed.append(path)
-        return sha256(path)
-
-    sha256 = manifest.sha256
-    monkeypatch.setattr(manifest, 'sha256', count)
+    hashed = calls_of(monkeypatch, manifest, 'sha256')
     for total in (6, 6):
         require_unchanged(folder)
         assert len(hashed) == total

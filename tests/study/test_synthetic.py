@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchgeo.datamodules import NonGeoDataModule
 
+from tests.conftest import calls_of
 from tests.study.fakes import open_data
 from tests.study.worlds import Watch, cell, pairs_data, read_study, tiny_recipe, watched
 from torchgeo_specdm import PairFolder
@@ -213,24 +214,12 @@ def test_ratios_are_rounded_as_in_the_mix(world: Path, tmp_path: Path) -> None:
     assert engine.sets.count(cell(study, 'mix', size=100)) == 29
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
-    """The first arguments of all calls of a function that makes samples."""
-    calls, call = list[Any](), getattr(synthetic, name)
-
-    def count(first: Any, *rest: Any) -> Any:
-        calls.append(first)
-        return call(first, *rest)
-
-    monkeypatch.setattr(synthetic, name, count)
-    return calls
-
-
 def test_leaks_are_looked_for_once(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = shutil.copytree(world / 'right', tmp_path / 'pairs')
     write_seen_samples(pairs, fingerprints(open_data(world / 'rich').test_dataset))
-    hashed = counted(monkeypatch, 'hash_held_out')
+    hashed = calls_of(monkeypatch, synthetic, 'hash_held_out')
     study = read_study(
         tmp_path,
         world / 'rich',
@@ -302,7 +291,7 @@ class TestLearned:
     def test_one_that_cannot_be_learned_is_a_row(
         self, study: Study, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tried = counted(monkeypatch, 'learn_stage')
+        tried = calls_of(monkeypatch, synthetic, 'learn_stage')
         recipe = replace(study.generators['own'], preset='nothing')
         study = replace(study, generators={'own': recipe}, sizes=(4,))
         runs = Engine(study).run(study.cells())

@@ -20,7 +20,7 @@ from torchgeo.datasets import NonGeoDataset
 from torchgeo.main import main
 from torchvision.models._api import WeightsEnum
 
-from tests.conftest import quiet_trainer
+from tests.conftest import Losses, quiet_trainer
 from torchgeo_specdm.models.segformer import BandMapper
 from torchgeo_specdm.pairs.spec import SampleSpec
 from torchgeo_specdm.tasks.segmentation import MultispectralSegmentationTask
@@ -76,16 +76,6 @@ class BlocksDataModule(NonGeoDataModule):
         self.val_dataset = Blocks(8, 1, **self.blocks)
         self.test_dataset = Blocks(8, 2, **self.blocks)
         self.predict_dataset = Blocks(4, 3, **self.blocks)
-
-
-class Losses(Callback):
-    """Keeps the loss of every step."""
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self.values.append(float(trainer.callback_metrics['train_loss']))
 
 
 def fit(
