@@ -130,8 +130,8 @@ class Quickstart:
         engine = self._engine(config, plan)
         curve = self._find_updates(engine)
         updates = engine.updates(engine.study.cells()[0])
-        network, share = NETWORKS[self.task], _REAL_SHARE
-        mixed = mixed_config(config, network, self.out, updates, share, self.seed)
+        given = NETWORKS[self.task], self.out, updates, _REAL_SHARE, self.seed
+        mixed = mixed_config(config, *given)
         write_config(self.out, 'train', 'fit', mixed)
         self._measure(config, engine)
         runs = self._compare(engine, plan)
@@ -149,12 +149,11 @@ class Quickstart:
             ],
             'time of the last start': duration(time.monotonic() - started),
         }
-        notes = self._notes(plan)
         facts = {
             'title': str(self.data or 'Procedural demo scenes'),
             'settings': settings,
             'made': {'command': self._command()},
-            'notes': notes,
+            'notes': self._notes(plan),
         }
         write_text(self.out / FACTS, json.dumps(facts, indent=2) + '\n')
         report = report_folder(self.out)

@@ -42,6 +42,7 @@ class SingleStreamCodec(Codec):
 
     name: ClassVar[str] = 'single_stream'
 
+    # but for the spec, a setting of the presets each
     def __init__(
         self,
         spec: SampleSpec,

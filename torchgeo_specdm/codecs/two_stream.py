@@ -42,6 +42,7 @@ class TwoStreamCodec(Codec):
 
     name: ClassVar[str] = 'two_stream'
 
+    # but for the spec, a setting of the presets each
     def __init__(
         self,
         spec: SampleSpec,

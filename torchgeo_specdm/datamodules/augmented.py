@@ -44,6 +44,7 @@ class SyntheticAugmentedDataModule(MixedDataModule):
     (``seed_everything``), not of the number of processes.
     """
 
+    # nine parameters: the two sides, and what is taken of each
     def __init__(
         self,
         real: BaseDataModule,

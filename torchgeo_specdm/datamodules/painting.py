@@ -38,7 +38,6 @@ class ChangeBatches(BatchDataset):
         first_outside: Whether the first date is kept outside, not the second one.
     """
 
-    # eight with self: two folders, and what is done with them
     def __init__(
         self,
         batches: Sequence[Sequence[int]],
@@ -163,7 +162,6 @@ class ChangeDataModule(GenerationDataModule):
     has changed between real dates stays marked as change.
     """
 
-    # nine parameters: four of any run, and five that say what is painted where
     def __init__(
         self,
         out: str,

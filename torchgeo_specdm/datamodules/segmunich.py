@@ -35,6 +35,7 @@ class SegMunichDataModule(NonGeoDataModule):
     kept while they fit into half of the free memory.
     """
 
+    # ten parameters, half of them those of the data set
     def __init__(
         self,
         root: str = 'data',

@@ -52,6 +52,7 @@ class JointDenoiser(nn.Module):
             differ.
     """
 
+    # but for three that the codec tells, a setting of the presets each
     def __init__(
         self,
         channels: int,

@@ -149,6 +149,7 @@ class Generator(nn.Module, Shared):
         save_codec(self.codec, Path(folder) / 'codec')
         save_module(Path(folder), self.config, self.denoiser)
 
+    # eleven parameters: which samples, how they are drawn, and what is given of them
     @torch.no_grad()
     def sample(
         self,

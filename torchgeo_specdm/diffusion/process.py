@@ -51,6 +51,7 @@ class JointProcess(nn.Module):
 
     signal: Tensor
 
+    # but for two that the codec tells, a setting of the presets each
     def __init__(
         self,
         streams: dict[str, slice],

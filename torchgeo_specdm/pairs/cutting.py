@@ -248,19 +248,7 @@ class _Labels:
 
     def _read_polygons(self, path: Path, attribute: str | None) -> Any:
         """Polygons with a column ``code``, in the system of the scene."""
-        layers = geopandas.list_layers(path)
-        drawn = layers['name'][layers['geometry_type'].notna()].tolist()
-        if len(drawn) > 1:
-            raise ValueError(
-                f'{path} has the layers {drawn}, but one is needed. Write it alone: '
-                f'ogr2ogr labels.gpkg {path.name} LAYER.'
-            )
-        if not drawn:
-            raise ValueError(
-                f'{path} has {len(layers)} layers, none with polygons, but one is '
-                'needed. Write it as a GeoPackage: ogr2ogr labels.gpkg FILE.'
-            )
-        shapes = geopandas.read_file(path, layer=drawn[0])
+        shapes = geopandas.read_file(path, layer=_drawn_layer(path))
         columns = [c for c in shapes.columns if c != 'geometry']
         if attribute is None and len(columns) == 1:
             attribute = columns[0]
@@ -302,6 +290,23 @@ class _Labels:
             codes = {word: code for code, word in self.names.items()}
             shapes['code'] = [codes[str(v)] for v in values]
         return shapes.to_crs(self.scene.crs) if self.scene.crs else shapes
+
+
+def _drawn_layer(path: Path) -> str:
+    """The only layer of a file that has polygons."""
+    layers = geopandas.list_layers(path)
+    drawn: list[str] = layers['name'][layers['geometry_type'].notna()].tolist()
+    if len(drawn) > 1:
+        raise ValueError(
+            f'{path} has the layers {drawn}, but one is needed. Write it alone: '
+            f'ogr2ogr labels.gpkg {path.name} LAYER.'
+        )
+    if not drawn:
+        raise ValueError(
+            f'{path} has {len(layers)} layers, none with polygons, but one is '
+            'needed. Write it as a GeoPackage: ogr2ogr labels.gpkg FILE.'
+        )
+    return drawn[0]
 
 
 def _spans(window: Window, scene: Any) -> tuple[tuple[float, float], ...]:

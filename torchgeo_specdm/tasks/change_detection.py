@@ -59,6 +59,7 @@ class MultispectralChangeDetectionTask(PixelTask):
     # where maps are written belongs to a run, not to the model
     ignore = ('weights', 'out')
 
+    # hyperparameters, as in TorchGeo's task: a YAML sets each
     def __init__(
         self,
         model: ModelName = 'changeformer',

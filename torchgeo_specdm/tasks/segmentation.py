@@ -57,6 +57,7 @@ class MultispectralSegmentationTask(PixelTask):
 
     other_dates: ClassVar[str] = 'Use a change detection task, or data of one date.'
 
+    # hyperparameters, as in TorchGeo's task: a YAML sets each
     def __init__(
         self,
         model: ModelName = 'segformer',

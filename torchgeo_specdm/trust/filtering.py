@@ -31,6 +31,7 @@ _REPLACED = ('id', 'index', 'scores', 'accepted', 'reason', 'files')
 _SAMPLES, _PIXELS = 0, 1
 
 
+# nine parameters: four folders, and what is kept and why
 def filter_pairs(
     folder: str | Path,
     out: str | Path,
