@@ -80,12 +80,11 @@ def write_tiff(
         with rasterio.open(
             path,
             'w',
-            driver='GTiff',
             count=count,
             height=height,
             width=width,
             dtype=array.dtype,
-            **profile,
+            **{'driver': 'GTiff', **profile},
         ) as target:
             target.write(array)
             for i, name in enumerate(names):

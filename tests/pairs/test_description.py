@@ -12,6 +12,8 @@ from rasterio.transform import from_origin
 
 from tests.data.pairs import NAMES, image_of, make_pairs, write_tiff
 from torchgeo_specdm.datasets.pairs import PairFolder
+from torchgeo_specdm.pairs.cutting import export_scene
+from torchgeo_specdm.pairs.geotiffs import write_categories
 
 LINES = ('blue,0.49 um,0.0001,-0.1', 'nir,842,0.0002,0', 'x,,0.0001,0', 'y, 2.2,1,0')
 
@@ -97,6 +99,50 @@ class TestColours:
         path = root / 'dataset.json'
         path.write_text(path.read_text().replace('"red"', '"mine"'))
         PairFolder(root).verify()
+
+
+class TestNamesOfClasses:
+    """Names that masks tell themselves, where no table does."""
+
+    @pytest.mark.parametrize('how', ['tags', 'aux.xml', 'envi'])
+    def test_of_masks(self, tmp_path: Path, how: str) -> None:
+        root = make_pairs(tmp_path, 2)
+        names = {0: 'Unclassified', 1: 'corn', 2: 'soy', 3: 'never seen'}
+        for path in sorted((root / 'masks').iterdir()):
+            if how == 'tags':
+                with rasterio.open(path, 'r+') as mask:
+                    mask.update_tags(**{f'CLASS_{c}': n for c, n in names.items()})
+            elif how == 'aux.xml':
+                write_categories(path, names)
+            else:
+                with rasterio.open(path) as mask:
+                    codes = mask.read()
+                path.unlink()
+                write_tiff(path.with_suffix('.dat'), codes, driver='ENVI')
+                header = path.with_suffix('.hdr')
+                said = ', '.join(names.values())
+                header.write_text(f'{header.read_text()}class names = {{{said}}}\n')
+        spec = PairFolder(root).spec
+        assert (spec.classes, spec.codes) == (('corn', 'soy'), (1, 2))
+        assert spec.no_label == (0,)
+        # a table goes before
+        (root / 'classes.csv').write_text('id,name\n0,a\n1,b\n2,c\n')
+        assert PairFolder(root).spec.classes == ('a', 'b', 'c')
+
+    def test_a_value_without_name(self, tmp_path: Path) -> None:
+        root = make_pairs(tmp_path, 2)
+        for path in (root / 'masks').iterdir():
+            write_categories(path, {0: 'a', 1: 'b'})
+        assert PairFolder(root).spec.classes == ('class_0', 'class_1', 'class_2')
+
+    def test_of_a_scene(self, tmp_path: Path) -> None:
+        codes = np.kron(np.arange(16).reshape(4, 4) % 3, np.ones((4, 4)))[None]
+        labels = write_tiff(tmp_path / 'labels.tif', codes.astype(np.uint8) * 40)
+        write_categories(labels, {0: 'sea', 40: 'sand', 80: 'dune'})
+        image = write_tiff(tmp_path / 'scene.tif', image_of(codes[0], 4), NAMES)
+        export_scene(image, labels, tmp_path / 'out', 4)
+        spec = PairFolder(tmp_path / 'out').spec
+        assert spec.classes == ('sea', 'sand', 'dune') and spec.codes == (0, 40, 80)
 
 
 class TestPartsOfTheDescription:

@@ -64,8 +64,9 @@ class PairFolder(PlottedDataset):
     * bands: the descriptions in the first image, else ``red``, ``green`` and ``blue``
       of a picture, else ``band_1``, ``band_2``, ...; wavelengths by tags, ENVI headers,
       descriptions, or an array of that name
-    * classes: all positions up to the highest in the masks; no label is the nodata
-      value of the first mask, else 255
+    * classes: those that the first mask names (its categories, or those of an ENVI
+      header), else all positions up to the highest in the masks; no label is the
+      nodata value of the first mask, else 255
     * scale and offset: those of the first GeoTIFF, else 1/255 for uint8 and 0.0001 for
       other integers; floating-point numbers are taken for reflectance, 0..255 or
       reflectance x 10000 by what most pixels are, with a warning

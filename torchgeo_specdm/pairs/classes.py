@@ -23,7 +23,11 @@ CLASSES = 'classes.csv'
 #: A mask with a higher value than this holds codes, not class positions.
 _MOST_CLASSES = 64
 #: Names of rows of classes.csv that mean no label, without blanks and marks.
-_NO_LABEL_NAMES = ('nolabel', 'unlabelled', 'unlabeled', 'nodata', 'ignore', 'ignored')
+_NO_LABEL_NAMES = (
+    *('nolabel', 'unlabelled', 'unlabeled', 'nodata', 'ignore', 'ignored'),
+    # of ENVI
+    'unclassified',
+)
 #: How a value of the masks is said to be no label, in messages.
 _SAY_NO_LABEL = 'torchgeo-specdm describe FOLDER --no-label VALUE --write'
 
@@ -32,6 +36,8 @@ def find_classes(
     files: PairFiles, declared: Sequence[int], mask: Raster, variable: str | None
 ) -> tuple[list[int], list[str], list[int]]:
     """Find the classes of a folder, from ``classes.csv`` or all of its masks.
+
+    Without a table, names are those that the first mask tells.
 
     Args:
         files: The files of the folder.
@@ -62,14 +68,32 @@ def find_classes(
                     CLASSES,
                 )
         ignored = [*dict.fromkeys([*declared, *tagged])]
-        codes = _classes_of_masks(files, ignored, found)
-        return codes, [f'class_{code}' for code in codes], ignored
+        named = names_of(mask, found - {*ignored})
+        if not named:
+            codes = _classes_of_masks(files, ignored, found)
+            return codes, [f'class_{code}' for code in codes], ignored
     said = [c for c, name in named.items() if _plain(name) in _NO_LABEL_NAMES]
     # what the table calls a class is one, whatever the tag of the masks
     tagged = [code for code in tagged if code not in named]
     ignored = [*dict.fromkeys([*declared, *said, *tagged])]
     codes = [code for code in named if code not in ignored]
     return codes, [named[code] for code in codes], ignored
+
+
+def names_of(mask: Raster, codes: AbstractSet[int]) -> dict[int, str]:
+    """Names of codes that a mask tells itself.
+
+    Args:
+        mask: Content of the mask.
+        codes: The codes in question.
+
+    Returns:
+        A name for each of them, in order, but for 255 without one, which is no label;
+        empty unless each has one of its own.
+    """
+    named = {c: mask.categories[c] for c in sorted(codes) if c in mask.categories}
+    alone = codes - named.keys() - {USUAL_IGNORE}
+    return {} if alone or len({*named.values()}) < len(named) else named
 
 
 def read_classes(root: Path) -> dict[int, str]:

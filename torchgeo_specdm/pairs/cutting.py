@@ -22,7 +22,7 @@ from rasterio.windows import Window, transform
 from ..bars import bar
 from ..files import write_atomically
 from .arrays import ARRAYS
-from .classes import CLASSES
+from .classes import CLASSES, names_of
 from .codes import MISSING, codes_of, nodata_code, read_codes
 from .geotiffs import write_categories
 from .layout import PLACES, PlacedSample, write_table
@@ -186,6 +186,7 @@ class _Labels:
             if self.empty is not None:
                 codes[codes == MISSING] = self.empty
                 found = found - {MISSING} | {self.empty}
+            self.names = names_of(raster, found - {self.empty})
         #: One type for all tiles.
         self.dtype = np.min_scalar_type(max(found))
         if min(found) < 0:

@@ -4,6 +4,7 @@
 """Georasters as they are in files: values, what is missing, bands, units and place."""
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
@@ -49,6 +51,7 @@ class Raster(NamedTuple):
     crs: Any  #: coordinate reference system, None where there is none
     transform: Any  #: affine transform from pixels to coordinates
     colours: Mapping[int, tuple[int, ...]] | None = None  #: of a palette, by value
+    categories: Mapping[int, str] = {}  #: names of values, as far as the file tells
 
 
 @contextmanager
@@ -211,7 +214,25 @@ def _read_spectral(source: Any, wanted: int | None) -> Raster:
         colours=source.colormap(1)
         if source.colorinterp[0] == ColorInterp.palette
         else None,
+        categories=_categories(source, header),
     )
+
+
+def _categories(source: Any, header: Mapping[str, str]) -> dict[int, str]:
+    """Names of values by our tags, an ENVI header or GDAL's file beside it."""
+    ours = {
+        int(match[1]): value
+        for key, value in header.items()
+        if (match := re.fullmatch(r'class_(-?\d+)', key))
+    }
+    names = header.get('class_names', '').strip(' {}').split(',')
+    beside = Path(f'{source.name}.aux.xml')
+    if beside.is_file():
+        with suppress(ElementTree.ParseError):
+            found = ElementTree.parse(beside).findall('.//CategoryNames/Category')
+            names = [category.text or '' for category in found] or names
+    # GDAL leaves values without a name blank
+    return {i: n.strip() for i, n in enumerate(names) if n.strip()} | ours
 
 
 def _stand_ins(colours: Sequence[ColorInterp], names: Sequence[str]) -> tuple[str, ...]:
