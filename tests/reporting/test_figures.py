@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from torchgeo_specdm import SampleSpec
+from torchgeo_specdm.pairs.card import unit_row
 from torchgeo_specdm.pairs.plotting import show_image, show_mask
 from torchgeo_specdm.pairs.tiles import Tiles
 from torchgeo_specdm.reporting.figures import (
@@ -252,6 +253,36 @@ class TestSpectra:
         axis = class_spectra_figure(flat(('a', 'b'), 300), spec).axes[0]
         assert len(axis.get_xticks()) == 12
         assert len(np.asarray(axis.get_lines()[0].get_ydata())) == 300
+
+    def test_many_bands_lie_at_their_wavelengths(self) -> None:
+        # without those of water vapour, and in any order
+        waves = [w for w in range(2400, 400, -10) if not 1340 < w < 1440]
+        names = tuple(f'{wave} nm' for wave in waves)
+        spec = SampleSpec(names, ('a',), wavelengths=waves)
+        figure = class_spectra_figure(flat(('a',), len(waves)), spec)
+        (line, _), (axis,) = figure.axes[0].get_lines(), figure.axes
+        x, y = (np.asarray(values) for values in line.get_data())
+        assert axis.get_xlim()[0] < 410 and axis.get_xlim()[1] > 2400
+        # one gap, in which no line is drawn
+        assert x[np.isnan(y)].tolist() == [1440] and len(x) == len(waves) + 1
+
+    @pytest.mark.parametrize(
+        ('dtype', 'scale', 'offset', 'said'),
+        [
+            ('uint16', 2.75e-5, -0.2, 'reflectance'),
+            ('uint8', 1 / 255, 0, 'brightness'),
+            ('float32', 1, 0, 'value'),
+        ],
+    )
+    def test_the_axis_says_what_is_shown(
+        self, dtype: str, scale: float, offset: float, said: str
+    ) -> None:
+        spec = replace(SPEC, dtype=dtype, scale=scale, offset=offset)
+        figure = class_spectra_figure(SPECTRA, spec)
+        assert figure.get_supylabel() == said
+        unit = unit_row(spec)
+        assert unit.startswith(f'| {said} | digital number x {scale:g}')
+        assert (' - 0.2 (uint16)' in unit) == (offset < 0)
 
 
 def test_class_areas_in_percent() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, snapshot_download
 
 from ..codecs import Codec
-from ..pairs.card import training_data
+from ..pairs.card import training_data, unit_row
 from ..pairs.fingerprint import write_seen_samples
 
 #: All that folders of generators hold; nothing else is fetched.
@@ -27,7 +27,7 @@ Draws images together with their masks, by SpecDM as `torchgeo_specdm` implement
 | classes | {classes} |
 | dates | {dates} |
 | patches | {height} x {width} pixels |
-| reflectance | digital number x {scale} ({dtype}) |
+{unit}
 | codec | {codec} |
 | trained on | {trained_on}, {updates} updates, preset {preset} |
 
@@ -94,8 +94,7 @@ class Shared(ModelHubMixin):
             dates=spec.dates,
             height=height,
             width=width,
-            scale=spec.scale,
-            dtype=spec.dtype,
+            unit=unit_row(spec),
             codec=self.codec.name,
             trained_on=training_data(training),
             updates=training.get('updates', 'unknown'),

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files import read_json
 from .layout import DESCRIPTION
 from .manifest import manifest_lines
+from .spec import SampleSpec
+from .units import quantity
 
 _CARD = """# Synthetic labelled image patches
 
@@ -20,7 +24,7 @@ _CARD = """# Synthetic labelled image patches
 | samples | {accepted} accepted, {rejected} rejected |
 | bands | {bands} |
 | classes | {classes} |
-| reflectance | digital number x {scale} ({dtype}) |
+{unit}
 | drawn as | {mode} |
 | seed | {seed} |
 | generator | {codec} codec, weights {generator} |
@@ -78,6 +82,29 @@ def training_data(training: Mapping[str, Any]) -> str:
     return text
 
 
+def unit_row(spec: SampleSpec) -> str:
+    """Say in a row of a table how digital numbers are meant.
+
+    Args:
+        spec: Description of the images.
+
+    Returns:
+        Markdown.
+    """
+    said = f'x {_once(spec.scale)}'
+    if np.any(spec.offset):
+        said = f'{said} + {_once(spec.offset)}'.replace('+ -', '- ')
+    return f'| {quantity(spec)} | digital number {said} ({spec.dtype}) |'
+
+
+def _once(values: float | tuple[float, ...]) -> str:
+    """A number for all bands, or one for each."""
+    numbers = dict.fromkeys(np.ravel(values).tolist())
+    if len(numbers) == 1:
+        return f'{next(iter(numbers)):g}'
+    return 'one number for each band'
+
+
 def data_card(folder: Path, config: Mapping[str, Any]) -> str:
     """Describe a generated folder in Markdown.
 
@@ -104,7 +131,7 @@ def data_card(folder: Path, config: Mapping[str, Any]) -> str:
         rejected=rejected,
         bands=', '.join(description['bands']),
         classes=', '.join(description['classes']),
-        scale=description['scale'],
+        unit=unit_row(SampleSpec.from_dict(description)),
         dtype=description['dtype'],
         warning=_WARNINGS.get(settings['mode'], _DRAWN),
         mode=_MODES[settings['mode']].format_map(provenance | settings),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .layout import BANDS, DESCRIPTION
 from .rasters import Raster
+from .spec import SampleSpec
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,22 @@ _DARK = 0.5
 _DARKEST = -0.5
 #: Times that one image or band goes beyond others in the same unit.
 _MOST_TIMES = 30.0
+
+
+def quantity(spec: SampleSpec) -> str:
+    """Word for digital numbers times the scale plus the offset of a spec.
+
+    Args:
+        spec: Description of the images.
+
+    Returns:
+        ``brightness`` of bytes, ``value`` of numbers that are kept as they are, which
+        may be decibels, else ``reflectance``.
+    """
+    if spec.dtype == 'uint8':
+        return 'brightness'
+    kept = np.all(np.equal(spec.scale, 1)) and not np.any(spec.offset)
+    return 'value' if kept else 'reflectance'
 
 
 def usual_unit(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..pairs.spec import SampleSpec
+from ..pairs.units import quantity
 from .figures import SMALL, TEXT, WIDTH, legend_above, panel, tidy
 
 _COLORS = {'train': '#3f6aa8', 'held_out': '#a9c1de', 'synthetic': '#d9822b'}
@@ -22,6 +23,10 @@ _STYLES = {'train': '-', 'synthetic': '--'}
 _PANEL = 2.0
 #: Letters of a title that fit above it.
 _TITLE = 24
+#: Bands whose names can be read; more are shown by their wavelengths.
+_MOST_NAMED = 20
+#: Times the usual step between bands from where on a spectrum has a gap.
+_GAP = 4
 
 
 def class_spectra_figure(
@@ -41,9 +46,12 @@ def class_spectra_figure(
         The figure.
     """
     waves = np.array(spec.wavelengths, float)
-    order = np.arange(spec.num_bands)
-    if not np.isnan(waves).any():
-        order = np.argsort(waves)
+    known = not np.isnan(waves).any()
+    order = np.argsort(waves) if known else np.arange(spec.num_bands)
+    by_wavelength = known and spec.num_bands > _MOST_NAMED
+    x = waves[order] if by_wavelength else np.arange(spec.num_bands)
+    steps = np.diff(x)
+    gaps = np.flatnonzero(steps > _GAP * np.median(steps)) + 1 if by_wavelength else []
     # a class that neither side has would be an empty panel
     classes = range(len(spectra['names']))
     chosen = [
@@ -70,26 +78,32 @@ def class_spectra_figure(
         axis.set_visible(False)
     for k, (axis, name) in enumerate(zip(axes.flat, names, strict=False)):
         for side, style in _STYLES.items():
+            # no line across a gap
             mean, std = (
-                _curve(spectra, side, part, chosen[k])[order]
+                np.insert(_curve(spectra, side, part, chosen[k])[order], gaps, np.nan)
                 for part in ('mean', 'std')
             )
-            color, x = _COLORS[side], np.arange(len(order))
-            axis.plot(x, mean, style, color=color, label=_NAMES[side])
-            axis.fill_between(x, mean - std, mean + std, color=color, alpha=0.25, lw=0)
+            color, across = _COLORS[side], np.insert(x, gaps, x[gaps])
+            axis.plot(across, mean, style, color=color, label=_NAMES[side])
+            axis.fill_between(
+                across, mean - std, mean + std, color=color, alpha=0.25, lw=0
+            )
         angle = angles.get(name)
         said = '' if angle is None else f': {angle:.3f} rad'
         title = textwrap.fill(f'{name}{said}', _TITLE)
         axis.set_title(title, fontsize=SMALL, parse_math=False)
-        # hundreds of names cannot be read
-        shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
-        labels = [spec.bands[order[i]] for i in shown]
-        axis.set_xticks(shown, labels, rotation=90, parse_math=False)
+        if not by_wavelength:
+            # hundreds of names cannot be read
+            shown = range(0, spec.num_bands, -(-spec.num_bands // 12))
+            labels = [spec.bands[order[i]] for i in shown]
+            axis.set_xticks(shown, labels, rotation=90, parse_math=False)
         # under the lowest panel of each column, since the last line may lack some
         axis.tick_params(labelbottom=k + columns >= len(names))
         tidy(axis)
     legend_above(figure, width)
-    figure.supylabel('reflectance', fontsize=TEXT)
+    if by_wavelength:
+        figure.supxlabel('nm', fontsize=TEXT)
+    figure.supylabel(quantity(spec), fontsize=TEXT)
     return figure
 
 
