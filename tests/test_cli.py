@@ -260,10 +260,8 @@ class TestDescribe:
         data = PairFolderDataModule(str(folder), batch_size=1)
         with pytest.raises(ValueError, match=r"\['b1'\] have no valid pixel.*live"):
             data.setup('fit')
-        assert PairFolderDataModule(str(folder), bands='live').spec.bands == (
-            'b0',
-            'b2',
-        )
+        live = PairFolderDataModule(str(folder), bands='live')
+        assert live.spec.bands == ('b0', 'b2')
         assert main(['describe', str(folder), '--bands', 'live']) == 0
         found = json.loads(capsys.readouterr().out)
         assert found['bands'] == ['b0', 'b2'] and found['dead_bands'] == []
@@ -341,12 +339,13 @@ class TestOverlap:
         assert 'must hold keys and values' in refused(capsys, 'overlap', str(config))
 
 
-class TestGenerate:
-    @pytest.fixture
-    def arguments(self, untrained: Path, tmp_path: Path) -> list[str]:
-        out = str(tmp_path / 'synthetic')
-        return ['generate', '--generator', str(untrained), '--out', out, '--count', '3']
+@pytest.fixture
+def arguments(untrained: Path, tmp_path: Path) -> list[str]:
+    out = str(tmp_path / 'synthetic')
+    return ['generate', '--generator', str(untrained), '--out', out, '--count', '3']
 
+
+class TestGenerate:
     def test_writes_pairs_once(
         self, arguments: list[str], tmp_path: Path, capsys: Output
     ) -> None:
@@ -365,10 +364,7 @@ class TestGenerate:
         assert main([*arguments, '--batch-size', '2']) == 0
         arguments[4] = str(tmp_path / 'other')
         assert main([*arguments, '--seed', '1']) == 0
-        first, other = (
-            PairFolder(tmp_path / 'synthetic'),
-            PairFolder(tmp_path / 'other'),
-        )
+        first, other = (PairFolder(tmp_path / name) for name in ('synthetic', 'other'))
         assert not first[0]['image'].equal(other[0]['image'])
 
     def test_guidance_is_refused_before_anything_is_written(
@@ -503,13 +499,12 @@ class TestInterruption:
 
     def test_in_a_prediction_of_lightning(
         self,
-        untrained: Path,
+        arguments: list[str],
         tmp_path: Path,
         capsys: Output,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        given = ['--generator', str(untrained), '--out', str(tmp_path / 'synthetic')]
-        arguments = ['generate', *given, '--count', '3', '--batch-size', '1']
+        arguments += ['--batch-size', '1']
         whole = SpecDMTask.predict_step
 
         def interrupted(task: LightningModule, batch: Any, batch_idx: int) -> Any:
@@ -529,14 +524,13 @@ class TestInterruption:
 
     def test_sigterm_stops_after_the_sample_in_hand(
         self,
-        untrained: Path,
+        arguments: list[str],
         tmp_path: Path,
         capsys: Output,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         out = tmp_path / 'synthetic'
-        given = ['--generator', str(untrained), '--out', str(out)]
-        arguments = ['generate', *given, '--count', '3', '--batch-size', '1']
+        arguments += ['--batch-size', '1']
         with monkeypatch.context() as patch:
             patch.setattr(PairWriter, 'write', terminated(PairWriter.write))
             assert main(arguments) == 143

@@ -276,18 +276,6 @@ class TestPlainFolder:
             write_tiff(tmp_path / 'images' / f'{i:04d}.tif', image, NAMES)
         assert PairFolder(tmp_path).spec.scale == pytest.approx(scale)
 
-    def test_scale_in_the_file(self, root: Path) -> None:
-        for path in (root / 'images').iterdir():
-            change(path, scales=[2e-5] * 4)
-        folder = PairFolder(root)
-        assert folder.spec.scale == 2e-5
-        folder.verify()
-        change(root / 'images' / '0002.tif', scales=[1e-4] * 4)
-        with pytest.raises(
-            ValueError, match=r'0002\.tif has the scale 0\.0001, .* 2e-05'
-        ):
-            PairFolder(root).verify()
-
     def test_nodata(self, tmp_path: Path) -> None:
         make_pairs(tmp_path, 2, dtype='int16', nodata=-9999)
         path = tmp_path / 'images' / '0001.tif'
@@ -478,9 +466,14 @@ class TestPlainFolder:
         numbers = torch.full((4, 2, 2), 10_000.0)
         found = folder.spec.reflectance(numbers)
         torch.testing.assert_close(found, torch.full_like(found, 0.075))
-        # one with another offset is refused, wherever it stands
+        # one with other units is refused, wherever it stands
         change(root / 'images' / '0002.tif', offsets=[-0.1] * 4)
         with pytest.raises(ValueError, match=r'0002\.tif has the offset -0\.1'):
+            PairFolder(root).verify()
+        change(root / 'images' / '0001.tif', scales=[1e-4] * 4)
+        with pytest.raises(
+            ValueError, match=r'0001\.tif has the scale 0\.0001, .* 2\.7'
+        ):
             PairFolder(root).verify()
 
     def test_units_of_each_band(self, root: Path) -> None:

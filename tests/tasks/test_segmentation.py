@@ -27,6 +27,8 @@ from torchgeo_specdm.tasks.segmentation import MultispectralSegmentationTask
 
 CLASSES = ('water', 'forest', 'city')
 IGNORED = 255
+#: One with a loss of its own too.
+NETWORKS = ({}, {'model': 'pfsegnet', 'backbone': 'resnet18'})
 
 
 class Blocks(NonGeoDataset):
@@ -260,18 +262,21 @@ class TestLoss:
         torch.testing.assert_close(loss, expected(logits, batch['mask']))
         assert labelled == 2 * 32 * 32 - 32
 
-    def test_dice_is_added(self) -> None:
-        batch = batch_of(torch.randint(3, (2, 32, 32)))
-        both, single = known_task(loss='ce+dice').eval(), known_task().eval()
+    @pytest.mark.parametrize('given', NETWORKS)
+    def test_dice_is_added(self, given: dict[str, Any]) -> None:
+        batch = batch_of(torch.randint(3, (2, 1, 32, 32)))
+        both = known_task(loss='ce+dice', **given).eval()
+        single = known_task(**given).eval()
         single.load_state_dict(both.state_dict())
-        difference = (both._step(batch)[0] - single._step(batch)[0]).detach()
-        assert 0 < float(difference) < 1
+        difference = both.training_loss(batch)[0] - single.training_loss(batch)[0]
+        assert 0 < float(difference.detach()) < 1
 
-    def test_no_label_has_a_gradient(self) -> None:
-        task = known_task(ignore_index=IGNORED)
-        loss, *_ = task._step(batch_of(torch.full((2, 32, 32), IGNORED)))
+    @pytest.mark.parametrize('given', NETWORKS)
+    def test_no_label_has_a_gradient(self, given: dict[str, Any]) -> None:
+        task = known_task(ignore_index=IGNORED, **given)
+        loss, labelled = task.training_loss(batch_of(torch.full((2, 32, 32), IGNORED)))
         loss.backward()
-        assert loss == 0
+        assert loss == labelled == 0
         assert all(p.grad is not None and not p.grad.any() for p in task.parameters())
 
     def test_mask_may_have_a_channel(self) -> None:
