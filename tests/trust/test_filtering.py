@@ -48,6 +48,16 @@ def write_source(root: Path, spec: SampleSpec = SPEC, count: int = COUNT) -> Pat
     return root
 
 
+def write_plain(root: Path, samples: Sequence[tuple[float, int]]) -> Path:
+    """Samples of one value and one class each."""
+    writer = PairWriter(root, SPEC, {}, {})
+    for i, (value, label) in enumerate(samples):
+        image, mask = np.full((2, SIZE, SIZE), value), np.full((SIZE, SIZE), label)
+        writer.write(f'{i:06d}', image, mask, {'index': i})
+    writer.finish('')
+    return root
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_source(tmp_path / 'source')
@@ -185,13 +195,8 @@ class TestFolder:
         assert len({tuple(ids) for _, ids in found}) > 1
 
     def test_samples_rejected_before_stay_so(self, tmp_path: Path) -> None:
-        source = tmp_path / 'source'
-        writer = PairWriter(source, SPEC, {}, {})
-        for i in range(4):
-            image = np.full((2, SIZE, SIZE), np.nan if i == 1 else i + 1.0)
-            mask = np.zeros((SIZE, SIZE), int)
-            writer.write(f'{i:06d}', image, mask, {'index': i})
-        writer.finish('')
+        samples = [(1.0, 0), (np.nan, 0), (3.0, 0), (4.0, 0)]
+        source = write_plain(tmp_path / 'source', samples)
         rows = [score(0), score(2, agreement=0), score(3)]
         scores = write_scores(tmp_path / 'scores', rows, real_rows())
         summary = filter_pairs(source, tmp_path / 'out', scores)
@@ -292,13 +297,7 @@ class TestPixels:
             assert torch.equal(one['mask'], other['mask'])
 
     def test_no_label_left(self, tmp_path: Path) -> None:
-        source = tmp_path / 'source'
-        writer = PairWriter(source, SPEC, {}, {})
-        for i in range(3):
-            image = np.full((2, SIZE, SIZE), i)
-            mask = np.full((SIZE, SIZE), i and 2)
-            writer.write(f'{i:06d}', image, mask, {'index': i})
-        writer.finish('')
+        source = write_plain(tmp_path / 'source', [(0, 0), (1, 2), (2, 2)])
         rows = [score(i) for i in range(3)]
         scores = write_scores(tmp_path / 'scores', rows, real_rows())
         summary = self.run(source, scores)
@@ -312,20 +311,16 @@ class TestPixels:
         few = write_source(tmp_path / 'few', count=4)
         with pytest.raises(ValueError, match='lacks 8 samples of'):
             filter_pairs(source, out, scores, readings=few)
-        other = write_source(
-            tmp_path / 'other', SampleSpec(SPEC.bands, ('x', 'y', 'z'))
-        )
+        spec = SampleSpec(SPEC.bands, ('x', 'y', 'z'))
+        other = write_source(tmp_path / 'other', spec)
         with pytest.raises(ValueError, match="'x', 'y', 'z'"):
             filter_pairs(source, out, scores, readings=other)
         with pytest.raises(
             ValueError, match='has no ignore index to mark doubtful pixels with'
         ):
             filter_pairs(other, out, scores, readings=other)
-        stranger = tmp_path / 'stranger'
-        writer = PairWriter(stranger, SPEC, {}, {})
-        for i in range(COUNT):
-            image, mask = np.full((2, SIZE, SIZE), i), np.zeros((SIZE, SIZE), int)
-            writer.write(f'{i:06d}', image, mask, {'index': i})
+        samples = [(i, 0) for i in range(COUNT)]
+        stranger = write_plain(tmp_path / 'stranger', samples)
         with pytest.raises(ValueError, match='was read in another image'):
             filter_pairs(source, out, scores, readings=stranger)
         assert not out.exists()
