@@ -58,6 +58,10 @@ class TestBandsTable:
             table.write_text(text.replace('B08', said).replace('0,a', said))
             assert PairFolder(root).spec.bands[3] == 'B08'
             assert f'{name} says something else than dataset.json, which' in caplog.text
+            # as another program writes it
+            table.write_text('value;label\n0;a\n')
+            assert PairFolder(root).spec.bands[3] == 'B08'
+            assert 'dataset.json counts without it' in caplog.text
             table.write_text(text)
 
     @pytest.mark.parametrize(

@@ -69,7 +69,11 @@ def describe(root: Path, no_label: int | None = None) -> tuple[PairFiles, Descri
         description = _from_json(values, no_label)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    _warn_of_tables(root, description.spec)
+    try:
+        _warn_of_tables(root, description.spec)
+    except ValueError as error:
+        # tables of other programs may lie there, too
+        _log.warning('%s %s counts without it.', error, DESCRIPTION)
     return PairFiles(root, description.spec.dates), description
 
 
