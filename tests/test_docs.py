@@ -7,6 +7,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -15,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rasterio.transform import from_origin
 from torchgeo.datamodules import BaseDataModule
 from torchgeo.main import main as torchgeo
 
 import torchgeo_specdm
 from torchgeo_specdm.cli import main, make_parser
+from torchgeo_specdm.datasets.pairs import PairFolder
 from torchgeo_specdm.objects import make_object
 
 from .data.pairs import make_pairs, write_tiff
@@ -41,7 +44,10 @@ OTHERS = {
     **dict.fromkeys(
         ('python3', 'pip', 'pytest', 'ruff', 'mypy', 'sphinx-build'), '.ci/run does'
     ),
-    **dict.fromkeys(('mkdir', 'cp', 'for', 'printf'), 'a test below runs them'),
+    **dict.fromkeys(
+        ('mkdir', 'cp', 'for', 'printf', 'cut', 'echo', 'gdalbuildvrt'),
+        'a test below runs them',
+    ),
     'dask': 'tests/study/test_cluster.py starts scheduler and workers in Python',
     'tensorboard': 'a server, of a package that is optional',
     'hf': 'needs the Hugging Face Hub',
@@ -135,6 +141,17 @@ def test_commands_are_understood(
             make_object(made, BaseDataModule)
 
 
+def run_recipe(title: str) -> None:
+    """Run the commands below a title of the page of recipes."""
+    page = (ROOT / 'docs/your_data.md').read_text()
+    block = page.split(f'## {title}\n')[1].split('```sh\n')[1].split('\n```')[0]
+    for line in block.split('\n'):
+        if line.startswith('torchgeo-specdm'):
+            assert main(shlex.split(line)[1:]) == 0
+        else:
+            subprocess.run(['bash', '-ec', line], check=True)
+
+
 def test_the_recipe_of_two_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,11 +160,53 @@ def test_the_recipe_of_two_folders(
     for path in sorted((raw / 'masks').iterdir()):
         codes = 10 * np.random.default_rng(0).integers(1, 4, (1, 8, 8), np.uint8)
         write_tiff(Path('labels') / f'{path.stem}_mask.tif', codes)
-    page = (ROOT / 'docs/your_data.md').read_text()
-    *shell, last = re.findall(r'```sh\n(mkdir.*?)\n```', page, re.DOTALL)[0].split('\n')
-    subprocess.run(['bash', '-ec', '\n'.join(shell)], check=True)
-    assert main(shlex.split(last)[1:]) == 0
+    run_recipe('Two folders with names of their own')
     assert json.loads(capsys.readouterr().out)['codes'] == [10, 20, 30]
+
+
+def test_the_recipe_of_sen1floods11(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = make_pairs(Path('raw'), 3, [None] * 13, dtype='int16')
+    hand, lists = (
+        Path('data/flood_events/HandLabeled'),
+        Path('splits/flood_handlabeled'),
+    )
+    lists.mkdir(parents=True)
+    for i, split in enumerate(('train', 'valid', 'test')):
+        name = f'Ghana_{i}'
+        for kind, folder in (('S2Hand', 'images'), ('LabelHand', 'masks')):
+            (hand / kind).mkdir(parents=True, exist_ok=True)
+            (raw / folder / f'000{i}.tif').rename(hand / kind / f'{name}_{kind}.tif')
+        path = hand / 'LabelHand' / f'{name}_LabelHand.tif'
+        codes = np.random.default_rng(i).integers(-1, 2, (1, 8, 8)).astype(np.int16)
+        write_tiff(path, codes, nodata=-32768)
+        line = f'{name}_S1Hand.tif,{name}_LabelHand.tif\n'
+        (lists / f'flood_{split}_data.csv').write_text(line)
+    run_recipe('Sen1Floods11')
+    folder = PairFolder('DATA', 'val')
+    assert folder.ids == ['Ghana_1'] and folder.spec.bands[8] == 'B8A'
+    assert folder.spec.classes == ('land', 'water') and -1 in folder.spec.no_label
+    assert folder[0]['mask'].unique().tolist() == [0, 1, 255]
+
+
+@pytest.mark.skipif(shutil.which('gdalbuildvrt') is None, reason='needs gdal-bin')
+def test_the_recipe_of_landsat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = {'crs': 'EPSG:32633', 'transform': from_origin(4e5, 5e6, 30, 30)}
+    band = np.full((1, 96, 64), 8000, np.uint16)
+    band[:, :, :5] = 0
+    for number in range(1, 8):
+        path = Path(f'LC08_L2SP_195023_SR_B{number}.TIF')
+        write_tiff(path, band, nodata=0, **place)
+    write_tiff(Path('landcover.tif'), (band > 0).astype(np.uint8), **place)
+    run_recipe('Landsat Collection 2')
+    folder = PairFolder('DATA')
+    folder.verify()
+    assert len(folder) == 6 and folder.spec.offset == -0.2
+    assert folder.spec.rgb == (3, 2, 1)
+    assert folder[0]['image'][:, :, :5].isnan().all()
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -60,7 +60,8 @@ def codes_of(
     if len(values) != 1 and not (values == values[:1]).all():
         raise ValueError(
             f'{path} has {len(values)} bands, but a mask must have one, with a whole '
-            'number for each class. Export it so; colours can be a palette.'
+            'number for each class. Export it so, or turn its colours into numbers: '
+            'rgb2pct.py -pct palette.txt.'
         )
     plane = values[0]
     gap, tagged = ~raster.valid[0], nodata_code(raster)
