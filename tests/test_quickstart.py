@@ -197,6 +197,8 @@ def test_the_whole_path(
     page = (out / 'report.html').read_text(encoding='utf-8')
     seen = '16 samples of PairFolderDataModule and 7 images without labels'
     assert seen in page
+    assert 'Real-only was still rising' in ' '.join(said.split())
+    assert 'Real-only was still rising' in page
     assert 'The generator alone also saw 7 images without labels' in page
     assert seen in (out / 'synthetic' / 'README.md').read_text()
 

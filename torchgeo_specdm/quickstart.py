@@ -23,6 +23,7 @@ from .objects import Config
 from .pairs.export import write_real_pairs
 from .pairs.tiles import TileDataset
 from .preparing import count_samples, describe_splits, split_samples
+from .reporting.advice import Evidence, caveats
 from .reporting.folder import FACTS, report_folder
 from .scenes.writing import write_scenes
 from .settings import content_hash, require_same_settings
@@ -157,14 +158,17 @@ class Quickstart:
         }
         write_text(self.out / FACTS, json.dumps(facts, indent=2) + '\n')
         report = report_folder(self.out)
-        self._conclude(runs, report)
+        self._conclude(runs, curve, report)
         return report
 
-    def _conclude(self, runs: Sequence[Run], report: Path) -> None:
+    def _conclude(self, runs: Sequence[Run], curve: Curve, report: Path) -> None:
         """Print the verdict, the lights, where things lie, and the next command."""
         print()
         for sentence in verdicts(runs, _SCORES[self.task]):
             tell(sentence)
+        evidence = Evidence(curve=curve)
+        if evidence.still_rising:
+            tell(caveats(evidence)[0])
         found = lights(read_measures(self.out / 'trust'))
         tell(' '.join(f'{x.name.capitalize()}: {x.state}.' for x in found))
         print(
