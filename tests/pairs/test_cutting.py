@@ -54,12 +54,15 @@ def check(out: Path, codes: np.ndarray, size: int) -> None:
         )
 
 
-def test_scene_and_raster(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+def test_scene_and_raster(
+    scene: tuple[Path, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path, codes = scene
     labels = write_tiff(tmp_path / 'labels.tif', codes[None].astype(np.uint8), **PLACE)
     out = tmp_path / 'out'
     # of 80 tiles, the blank one is left out
     assert export_scene(path, labels, out, 8) == 79
+    assert '1 of 80 tiles are left out' in caplog.text
     check(out, codes, 8)
     folder = PairFolder(out)
     assert len({*folder.places}) == 2 * 3

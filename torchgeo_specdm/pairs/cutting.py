@@ -4,6 +4,7 @@
 """A scene and its labels, cut into a folder of pairs."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from itertools import product
@@ -28,6 +29,8 @@ from .geotiffs import write_categories
 from .layout import PLACES, PlacedSample, write_table
 from .rasters import open_raster, pixels_apart, read_raster
 from .spec import free_code
+
+_log = logging.getLogger(__name__)
 
 #: Sides of a place, in tiles of a scene: a block that one split has as a whole.
 BLOCK = 4
@@ -106,6 +109,13 @@ def export_scene(
         raise ValueError(
             f'{image} has no tile of {tile} pixels with a valid and labelled pixel. Take '
             'a smaller tile, or look whether scene and labels overlap.'
+        )
+    if len(places) < len(corners):
+        _log.warning(
+            '%s: %d of %d tiles are left out, without a valid or a labelled pixel.',
+            image,
+            len(corners) - len(places),
+            len(corners),
         )
     reader.write_classes(out)
     write_table(out / PLACES, PlacedSample._fields, places)
