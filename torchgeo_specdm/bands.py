@@ -127,6 +127,8 @@ _COLOURS = {
     'swir2': _Colour(2200, 2000, 2400),
 }
 TRUE_COLOUR = 'true colour'
+#: What is shown instead where no names or wavelengths tell red, green and blue.
+ANY_COLOUR = 'first bands'
 #: Colours shown as red, green and blue; the first composite of a name that the bands
 #: allow counts.
 _COMPOSITES = (
@@ -363,10 +365,12 @@ def composites(wavelengths: Wavelengths) -> dict[str, tuple[int, int, int]]:
         wavelengths: Nanometres of each band, None where not known.
 
     Returns:
-        True colour first, then what the bands allow: near infrared (near infrared, red,
+        True colour first, or the first bands, then what the bands allow: near infrared (near infrared, red,
         green) and shortwave infrared (shortwave infrared, near infrared, red).
     """
-    found = {TRUE_COLOUR: true_colour(wavelengths)}
+    told = _channels(wavelengths, ('red', 'green', 'blue'))
+    name = TRUE_COLOUR if told else ANY_COLOUR
+    found = {name: true_colour(wavelengths)}
     for name, colours in _COMPOSITES:
         channels = _channels(wavelengths, colours)
         if channels is not None:
