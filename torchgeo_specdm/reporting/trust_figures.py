@@ -50,8 +50,8 @@ def class_spectra_figure(
     order = np.argsort(waves) if known else np.arange(spec.num_bands)
     by_wavelength = known and spec.num_bands > _MOST_NAMED
     x = waves[order] if by_wavelength else np.arange(spec.num_bands)
-    steps = np.diff(x)
-    gaps = np.flatnonzero(steps > _GAP * np.median(steps)) + 1 if by_wavelength else []
+    steps = np.diff(x) if by_wavelength else np.ones(1)
+    gaps = np.flatnonzero(steps > _GAP * np.median(steps)) + 1
     # a class that neither side has would be an empty panel
     classes = range(len(spectra['names']))
     chosen = [
