@@ -330,6 +330,15 @@ def test_a_scene_that_is_turned(tmp_path: Path) -> None:
         assert source.read(1)[:8, 24:].all() and source.read().sum() == 64
 
 
+def test_labels_in_a_picture(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, codes = scene
+    labels = tmp_path / 'labels.png'
+    write_tiff(labels, codes[None].astype(np.uint8), driver='PNG')
+    # painted over the scene in a program that knows no coordinates
+    assert export_scene(path, labels, tmp_path / 'out', 8) == 79
+    check(tmp_path / 'out', codes, 8)
+
+
 def test_labels_on_another_grid(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     path, codes = scene
     moved = PLACE | {'transform': from_origin(500_005, 5_300_000, 10, 10)}

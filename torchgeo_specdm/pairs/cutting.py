@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rasterio import MemoryFile
 from rasterio.enums import MaskFlags
 from rasterio.features import rasterize
+from rasterio.transform import Affine
 from rasterio.windows import Window, transform
 
 from ..bars import bar
@@ -207,8 +208,10 @@ class _Labels:
     ) -> None:
         """Refuse labels on another grid than that of the scene."""
         scene = self.scene
-        # arrays lie nowhere
-        crs, place = crs or scene.crs, place or scene.transform
+        if crs is None and place in (None, Affine.identity()):
+            # arrays and pictures lie nowhere
+            crs, place = scene.crs, scene.transform
+        crs = crs or scene.crs
         apart = pixels_apart(scene.transform, place, shape)
         if (shape, crs) != ((scene.height, scene.width), scene.crs) or apart > _SLACK:
             raise ValueError(
