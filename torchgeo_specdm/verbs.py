@@ -68,8 +68,8 @@ def describe(options: Namespace) -> None:
     if spec.num_bands > 2 and None in known:
         print(
             f'Pictures show {", ".join(shown)} as red, green and blue, since neither '
-            f'wavelengths nor names tell these. Name the bands in {BANDS} to change '
-            'that.',
+            'wavelengths nor names of bands tell these. Write either into '
+            f'{BANDS} to change that.',
             file=sys.stderr,
         )
     absent = [name for name in spec.classes if not found['class_percent'][name]]

@@ -32,8 +32,9 @@ _CARD = """# Synthetic labelled image patches
 | clipped to the range of training and {dtype} | {clipped:.2%} of the values |
 
 `images/<id>.tif` and `masks/<id>.tif` are GeoTIFFs with band names, scale and class
-colours, and open in QGIS as they are. They have the georeference of the mask or image
-that they were drawn for, if it has one, and no other. `manifest.jsonl` holds number,
+colours (a GeoTIFF has none for negative codes), and open in QGIS as they are. They have
+the georeference of the mask or image that they were drawn for, if it has one, and no
+other. `manifest.jsonl` holds number,
 seed and SHA-256 of each sample, `training_samples.txt` fingerprints of the real samples
 that the generator saw.
 
