@@ -84,8 +84,11 @@ def _rows(data: TrustDataModule, generator: Path | None) -> dict[str, Tiles]:
     if generator is not None:
         codec = Generator.load(generator).codec
         decoded, _ = codec.roundtrip({'image': real.images, 'mask': real.masks})
-        masks = decoded['mask'].reshape(real.masks.shape)
-        rows['reconstructed'] = Tiles(decoded['image'], masks)
+        # where there was nothing, it was filled, and would look like a label
+        labelled = (real.masks >= 0) & (real.masks < data.spec.num_classes)
+        masks = decoded['mask'].reshape(real.masks.shape).where(labelled, real.masks)
+        images = decoded['image'].where(real.images.isfinite(), torch.nan)
+        rows['reconstructed'] = Tiles(images, masks)
     return rows | {'generated': data.tiles['synthetic'].spread(_SHOWN)}
 
 
