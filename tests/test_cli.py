@@ -227,9 +227,14 @@ class TestDescribe:
         assert 'Pictures show band_3, band_2, band_1 as red, green and blue' in error
         # the folder is opened more often
         assert error.count('images are taken for reflectance x 10000') == 1
+        assert 'Write either into bands.csv' in error
         (folder / 'bands.csv').write_text('name\nB02\nB03\nB04\nB08\n')
         assert main(['describe', str(folder)]) == 0
         assert 'Pictures show' not in capsys.readouterr().err
+        # which nobody reads beside a description
+        (folder / 'bands.csv').unlink()
+        assert main(['describe', str(folder), '--write']) == 0
+        assert 'Write either into dataset.json' in capsys.readouterr().err
 
     def test_classes_of_one_pixel_and_of_none(
         self, tmp_path: Path, capsys: Output

@@ -52,7 +52,7 @@ def describe(options: Namespace) -> None:
     from .bands import channel
     from .datamodules.pairs import PairFolderDataModule
     from .datasets.pairs import PairFolder
-    from .pairs.layout import BANDS, PLACES
+    from .pairs.layout import BANDS, DESCRIPTION, PLACES
 
     folder = PairFolder(
         options.folder, bands=_bands(options), no_label=options.no_label
@@ -66,10 +66,12 @@ def describe(options: Namespace) -> None:
     shown = [spec.bands[i] for i in spec.rgb]
     known = [channel(spec.wavelengths, name) for name in ('red', 'green', 'blue')]
     if spec.num_bands > 2 and None in known:
+        # once there, it goes before the table
+        described = options.write or (folder.root / DESCRIPTION).exists()
         print(
             f'Pictures show {", ".join(shown)} as red, green and blue, since neither '
             'wavelengths nor names of bands tell these. Write either into '
-            f'{BANDS} to change that.',
+            f'{DESCRIPTION if described else BANDS} to change that.',
             file=sys.stderr,
         )
     absent = [name for name in spec.classes if not found['class_percent'][name]]
