@@ -83,6 +83,9 @@ def places(
     cube, codes = root / 'cube.mat', root / 'gt.mat'
     savemat(cube, {'cube': values.transpose(1, 2, 0)})
     savemat(codes, {'gt': values[0] % 4})
+    classes = write_tiff(
+        root / 'labels.tif', (values[:1] % 4).astype(np.uint8), **place
+    )
     data = root / 'data.yaml'
     arguments = {'root': str(real), 'batch_size': 4}
     made = {'class_path': 'torchgeo_specdm.PairFolderDataModule'}
@@ -94,10 +97,11 @@ def places(
         **dict.fromkeys(('MASKS', 'IMAGES'), few),
         **dict.fromkeys(('DIR', 'specdm-quickstart/diffusion'), painter),
         **dict.fromkeys(('data.yaml', 'datamodule.yaml'), data),
-        'scene.tif': scene,
+        **dict.fromkeys(('scene.tif', 'scene.vrt', 'ortho.tif'), scene),
+        **dict.fromkeys(('labels.tif', 'landcover.tif'), classes),
         'labels.gpkg': labels,
-        'cube.mat': cube,
-        'gt.mat': codes,
+        **dict.fromkeys(('cube.mat', 'Indian_pines_corrected.mat'), cube),
+        **dict.fromkeys(('gt.mat', 'Indian_pines_gt.mat'), codes),
         # where change is painted
         'PAIRS': two,
         'DIR --change': changer,

@@ -122,7 +122,9 @@ class TestNamesOfClasses:
                 with rasterio.open(path) as mask:
                     codes = mask.read()
                 path.unlink()
-                write_tiff(path.with_suffix('.dat'), codes, driver='ENVI')
+                # not as TorchGeo's command line, which other tests call, has told GDAL
+                with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='FALSE'):
+                    write_tiff(path.with_suffix('.dat'), codes, driver='ENVI')
                 header = path.with_suffix('.hdr')
                 said = ', '.join(names.values())
                 header.write_text(f'{header.read_text()}class names = {{{said}}}\n')
