@@ -214,7 +214,7 @@ def _dots(cells: Sequence[Values]) -> Figure:
                     axis.axvline(cell.floor, color='#888888', lw=1, ls=':')
         axis.set_yticks(range(len(rows)), rows[::-1], fontsize=SMALL, parse_math=False)
         axis.locator_params(axis='x', nbins=4)
-        axis.set_title(f'{group}: {column}', fontsize=SMALL, parse_math=False)
+        axis.set_title(f'{group}:\n{column}', fontsize=SMALL, parse_math=False)
         tidy(axis)
     return figure
 
