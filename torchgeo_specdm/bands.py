@@ -365,8 +365,9 @@ def composites(wavelengths: Wavelengths) -> dict[str, tuple[int, int, int]]:
         wavelengths: Nanometres of each band, None where not known.
 
     Returns:
-        True colour first, or the first bands, then what the bands allow: near infrared (near infrared, red,
-        green) and shortwave infrared (shortwave infrared, near infrared, red).
+        True colour first, or the first bands, then what the bands allow: near infrared
+        (near infrared, red, green) and shortwave infrared (shortwave infrared, near
+        infrared, red).
     """
     told = _channels(wavelengths, ('red', 'green', 'blue'))
     name = TRUE_COLOUR if told else ANY_COLOUR
