@@ -33,8 +33,8 @@ from torchgeo_specdm import (
 )
 from torchgeo_specdm.scenes.writing import write_scenes
 
-#: Steps that are not measured.
-_FIRST = 20
+#: Steps that are not measured: patches are read, and averages move at each step.
+_FIRST = 100
 #: Steps of either loop before it is the other one's turn.
 _BLOCK = 5
 

@@ -20,7 +20,14 @@ class TestMoveAverage:
     @pytest.mark.parametrize(
         ('step', 'decay', 'kept'),
         # LDM's ramp (1 + n) / (10 + n) until it meets the decay
-        [(1, 0.999, 2 / 11), (90, 0.999, 0.91), (100_000, 0.999, 0.999), (5, 0.1, 0.1)],
+        # and later four steps at once
+        [
+            (1, 0.999, 2 / 11),
+            (90, 0.999, 0.91),
+            (5, 0.1, 0.1),
+            (100_000, 0.999, 0.999**4),
+            (100_001, 0.999, 1),
+        ],
     )
     def test_share_of_the_old(self, step: int, decay: float, kept: float) -> None:
         average, trained = number(1.0), number(0.0)

@@ -5,7 +5,7 @@
 
 from .abundances import AbundanceCodec
 from .base import Codec, Sample, by_channel
-from .pixels import FoldedCodec, PixelCodec
+from .pixels import FoldedCodec, PixelCodec, fold_pixels, unfold_cells
 from .scores import ReconstructionScores, mask_fidelity
 from .single_stream import SingleStreamCodec
 from .storage import (
@@ -34,6 +34,7 @@ __all__ = (
     'by_channel',
     'codec_from_config',
     'codec_to_config',
+    'fold_pixels',
     'load_codec',
     'load_state',
     'make_codec',
@@ -41,4 +42,5 @@ __all__ = (
     'require_learnable',
     'require_learned',
     'save_codec',
+    'unfold_cells',
 )

@@ -10,10 +10,23 @@ from typing import Any, ClassVar
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..pairs.spec import SampleSpec
 from .base import Codec, Reconstruction, Sample, image_streams
+
+
+def fold_pixels(pixels: Tensor, side: int) -> Tensor:
+    """Move squares of pixels (B, C, H, W) into channels (B, C x side x side, h, w).
+
+    As :func:`torch.nn.functional.pixel_unshuffle` does, which takes three times as long
+    on a CPU.
+    """
+    return rearrange(pixels, 'b c (h i) (w j) -> b (c i j) h w', i=side, j=side)
+
+
+def unfold_cells(cells: Tensor, side: int) -> Tensor:
+    """Undo :func:`fold_pixels`."""
+    return rearrange(cells, 'b (c i j) h w -> b c (h i) (w j)', i=side, j=side)
 
 
 class FoldedCodec(Codec):
@@ -57,11 +70,11 @@ class FoldedCodec(Codec):
         pixels = self.to_pixels(images.flatten(0, 1))
         pixels = rearrange(pixels, '(b t) c h w -> b (t c) h w', t=self.spec.dates)
         pixels = torch.cat([pixels, bits.movedim(-1, 1)], 1)
-        return pixel_unshuffle(pixels, self.factor)
+        return fold_pixels(pixels, self.factor)
 
     def from_latent(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Codec.from_latent`; the score of a class is code agreement."""
-        pixels = pixel_shuffle(latent, self.factor)
+        pixels = unfold_cells(latent, self.factor)
         depth, dates = self.spec.dates * self.depth, self.spec.dates
         images = rearrange(pixels[:, :depth], 'b (t c) h w -> (b t) c h w', t=dates)
         images = self.from_pixels(images)

@@ -12,7 +12,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from ..codecs import fold_pixels, unfold_cells
 
 #: Brings times to about 1.
 _TIMES = 1000
@@ -119,11 +120,11 @@ class JointDenoiser(nn.Module):
         output: Tensor = self.network(latent, times[:, 0], class_labels=labels).sample
         if self.detail is None:
             return output
-        noisy, coarse = (pixel_shuffle(part, self.fold) for part in (latent, output))
+        noisy, coarse = (unfold_cells(part, self.fold) for part in (latent, output))
         planes = (times[..., None, None] / _TIMES).to(noisy)
         planes = planes.expand(-1, -1, *noisy.shape[-2:])
         added = self.detail(torch.cat([noisy, coarse, planes], 1))
-        return output + pixel_unshuffle(added, self.fold)
+        return output + fold_pixels(added, self.fold)
 
     def require_size(self, height: int, width: int) -> None:
         """Refuse a latent whose size does not go through the levels.

@@ -3,9 +3,8 @@
 
 """Label bits that are learned as classes."""
 
-import torch
+from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 #: Scores at which outputs of -1 and +1 name their class almost surely.
 _SCALE = 2.0
@@ -41,9 +40,8 @@ class LabelCodes(nn.Module):
         Returns:
             Bits from -1 to +1, of the same shape.
         """
-        shares = self._scores(pixel_shuffle(output, self.fold)).softmax(1)
-        mean = torch.einsum('bkhw,kc->bchw', shares, self.codes.to(shares))
-        return pixel_unshuffle(mean, self.fold)
+        shares = self._scores(self._bits(output)).softmax(1)
+        return (self.codes.T.to(shares) @ shares).reshape(output.shape)
 
     def cross_entropy(self, output: Tensor, latent: Tensor) -> Tensor:
         """Cross-entropy of each pixel, in the channel of each of its bits.
@@ -56,12 +54,16 @@ class LabelCodes(nn.Module):
         Returns:
             Natural logarithms of the same shape, 0 or more where bits are a code.
         """
-        seen, true = (pixel_shuffle(part, self.fold) for part in (output, latent))
+        seen, true = self._bits(output), self._bits(latent)
         # of a code, or of a mean of codes, this is the mean score of its classes
         named = _SCALE * (seen * true).sum(1, keepdim=True)
         entropy = self._scores(seen).logsumexp(1, keepdim=True) - named
-        return pixel_unshuffle(entropy.expand_as(seen), self.fold)
+        return entropy.expand_as(seen).reshape(output.shape)
 
-    def _scores(self, pixels: Tensor) -> Tensor:
-        """Scores of classes (B, K, H, W) of bits of pixels (B, bits, H, W)."""
-        return _SCALE * torch.einsum('bchw,kc->bkhw', pixels, self.codes.to(pixels))
+    def _bits(self, latent: Tensor) -> Tensor:
+        """Bits of all pixels (B, bits, fold x fold x h x w), a view."""
+        return rearrange(latent, 'b (c f) h w -> b c (f h w)', f=self.fold**2)
+
+    def _scores(self, bits: Tensor) -> Tensor:
+        """Scores of classes (B, K, N) of bits of pixels (B, bits, N)."""
+        return _SCALE * self.codes.to(bits) @ bits

@@ -267,29 +267,27 @@ class JointProcess(nn.Module):
             ``loss`` and ``loss_<stream>`` for each stream, scalars; 0 where nothing is
             known.
         """
-        alpha, sigma = self._levels(times)
-        clean = latent * self.signal_scale
-        # a given stream has sigma 0 and is not learned; any divisor does
-        safe = sigma.where(sigma > 0, 1.0)
-        if self.prediction == 'epsilon':
-            error = output - noise
-        elif self.prediction == 'v':
-            error = output - (alpha * noise - sigma * clean)
-        else:
-            error = (output - latent) * self.signal_scale / safe
-        weights = (sigma > 0).to(error).expand_as(error)
+        error = self._error(output, latent, noise, times)
+        weights = (self.signal[times] < 1).to(error)[..., None, None]
+        weights = weights.expand(*times.shape, *error.shape[-2:])
         if coverage is not None:
-            weights = weights * by_channel(self.streams, coverage)
-        squares = error.square()
-        if self.labels is not None:
-            bits = self.streams['mask']
-            squares[:, bits] = self.labels.cross_entropy(
-                output[:, bits], latent[:, bits]
-            )
-        squares = squares * weights
-        losses = {'loss': _mean(squares, weights)}
-        for stream, channels in self.streams.items():
-            losses[f'loss_{stream}'] = _mean(squares[:, channels], weights[:, channels])
+            weights = weights * coverage
+        sums, counts = [], []
+        for known, (stream, channels) in zip(
+            weights.unbind(1), self.streams.items(), strict=True
+        ):
+            if self.labels is not None and stream == 'mask':
+                squares = self.labels.cross_entropy(
+                    output[:, channels], latent[:, channels]
+                )
+            else:
+                squares = error[:, channels].square()
+            # channels of a cell share its weight, so they are summed first
+            sums.append((squares.sum(1) * known).sum())
+            counts.append(known.sum() * squares.shape[1])
+        losses = {'loss': _ratio(torch.stack(sums).sum(), torch.stack(counts).sum())}
+        for stream, total, count in zip(self.streams, sums, counts, strict=True):
+            losses[f'loss_{stream}'] = _ratio(total, count)
         return losses
 
     def clean_estimate(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
@@ -315,13 +313,24 @@ class JointProcess(nn.Module):
             clean = alpha * noisy - sigma * output
         return clean / self.signal_scale
 
+    def _error(
+        self, output: Tensor, latent: Tensor, noise: Tensor, times: Tensor
+    ) -> Tensor:
+        """Error of the prediction (B, D, h, w), in the weight that it is learned with."""
+        alpha, sigma = self._levels(times)
+        if self.prediction == 'epsilon':
+            return output - noise
+        if self.prediction == 'v':
+            return output - (alpha * noise - sigma * self.signal_scale * latent)
+        # a given stream has sigma 0 and is not learned; any divisor does
+        return (output - latent) * (self.signal_scale / sigma.where(sigma > 0, 1.0))
+
     def _levels(self, times: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise level of each channel, both (B, D, 1, 1)."""
         alpha = by_channel(self.streams, self.signal[times])[..., None, None]
         return alpha, (1 - alpha.square()).clamp(min=0).sqrt()
 
 
-def _mean(squares: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weighted squares over the sum of weights; 0 without any weight."""
-    total = weights.sum()
-    return squares.sum() / total.where(total > 0, 1)
+def _ratio(total: Tensor, count: Tensor) -> Tensor:
+    """A sum over a number of elements; 0 without any."""
+    return total / count.where(count > 0, 1)
