@@ -71,7 +71,9 @@ COLUMNS = {
     'fine': Column(f'power above 1/4 cycle a pixel, {_TO_TRAINING}', 0.3),
     'mid': Column(f'power of 1/8 to 1/4 cycle a pixel, {_TO_TRAINING}', 0.3),
     'steps': Column(f'steps on a grid, {_TO_TRAINING}', 0.1),
-    'bands': Column(f'agreement of fine detail of bands, {_TO_TRAINING}', 0.2),
+    'bands': Column(
+        f'agreement of fine detail of bands, the lowest, {_TO_TRAINING}', 0.2
+    ),
     'form': Column('structure, 0 is a random field and 1 is as in training', 0.3),
     'lines': Column(f'boundary pixels of masks, {_TO_TRAINING}', 0.2),
     'mSAD': Column('angle between mean spectra of classes, radians', 0.03),
@@ -137,6 +139,8 @@ def plant(
     swapped = list(range(spec.num_bands))
     red, _, blue = spec.rgb
     swapped[red], swapped[blue] = blue, red
+    beside = whole.clone()
+    beside[:, red] = beside[:, red].roll(1, -1)
     copies = [cut_training(training, random) for _ in range(count // 5)]
     drawn = torch.randint(max(count // 20, 2), (count,), generator=random)
 
@@ -153,6 +157,7 @@ def plant(
         'masks moved by 2 pixels': moved(2),
         'masks moved by 8 pixels': moved(8),
         'red and blue swapped': together(whole[:, swapped]),
+        'red moved by 1 pixel': together(beside),
         'gain of 10 %': together(whole * 1.1),
         'blurred (sigma 1 pixel)': together(gaussian_blur(whole, 7, 1.0)),
         'averaged over 4 x 4 pixels': together(average_blocks(whole)),

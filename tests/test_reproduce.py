@@ -122,6 +122,7 @@ class TestWriteTable:
             ([9.0, 9.1, 8.9], 'a before b, FID: no, the other way'),
             ([1.0, 9.0, 5.0], 'a before b, FID: cannot be told apart'),
             ([1.0], 'a before b, FID: yes, by one pair (better by +4)'),
+            ([5.0001], 'a before b, FID: equal to four digits, by one pair'),
             ([math.nan], '| a | 0 | \N{EN DASH} |'),
         ],
     )

@@ -37,8 +37,8 @@ class DetailSummary(NamedTuple):
         levels: Standard deviation of the means of images (T, C).
         steps: Mean size of third differences by position, modulo 8, of the pixel
             after which they are centred (T, C, 8).
-        correlation: Correlation of the Laplacians of two bands, mean over pairs of
-            bands and over images (T,).
+        correlation: Correlation of the Laplacian of a band with those of the others,
+            mean over these and over images (T, C).
         sparsity: Mean over root mean square of the gradients of an image of halved
             size, mean over images (T, C): 0.798 in Gaussian random fields, less where
             edges stand out from calm surfaces.
@@ -75,7 +75,8 @@ class FineDetail(Metric):
     * Third differences by position: cells of a codec meet in seams. They vanish on
       parabolas, and each straddles one border between two pixels, so that cells of
       2 pixels are seen too.
-    * Correlation of bands: grain is drawn in each band for itself.
+    * Correlation of bands: grain is drawn in each band for itself, and the detail of a
+      band that lies a pixel beside the others is not where theirs is.
     * Sparsity of gradients: a Gaussian random field may have the spectrum and the
       colours of real images, and shows clouds where they have fields and roads.
     * Contrast within images, and spread of their means.
@@ -117,7 +118,7 @@ class FineDetail(Metric):
             'lit': (*each, len(OCTAVES)),
             'steps': (*each, PERIODS[-1]),
             'spots': (spec.dates, 1, PERIODS[-1]),
-            'correlation': (2, spec.dates),
+            'correlation': (2, *each),
             'sparsity': each,
             'textured': each,
         }
@@ -189,12 +190,11 @@ class FineDetail(Metric):
         detail = (4 * images[..., 1:-1, 1:-1] - around).flatten(2).nan_to_num(0)
         detail = detail / detail.square().sum(-1, keepdim=True).sqrt()
         alike = detail @ detail.mT
-        bands = alike.shape[-1]
-        pairs = alike[:, *torch.triu_indices(bands, bands, 1).to(alike.device)]
+        alike.diagonal(dim1=1, dim2=2).fill_(torch.nan)
         # a flat band agrees with none
-        mean = pairs.nanmean(1)
+        mean = alike.nanmean(1)
         known = mean.isfinite()
-        found = torch.stack([mean[known].sum(), known.sum()])
+        found = torch.stack([mean.nan_to_num(0).sum(0), known.sum(0)])
         self.correlation[:, date] += found
         halved = avg_pool2d(images, 2)
         steep = torch.cat([halved.diff(dim=axis).flatten(2) for axis in (-1, -2)], -1)
@@ -247,8 +247,8 @@ class DetailRatio(NamedTuple):
         levels: Median over bands.
         seams: Seams of the strongest grid, upper quartile over bands: above 1 is
             blockier.
-        correlation: Correlation of bands, the lowest of all dates: below 1 is grain of
-            each band.
+        correlation: Correlation of a band with the others, the lowest of all: below 1
+            is grain, or a band that is shifted.
         structure: Median over bands: 1 is as in real images, 0 as in random fields.
     """
 

@@ -175,7 +175,10 @@ def _orderings(
         found = paired_difference(
             [sign * first[key] for key in both], [sign * second[key] for key in both]
         )
-        if len(both) < 2:
+        shown = [f'{values[both[0]]:.4g}' for values in (first, second)]
+        if len(both) < 2 and shown[0] == shown[1]:
+            verdict = 'equal to four digits, by one pair'
+        elif len(both) < 2:
             verdict = 'yes, by one pair' if found.mean > 0 else 'no, by one pair'
         elif found.low > 0:
             verdict = 'yes'
@@ -213,7 +216,8 @@ def _dots(cells: Sequence[Values]) -> Figure:
                 if cell.floor is not None:
                     axis.axvline(cell.floor, color='#888888', lw=1, ls=':')
         axis.set_yticks(range(len(rows)), rows[::-1], fontsize=SMALL, parse_math=False)
-        axis.locator_params(axis='x', nbins=4)
+        axis.locator_params(axis='x', nbins=3)
+        axis.ticklabel_format(axis='x', useOffset=False)
         axis.set_title(f'{group}:\n{column}', fontsize=SMALL, parse_math=False)
         tidy(axis)
     return figure

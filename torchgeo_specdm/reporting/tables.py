@@ -67,7 +67,7 @@ _DETAIL = {
     'contrast': 'Contrast within images',
     'levels': 'Spread of image means',
     'seams': 'Steps on a grid',
-    'correlation': "Agreement of the bands' fine detail",
+    'correlation': 'Agreement of fine detail between bands (lowest band)',
     'structure': 'Structure beyond a random field',
     'boundary': 'Boundary pixels of masks',
 }

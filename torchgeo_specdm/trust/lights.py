@@ -245,9 +245,10 @@ def blind_judges(measures: Mapping[str, Any]) -> str:
     low, known = _bounds(measures, 'judge', score)
     if low is None or not known or min(known) - low >= _TELLS:
         return ''
+    better = 'hardly better' if min(known) > low else 'no better'
     return (
         'networks trained on real pairs read the labels of other real pairs '
-        f'({min(known):.1%}) hardly better than those of shuffled ones ({low:.1%}), so '
+        f'({min(known):.1%}) {better} than those of shuffled ones ({low:.1%}), so '
         'they tell nothing: train the judges longer'
     )
 

@@ -104,9 +104,12 @@ def _findings(detail: Mapping[str, Any]) -> Iterator[Finding]:
         yield graded(1 / high, _POWER, _POOR_POWER), f'they are grainy: {text}'
     for ratio in _beyond(detail, 'correlation'):
         text = (
-            f'fine detail of bands agrees {ratio:.2f} times as well as in real images'
+            f'agrees with that of the others {ratio:.2f} times as well as in real ones'
         )
-        yield graded(ratio, _ALIKE, _UNRELATED), f'they are grainy: {text}'
+        yield (
+            graded(ratio, _ALIKE, _UNRELATED),
+            f'they are grainy, or a band is shifted: fine detail of a band {text}',
+        )
     for ratio in _beyond(detail, 'structure'):
         text = f'their gradients are at {ratio:.2f} of the way from a random field'
         state = graded(ratio, _STRUCTURED, _CLOUDS)
