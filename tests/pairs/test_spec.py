@@ -123,6 +123,17 @@ class TestMatch:
 
 
 class TestColors:
+    def test_names_that_maps_know(self) -> None:
+        names = ['Tree cover', 'sth', 'Built-up', 'Herbaceous wetland', 'pine forest']
+        tree, other, built, wetland, forest = make(classes=names).colors
+        assert max(tree) == tree[1] and max(built) == built[0]
+        assert max(wetland) == wetland[2]
+        # shades of one green
+        assert forest[1] < tree[1] and max(forest) == forest[1]
+        assert other == make(classes=['0', '1', '2', '3', '4']).colors[1]
+        given = make(classes=['forest', 'lake'], colors=[[1, 2, 3], [4, 5, 6]])
+        assert given.colors == ((1, 2, 3), (4, 5, 6))
+
     def test_hues_differ(self) -> None:
         colors = make(classes=[str(i) for i in range(40)]).colors
         assert len({*colors}) == 40

@@ -3,7 +3,6 @@
 
 """The description of a labelled sample: bands, classes, dates and units."""
 
-import colorsys
 import math
 import sys
 from collections.abc import Container, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..bands import band_wavelengths, true_colour
+from .colors import usual_colors
 
 #: Types of digital numbers that GeoTIFF, GDAL and NumPy all know.
 DTYPES = ('uint8', 'int8', 'uint16', 'int16', 'uint32', 'int32', 'float32', 'float64')
@@ -41,8 +41,8 @@ class SampleSpec:
         nodata: Digital number that marks a missing pixel in a file, NaN perhaps, or
             None. In a sample, missing pixels are NaN.
         ignore_index: Mask value of pixels without a label, or None.
-        colors: One (red, green, blue) in 0..255 for each class; evenly spread hues
-            if empty.
+        colors: One (red, green, blue) in 0..255 for each class; if empty, those that
+            maps usually have for such names, or evenly spread hues.
         offset: Reflectance of the digital number 0; one number, or one for each band.
         wavelengths: Central wavelength of each band in nanometres, None where not
             known; told by the names of the bands if empty.
@@ -83,7 +83,7 @@ class SampleSpec:
         set_(self, 'offset', _by_band('offset', self.offset, self.num_bands))
         set_(self, 'wavelengths', _wavelengths(self.wavelengths, self.bands))
         set_(self, 'nodata', _nodata(self.nodata, self.dtype))
-        colors = _colors(self.colors) or _spread_hues(self.num_classes)
+        colors = _colors(self.colors) or usual_colors(self.classes)
         set_(self, 'colors', colors)
         if len(colors) != self.num_classes:
             raise ValueError(
@@ -398,10 +398,3 @@ def _colors(values: Any) -> tuple[tuple[int, int, int], ...]:
             'numbers from 0 to 255 for each class.'
         )
     return colors
-
-
-def _spread_hues(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Evenly spread hues of two brightnesses, so that neighbours differ."""
-    hues = ((i / count, 0.65, 0.9 - 0.3 * (i % 2)) for i in range(count))
-    colors = (colorsys.hsv_to_rgb(*hue) for hue in hues)
-    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors)
