@@ -60,12 +60,13 @@ def show_image(
             of the image's own pixels if None; missing ones do not count.
 
     Returns:
-        Colours (H, W, 3) in 0..1.
+        Colours (H, W, 3) in 0..1; missing pixels are white, as those without a label.
     """
     rgb = image[list(spec.rgb)].detach().cpu().float().numpy().transpose(1, 2, 0)
     low, high = stretch_of(image, spec.rgb) if limits is None else limits
-    stretched = np.nan_to_num((rgb - low) / max(high - low, 1e-6))
-    colors: NDArray[np.float32] = np.clip(stretched, 0, 1).astype(np.float32)
+    stretched = np.clip((rgb - low) / max(high - low, 1e-6), 0, 1)
+    seen = np.isfinite(rgb).all(-1, keepdims=True)
+    colors: NDArray[np.float32] = np.where(seen, stretched, 1).astype(np.float32)
     return colors
 
 
