@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 from torchgeo.datamodules import NonGeoDataModule
 
+from torchgeo_specdm.datamodules.support.mixing import MixSampler
 from torchgeo_specdm.datamodules.support.resumable import (
     ResumableLoader,
     make_resumable,
@@ -74,6 +75,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'shuffled': {'batch_size': 4, 'shuffle': True},
     'short last batch': {'batch_size': 5, 'shuffle': True},
     'weighted': {'batch_size': 4, 'sampler': WeightedRandomSampler([1, 2] * 6, 12)},
+    'mixed': {'batch_size': 4, 'sampler': MixSampler(4, 8, 4, 3, real_share=0.5)},
     'own batches': {'batch_sampler': [[3, 1], [0], [2, 5, 4]]},
     'single samples': {'batch_size': None, 'shuffle': True},
 }
@@ -96,7 +98,9 @@ def test_goes_on_at_any_batch(options: dict[str, Any]) -> None:
         ('shuffled', 8, 2),
         ('shuffled', 2, 1),
         ('single samples', 1000, 8),
-        ('weighted', 1000, 1),
+        ('weighted', 1000, 33),
+        ('mixed', 1000, 33),
+        ('mixed', 8, 2),
         ('own batches', 1000, 1),
     ],
 )
@@ -107,7 +111,10 @@ def test_epochs_of_several_passes(options: str, max_steps: int, passes: int) -> 
     size = given.get('batch_size') or 1
     samples = torch.cat([batch[: 4 * size : 4] for batch in found]).tolist()
     if passes > 1:
-        assert all(samples.count(i) == passes for i in range(12))
+        if options == 'mixed':
+            assert sum(sample < 4 for sample in samples) == len(samples) / 2
+        elif options != 'weighted':
+            assert all(samples.count(i) == passes for i in range(12))
         rest = batches(given, done=5, max_steps=max_steps)
         assert all(map(torch.equal, found[5:], rest))
 

@@ -7,14 +7,23 @@ import inspect
 import math
 import random
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    WeightedRandomSampler,
+)
 from torchgeo.datamodules import BaseDataModule
+
+from .mixing import MixSampler
 
 #: Batches of an epoch where steps end the training, about.
 _EPOCH = 100
@@ -122,10 +131,12 @@ def _resumable(
     ):
         del options[name]
     passes = _passes(loader, trainer)
-    if passes > 1:
+    if passes > 1 and type(loader.sampler) is RandomSampler:
         dataset: Any = loader.dataset
         several = Subset(dataset, [*range(len(dataset))] * passes)
         options |= {'dataset': several, 'sampler': RandomSampler(several)}
+    elif passes > 1:
+        options['sampler'] = _lengthened(loader.sampler, passes)
     return ResumableLoader(trainer, seed(), **options)
 
 
@@ -133,7 +144,8 @@ def _passes(loader: DataLoader[Any], trainer: Trainer) -> int:
     """Passes through a training set in an epoch."""
     counts_epochs = trainer.max_epochs not in (None, -1)
     dataset: Any = loader.dataset
-    if counts_epochs or type(loader.sampler) is not RandomSampler or not len(dataset):
+    known = type(loader.sampler) in (RandomSampler, WeightedRandomSampler, MixSampler)
+    if counts_epochs or not known or not len(dataset):
         return 1
     # an epoch that is longer than the training would not be validated
     steps = min(_EPOCH, trainer.max_steps) if trainer.max_steps > 0 else _EPOCH
@@ -141,3 +153,13 @@ def _passes(loader: DataLoader[Any], trainer: Trainer) -> int:
         return max(steps // len(loader), 1)
     # several passes fill the batches that one is too short for
     return math.ceil(steps * (loader.batch_size or 1) / len(dataset))
+
+
+def _lengthened(sampler: Any, times: int) -> Any:
+    """A sampler without an end of its own, such that an epoch is longer."""
+    longer = copy(sampler)
+    if isinstance(sampler, MixSampler):
+        longer.batches *= times
+    else:
+        longer.num_samples *= times
+    return longer
