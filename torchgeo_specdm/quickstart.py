@@ -233,11 +233,6 @@ class Quickstart:
 
     def _prepare_data(self) -> Path:
         """The folder of real pairs, every file of it read once, and fit for this."""
-        if self.out.exists() and not self.out.is_dir():
-            raise FileExistsError(
-                f'{self.out} is a file, but results are written into a folder. Choose '
-                'another name.'
-            )
         data, described = self.out / 'scenes', 'demo scenes'
         if self.data is not None:
             data = self.out / 'real' if self.data.is_file() else self.data

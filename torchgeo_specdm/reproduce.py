@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 from .bars import duration
 from .diffusion import Generator
 from .files import check_json, read_json, read_yaml, write_text
+from .locking import alone_in
 from .objects import make_object
 from .reporting.paper import Values, write_figures, write_table
 from .study.design import Cell, Study
@@ -135,11 +136,16 @@ def reproduce(
         RuntimeError: If a run failed.
     """
     table = Table.read(path)
-    part = table.part(on)
-    study = Study.read(path.parent / part.studies[on])
-    engine = Engine(study, callbacks)
+    study = Study.read(path.parent / table.part(on).studies[on])
+    with alone_in(study.out):
+        engine = Engine(study, callbacks)
+        return _write(study.out / path.stem, table, on, engine, features)
+
+
+def _write(out: Path, table: Table, on: str, engine: Engine, features: str) -> Path:
+    """Do what is missing, and write the table or the figures."""
+    part, study = table.part(on), engine.study
     cells = row_cells(table, study)
-    out = study.out / path.stem
     head = [f'# {table.title}, on {on}', '', *_settings(table, study)]
     if table.kind == 'scores':
         runs = engine.run([cell for row in cells.values() for cell in row])

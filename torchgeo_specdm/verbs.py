@@ -21,9 +21,10 @@ _MOST_SHOWN = 20
 
 def quickstart(options: Namespace) -> None:
     """Run the whole path and write its report."""
+    from .locking import alone_in
     from .quickstart import Quickstart
 
-    Quickstart(
+    quickstart = Quickstart(
         out=Path(options.out),
         data=None if options.data is None else Path(options.data),
         task=options.task,
@@ -32,7 +33,9 @@ def quickstart(options: Namespace) -> None:
         codec=options.codec,
         bands=_bands(options),
         unlabelled=None if options.unlabelled is None else Path(options.unlabelled),
-    ).run()
+    )
+    with alone_in(quickstart.out):
+        quickstart.run()
 
 
 def scenes(options: Namespace) -> None:
@@ -212,6 +215,7 @@ def overlap(options: Namespace) -> None:
 
 def study(options: Namespace) -> None:
     """Run a grid of trainings and write its tables."""
+    from .locking import alone_in
     from .reporting.study import write_study
     from .study.design import Study
     from .study.engine import Engine
@@ -224,8 +228,9 @@ def study(options: Namespace) -> None:
     if options.dry_run:
         print(describe_grid(engine, cells))
         return
-    runs = _run_study(engine, cells, options)
-    path = write_study(study, runs)
+    with alone_in(study.out):
+        runs = _run_study(engine, cells, options)
+        path = write_study(study, runs)
     print(path.read_text(encoding='utf-8'))
     failed = [run for run in runs if run.reason]
     if failed:

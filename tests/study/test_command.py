@@ -52,6 +52,10 @@ def test_killed_and_started_again(
     deadline = time.monotonic() + 90
     while not [*runs.glob('*.json')] and time.monotonic() < deadline:
         time.sleep(0.02)
+    # a second one would train the same and write the same files
+    assert f'process is at work in {tmp_path / "out"}. Wait' in refused(
+        capsys, str(path)
+    )
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
