@@ -111,8 +111,10 @@ def test_real_pairs_raise_no_alarm(found: Any, values: Any) -> None:
     assert max(real[name] for name in ('FD', 'FD texture', 'FD mask')) < 1.5
     assert min(real[name] for name in ('prec', 'rec', 'cov')) > 0.8
     assert real['mSAD'] < 0.03
-    for name in ('gain', 'spread', 'judge', 'edges', 'LDA', 'steps', 'bands', 'lines'):
+    for name in ('gain', 'spread', 'judge', 'edges', 'LDA', 'steps', 'lines'):
         assert real[name] == pytest.approx(1, abs=0.1), name
+    # of the band that agrees least
+    assert real['bands'] > 0.8
     assert real['gone'] == real['alarm'] == 0
     assert not any(found['none (real pairs)']['reaction'].values())
 

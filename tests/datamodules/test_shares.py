@@ -73,7 +73,12 @@ def test_batch_size_does_not_matter(
     for one, other in zip(
         read_manifest(whole), read_manifest(tmp_path / 'set'), strict=True
     ):
-        assert one == other
+        assert one | {'files': ()} == other | {'files': ()}
+    # sums in another order may round a digital number the other way
+    for one, other in zip(PairFolder(whole), PairFolder(tmp_path / 'set'), strict=True):
+        assert torch.equal(one['mask'], other['mask'])
+        differs = (one['image'] - other['image']).abs()
+        assert differs.max() <= 1 and differs.mean() < 1e-3
 
 
 def test_interrupted_run_is_finished(
