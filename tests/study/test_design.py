@@ -66,6 +66,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (arms(use='unlabelled'), 'has no generator, but use'),
     (arms(batch_mix='mixup'), "batch_mix='mixup', but it must be"),
     (arms(**MIXED, source='vary'), "of generator 'own' only the pairs are there"),
+    (arms(**MIXED, source='vary', strength=1), 'strength=1.0, but it must lie above'),
+    (arms(**MIXED, source='change', strength=0), 'strength=0.0, but it must lie above'),
     (arms(longer=0), 'longer=0'),
     (arms(longer=float('inf')), 'longer=inf'),
     (arms(longer='2'), "longer='2', but it must be a valid number"),

@@ -1,6 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torchgeo.datamodules import NonGeoDataModule
 
 from tests.conftest import calls_of
+from tests.datamodules.change_world import SPEC, write_painter, write_scenes
 from tests.study.fakes import open_data
 from tests.study.worlds import Watch, cell, pairs_data, read_study, tiny_recipe, watched
 from torchgeo_specdm import PairFolder
@@ -164,6 +166,39 @@ class TestUses:
         found = torch.stack([read[i]['mask'] for i in range(8)])
         assert (found == wanted).float().mean() > 0.999
         assert not found.equal(torch.stack([drawn[i]['mask'] for i in range(8)]))
+
+
+def test_change_is_painted_into_the_real_samples(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / 'real', 5)
+    for split, ids in (('train', '0\n1\n2\n'), ('val', '3\n'), ('test', '4\n')):
+        (scenes / f'{split}.txt').write_text(ids)
+    (scenes / 'dataset.json').write_text(json.dumps(SPEC.to_dict()))
+    change = {
+        'class_path': 'torchgeo_specdm.MultispectralChangeDetectionTask',
+        'init_args': {'model': 'siamcrnn', 'backbone': 'resnet18'},
+    }
+    study = read_study(
+        tmp_path,
+        scenes,
+        data=pairs_data(scenes, 2),
+        models={'net': change},
+        generators={'own': {'folder': str(write_painter(tmp_path / 'painter'))}},
+        arms={'painted': arm(source='change', strength=1, ratios=[2])},
+        seeds=1,
+    )
+    engine, seen = watched(study)
+    (run,) = engine.run([c for c in study.cells() if c.arm == 'painted'])
+    assert not run.reason and [(*w.counts, w.steps) for w in seen] == [(3, 6, 2)]
+    home = study.out / 'sets' / 'all-0'
+    real, painted = PairFolder(home / 'real'), PairFolder(home / 'own-change-1')
+    assert len(painted) == 6
+    for i in range(6):
+        before, after = real[i % 3], painted[i]
+        new = (after['mask'][0] == 1) & (before['mask'][0] == 0)
+        # clouds are missing in both
+        same = after['image'].nan_to_num(-1) == before['image'].nan_to_num(-1)
+        assert bool(same[0].all()) and bool(same[1][:, ~new].all())
+        assert bool(new.any()) and not bool(same[1][:, new].all())
 
 
 def test_each_size_reads_masks_of_its_own(pair_folder: Path, tmp_path: Path) -> None:

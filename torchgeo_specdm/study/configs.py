@@ -159,11 +159,18 @@ def generation_config(
         out: Folder to write the pairs to.
         count: Number of pairs.
         seed: Seed of the generated set.
-        **source: ``masks``, ``vary`` or ``strength`` of the datamodule.
+        **source: ``masks``, ``vary`` or ``change``, and ``strength``, of the
+            datamodule.
 
     Returns:
         The configuration.
     """
+    kind = 'GenerationDataModule'
+    if 'change' in source:
+        kind = 'datamodules.painting.ChangeDataModule'
+    elif source:
+        # a study draws more samples than there are masks; those of change are moved
+        source['augment'] = True
     return {
         'seed_everything': seed,
         'trainer': {
@@ -176,13 +183,11 @@ def generation_config(
             'torchgeo_specdm.SpecDMTask', stage='diffusion', generator=str(generator)
         ),
         'data': _object(
-            'torchgeo_specdm.GenerationDataModule',
+            f'torchgeo_specdm.{kind}',
             out=str(out),
             count=count,
             seed=seed,
             batch_size=50,
-            # a study draws more samples than there are masks
-            augment=bool(source),
             **source,
         ),
     }

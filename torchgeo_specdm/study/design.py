@@ -111,12 +111,14 @@ class Arm:
             their images ``unlabelled`` for self-training, as those below.
         real_share: Share of real samples in each batch of a mix; None for an even mix,
             and for half of the batch beside images without labels.
-        source: Pairs drawn ``joint``, images drawn for real ``masks``, or variations
-            of real pairs (``vary``), their masks kept. Or real pairs with one fault of
-            the generator: ``reconstructed`` by its codec, ``blurred`` to its detail, or
-            masks ``shifted`` as far as its borders are off. Or, without a generator,
+        source: Pairs drawn ``joint``, images drawn for real ``masks``, variations of
+            real pairs (``vary``), their masks kept, or ``change`` painted into real
+            pairs of two dates. Or real pairs with one fault of the generator:
+            ``reconstructed`` by its codec, ``blurred`` to its detail, or masks
+            ``shifted`` as far as its borders are off. Or, without a generator,
             ``quilts`` stitched from real pairs.
-        strength: Distance that variations go from the real image, in 0..1.
+        strength: Distance that variations and painted change go from the real image,
+            above 0 and below 1, or for ``change`` 1, which forgets it.
         relabel: Whether the masks of synthetic samples are what the network reads that
             was trained on the real ones alone.
         batch_mix: ``cutmix`` or ``copy_paste`` within each real batch.
@@ -133,7 +135,7 @@ class Arm:
     ratios: tuple[float, ...] = ()
     use: Literal['mix', 'pretrain', 'only', 'unlabelled'] = 'mix'
     real_share: float | None = None
-    source: Literal['joint', 'masks', 'vary'] | Control = 'joint'
+    source: Literal['joint', 'masks', 'vary', 'change'] | Control = 'joint'
     strength: float = 0.6
     relabel: bool = False
     batch_mix: Literal['cutmix', 'copy_paste'] | None = None
@@ -182,6 +184,11 @@ class Arm:
             raise ValueError(
                 f'arm {name!r} has no generator, but use, source, relabel or '
                 'real_share speak of synthetic samples. Name a generator.'
+            )
+        if not 0 < self.strength <= 1 or (self.source, self.strength) == ('vary', 1):
+            raise ValueError(
+                f'arm {name!r} has strength={self.strength}, but it must lie above 0 '
+                'and below 1 (change may have 1). Use 0.6, which keeps large shapes.'
             )
         recipe = generators.get(self.generator or '')
         paired = recipe and recipe.pairs and not recipe.folder

@@ -64,8 +64,8 @@ def draw_pairs(
         out: Folder to write the pairs to.
         count: Number of pairs.
         seed: Seed of the generated set.
-        **source: ``masks``, ``vary`` or ``strength`` of
-            :class:`~torchgeo_specdm.GenerationDataModule`.
+        **source: ``masks``, ``vary`` or ``change``, and ``strength``, of the
+            datamodules of generation.
 
     Returns:
         The folder of pairs.

@@ -37,11 +37,14 @@ _NEEDS: dict[str, tuple[Kind, ...]] = {
     'joint': ('generator',),
     'masks': ('generator', 'real'),
     'vary': ('generator', 'real'),
+    'change': ('generator', 'real'),
     'reconstructed': ('generator', 'real'),
     'blurred': ('joint', 'real'),
     'shifted': ('joint', 'real'),
     'quilts': ('real',),
 }
+#: Sources whose samples go a chosen distance from the real ones.
+_STRENGTH = ('vary', 'change')
 
 
 class SyntheticSets:
@@ -213,8 +216,8 @@ class SyntheticSets:
         arm = self.study.arm(cell)
         real = str(self.path('real', cell))
         source: dict[str, Any] = {}
-        if step.kind == 'pairs' and arm.source == 'vary':
-            source = {'vary': real, 'strength': arm.strength}
+        if step.kind == 'pairs' and arm.source in _STRENGTH:
+            source = {arm.source: real, 'strength': arm.strength}
         elif step.kind == 'pairs' and arm.source == 'masks':
             source = {'masks': real}
         elif step.kind == 'pairs':
@@ -256,7 +259,7 @@ class SyntheticSets:
     def _name(self, cell: Cell) -> str:
         """Of the pairs of a cell."""
         arm = self.study.arm(cell)
-        strength = f'-{arm.strength:g}' if arm.source == 'vary' else ''
+        strength = f'-{arm.strength:g}' if arm.source in _STRENGTH else ''
         return f'{arm.generator or "real"}-{arm.source}{strength}'
 
     def _unit(self, cell: Cell) -> Path:
