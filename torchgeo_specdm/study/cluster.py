@@ -35,8 +35,6 @@ from .runs import Run, write_run
 _POLL = 5.0
 #: Seconds that workers get to end and begin again when the study is stopped.
 _PATIENCE = 15.0
-#: Times that a worker here may die in one step before the step has failed.
-_DEATHS = 2
 #: A step seeds the random numbers of its process, which does no other meanwhile.
 _ONE = threading.Lock()
 
@@ -89,7 +87,8 @@ def _workers_here(count: int) -> Iterator[SpecCluster]:
         }
         for number, device in enumerate(devices[:count])
     }
-    options = local | {'allowed_failures': _DEATHS - 1}
+    # after a death the step is done once more, by itself
+    options = local | {'allowed_failures': 0}
     scheduler = {'cls': Scheduler, 'options': options}
     # daemons could not start processes that load samples
     with (
@@ -105,7 +104,8 @@ def run_on_cluster(
     """Train and test what is missing, as :meth:`Engine.run` does, on many machines.
 
     All workers read and write the folder of the study under the same path as this
-    process. A step whose worker dies is done again by another one.
+    process. A step whose worker dies is done again, at last while no other one runs:
+    the worker may have died of another step that waited there.
 
     Args:
         client: Client of the cluster.
@@ -154,6 +154,8 @@ class _Shared:
         self.client, self.engine, self.graph = client, engine, graph
         self.running: dict[Future[Run | None], Step] = {}
         self.failed: dict[Step, str] = {}
+        self.ready: list[Step] = []
+        self.suspects = set[Step]()
         self.done = 0
         study = json.dumps(asdict(engine.study), default=str)
         self.start = (study, str(Path.cwd()), secrets.token_hex(4))
@@ -164,12 +166,10 @@ class _Shared:
             self.engine.say('No worker has joined the scheduler yet; waiting for one.')
         sorter = TopologicalSorter(self.graph)
         sorter.prepare()
-        ready: list[Step] = []
         while sorter.is_active():
-            # what others wait for comes first
-            ready = sorted([*ready, *sorter.get_ready()], key=lambda s: s.kind == 'run')
-            while ready and self._has_room():
-                step = ready.pop(0)
+            self.ready = sorted([*self.ready, *sorter.get_ready()], key=self._turn)
+            while self.ready and self._has_room(self.ready[0]):
+                step = self.ready.pop(0)
                 causes = [self.failed[n] for n in self.graph[step] if n in self.failed]
                 if causes:
                     self._finish(step, causes[0])
@@ -181,22 +181,31 @@ class _Shared:
     def _workers(self) -> list[dict[str, Any]]:
         return [*self.client.scheduler_info()['workers'].values()]
 
-    def _has_room(self) -> bool:
-        """Whether a worker is free.
+    def _turn(self, step: Step) -> tuple[bool, bool]:
+        """What others wait for comes first, and what a worker may have died of last."""
+        return step in self.suspects, step.kind == 'run'
+
+    def _has_room(self, step: Step) -> bool:
+        """Whether a worker is free for a step.
 
         What waits at a worker counts as what it dies of, so nothing does; but where
         workers may join, one step waits, or nobody would see that more are wanted.
         """
+        if step in self.suspects:
+            return not self.running
+        if not self.suspects.isdisjoint(self.running.values()):
+            return False
         spare = 1 if self.client.cluster is None else 0
         return len(self.running) < len(self._workers()) + spare
 
     def _submit(self, step: Step) -> None:
         gpus = any(worker['resources'].get('GPU') for worker in self._workers())
+        again = ', alone' if step in self.suspects else ''
         future = self.client.submit(
             do_step,
             *self.start,
             step,
-            key=f'{step.kind}-{self.start[-1]}-{step.name}',
+            key=f'{step.kind}-{self.start[-1]}-{step.name}{again}',
             resources={'GPU': 1} if gpus else None,
         )
         self.running[future] = step
@@ -214,6 +223,10 @@ class _Shared:
             error, step = future.exception(), self.running.pop(future)
             if isinstance(error, UnfitWorker):
                 raise error
+            if isinstance(error, KilledWorker) and step not in self.suspects:
+                self.suspects.add(step)
+                self.ready.append(step)
+                continue
             run = future.result() if error is None else None
             if run is not None:
                 # a shared disk may be late to show here what a worker has written
@@ -235,8 +248,8 @@ class _Shared:
 def _reason(error: BaseException) -> str:
     if isinstance(error, KilledWorker):
         return (
-            f'{error.allowed_failures + 1} workers died in this step, maybe for want '
-            'of memory. Their logs say more.'
+            'Workers died in this step, also while no other one ran, maybe for want of '
+            'memory. Their logs say more.'
         )
     return describe_error(error)
 
