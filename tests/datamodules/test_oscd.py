@@ -100,6 +100,13 @@ class TestSplits:
         module.setup('validate')
         assert names(module.val_dataset) == {'bercy', 'paris'}
 
+    def test_leaves_cities_out(self, root: str) -> None:
+        module = small(root, test_cities=['bercy'])
+        module.setup('fit')
+        module.setup('test')
+        assert names(module.test_dataset) == {'bercy'}
+        assert names(module.train_dataset) == {'paris', *TEST}
+
     def test_no_name_for_the_crop_of_others(self, root: str) -> None:
         module = small(root, crop_size=8)
         assert module.crop_size == 8 and not hasattr(module, 'patch_size')

@@ -251,6 +251,29 @@ class TestSplits:
         with pytest.raises(ValueError, match=match):
             OSCD(whole, val_cities=('rio', 'paris'), **SMALL)
 
+    def test_leaves_cities_of_both_folders_out(self, whole: Path) -> None:
+        out = ('paris', min(TEST))
+        given = {'val_cities': ('bercy',), 'test_cities': out, **SMALL}
+        names = [
+            {s.name for s in OSCD(whole, split, **given).scenes}
+            for split in ('train', 'val', 'test')
+        ]
+        assert names[1:] == [{'bercy'}, set(out)]
+        assert names[0] == {*TRAIN, *TEST} - {'bercy', *out}
+        with pytest.raises(
+            ValueError, match=r"val_cities has \['paris'\], but the cities"
+        ):
+            OSCD(whole, **given | {'val_cities': ('paris',)})
+
+    @pytest.mark.parametrize(
+        'cities', [[], ['oslo'], ['paris', 'oslo'], [*TRAIN, *TEST]]
+    )
+    def test_must_leave_some_out(self, whole: Path, cities: list[str]) -> None:
+        with pytest.raises(
+            ValueError, match=r'test_cities=.* must be some, but not all'
+        ):
+            OSCD(whole, val_cities=(), test_cities=cities, **SMALL)
+
     def test_city_in_both(self, root: Path) -> None:
         write_mask(mask_path(root, 'paris', 'Test'), fake_mask(20, 24))
         for split in ('train', 'val', 'test'):

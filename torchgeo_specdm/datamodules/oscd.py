@@ -19,8 +19,8 @@ from .support.preparation import normalise, refuse_empty_training, require_patch
 class OSCDDataModule(NonGeoDataModule):
     """OSCD datamodule.
 
-    Splits are by city: training on Train Labels without *val_cities*, validation on
-    these, testing and prediction on Test Labels. Training sees full tiles of a fixed
+    Splits are by city: testing and prediction on *test_cities*, validation on
+    *val_cities*, training on all others. Training sees full tiles of a fixed
     grid; all others see tiles that reach every pixel, with ``tile`` to put them
     together again (see :class:`~torchgeo_specdm.datasets.oscd.OSCD`).
 
@@ -30,7 +30,7 @@ class OSCDDataModule(NonGeoDataModule):
     alike.
     """
 
-    # nine parameters, as the data set has: each changes what is trained on
+    # ten parameters, as the data set has: each changes what is trained on
     def __init__(
         self,
         root: str = 'data',
@@ -42,6 +42,7 @@ class OSCDDataModule(NonGeoDataModule):
         overlap: float = 0.6,
         crop_size: int | None = None,
         threshold: int = 1,
+        test_cities: Sequence[str] | None = None,
     ) -> None:
         """Initialize a new OSCDDataModule instance.
 
@@ -50,13 +51,15 @@ class OSCDDataModule(NonGeoDataModule):
             batch_size: Size of each mini-batch.
             num_workers: Number of workers for parallel data loading.
             bands: Names of the bands to load, in this order.
-            val_cities: Cities of Train Labels to validate on; without any a fit does
-                not validate, so no callback may wait for a validation score.
+            val_cities: Cities to validate on, none of which is tested on; without any
+                a fit does not validate, so no callback may wait for a validation score.
             patch_size: Side of a tile in pixels.
             overlap: Share of a tile, from 0 to below 1, that the next one shows too.
             crop_size: Side of a random crop of a tile in training, in pixels; None for
                 whole tiles. Validation and test always see whole tiles.
             threshold: Least value in the mask, from 1 to 255, that means change.
+            test_cities: Cities to test on, from both folders of labels, as for leaving
+                cities out in turn; None for those of Test Labels, as published.
 
         Raises:
             ValueError: If a band is unknown or given twice.
@@ -72,6 +75,7 @@ class OSCDDataModule(NonGeoDataModule):
             patch_size=patch_size,
             overlap=overlap,
             threshold=threshold,
+            test_cities=test_cities if test_cities is None else tuple(test_cities),
         )
         # patch_size would say that samples are cropped to it
         self.crop_size = crop_size

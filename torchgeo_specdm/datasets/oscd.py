@@ -66,7 +66,7 @@ class OSCD(PlottedDataset):
     classes: ClassVar[tuple[str, ...]] = ('no change', 'change')
     colormap: ClassVar[tuple[tuple[int, int, int], ...]] = ((0, 0, 0), (255, 220, 0))
 
-    # nine parameters: TorchGeo's four, and five that each change what a sample is
+    # ten parameters: TorchGeo's four, and six that each change what a sample is
     def __init__(
         self,
         root: str | Path = 'data',
@@ -78,16 +78,17 @@ class OSCD(PlottedDataset):
         overlap: float = 0.6,
         cover: bool = False,
         threshold: int = 1,
+        test_cities: Sequence[str] | None = None,
     ) -> None:
         """Initialize a new OSCD instance.
 
         Args:
             root: The folder that holds the three extracted archives.
-            split: One of 'train' (cities of Train Labels but *val_cities*), 'val'
-                (*val_cities*) or 'test' (cities of Test Labels).
+            split: One of 'train' (all other cities), 'val' (*val_cities*) or 'test'
+                (*test_cities*).
             bands: Names of the bands to load, in this order.
             transforms: Function that takes a sample and returns a transformed version.
-            val_cities: Cities of Train Labels to validate on.
+            val_cities: Cities to validate on, none of which is tested on.
             patch_size: Side of a tile in pixels.
             overlap: Share of a tile, from 0 to below 1, that the next one shows too.
             cover: Whether every pixel must be in a tile, as scores need it. Adds tiles
@@ -96,6 +97,8 @@ class OSCD(PlottedDataset):
                 position in :attr:`scenes`, row and column of the first pixel, height
                 and width of the scene. What reaches beyond these is mirrored.
             threshold: Least value in the mask, from 1 to 255, that means change.
+            test_cities: Cities to test on, from both folders of labels, as for leaving
+                cities out in turn; None for those of Test Labels, as published.
 
         Raises:
             FileNotFoundError: If the split is not there; the message tells how to get
@@ -111,7 +114,7 @@ class OSCD(PlottedDataset):
         self.patch_size = patch_size
         self.cover = cover
         self.spec = oscd_spec(bands)
-        masks = _choose_cities(self.root, split, val_cities)
+        masks = _choose_cities(self.root, split, val_cities, test_cities)
         read = [
             read_scene(self.root, city, path, self.spec.bands, threshold)
             for city, path in masks.items()
@@ -266,10 +269,12 @@ def _mirror(planes: NDArray[Any], least: int) -> NDArray[Any]:
 
 
 def _choose_cities(
-    root: Path, split: str, val_cities: Sequence[str]
+    root: Path, split: str, val_cities: Sequence[str], test_cities: Sequence[str] | None
 ) -> dict[str, Path]:
     """The masks of the cities of a split."""
     cities = find_cities(root)
+    if test_cities is not None:
+        cities = _leave_out(root, cities, test_cities)
     folder = 'test' if split == 'test' else 'train'
     if not cities[folder]:
         raise OSCDNotFoundError(root, f'city in {LABELS[folder]}')
@@ -278,9 +283,8 @@ def _choose_cities(
     unknown = [city for city in val_cities if city not in cities['train']]
     if unknown:
         raise ValueError(
-            f'val_cities has {unknown}, but {root / LABELS["train"]} has '
-            f'{list(cities["train"])}. Choose from these, so that no test city is '
-            'validated on.'
+            f'val_cities has {unknown}, but the cities of {root} that are not tested on '
+            f'are {list(cities["train"])}. Choose from these.'
         )
     validating = split == 'val'
     chosen = {
@@ -295,6 +299,21 @@ def _choose_cities(
             'all.'
         )
     return chosen
+
+
+def _leave_out(
+    root: Path, cities: dict[str, dict[str, Path]], test_cities: Sequence[str]
+) -> dict[str, dict[str, Path]]:
+    """Test on some cities of either folder, and train on all others."""
+    every = dict(sorted((cities['train'] | cities['test']).items()))
+    chosen = {city: path for city, path in every.items() if city in test_cities}
+    if not chosen or len(chosen) < len(set(test_cities)) or chosen == every:
+        raise ValueError(
+            f'test_cities={list(test_cities)} must be some, but not all, of the cities '
+            f'of {root}: {list(every)}. Leave it out for those of Test Labels.'
+        )
+    others = {city: path for city, path in every.items() if city not in chosen}
+    return {'train': others, 'test': chosen}
 
 
 def _check_arguments(
