@@ -19,7 +19,7 @@ from torchgeo_specdm.models.convert import (
     changeformer_weights,
     ldm_autoencoder_weights,
     ldm_unet_weights,
-    load_converted,
+    load_weights,
     pfsegnet_weights,
     siamcrnn_weights,
 )
@@ -115,7 +115,7 @@ class TestOutputs:
     def test_siamcrnn(self, converted: Path) -> None:
         model = SiamCRNN('resnet34', 10).eval()
         assert count(model) == published.count(published.siamcrnn())
-        load_converted(model, converted)
+        load_weights(model, converted)
         with torch.no_grad():
             require_frozen('siamcrnn', model(published.noise(1, 2, 10, 64, 96)))
 
@@ -219,16 +219,16 @@ class TestFiles:
         model = SiamCRNN('resnet34', 4, 3)
         before = model.head.weight.detach().clone()
         with pytest.warns(UserWarning, match=r'encoder\.conv1\.weight, head\.weight'):
-            load_converted(model, converted)
+            load_weights(model, converted)
         assert torch.equal(model.head.weight, before)
         expected = siamcrnn['smooth_layer_3.0.bias']
         assert torch.equal(model.get_parameter('smooth.0.0.bias'), expected)
 
     def test_another_backbone_is_refused(self, converted: Path) -> None:
         with pytest.raises(
-            ValueError, match=r'no weights of a SiamCRNN .* names differ'
+            ValueError, match=r'no weights of a SiamCRNN .* layers differ'
         ):
-            load_converted(SiamCRNN('resnet18', 3), converted)
+            load_weights(SiamCRNN('resnet18', 3), converted)
 
     def test_a_task_starts_from_them(
         self, converted: Path, siamcrnn: dict[str, Tensor]
@@ -270,7 +270,7 @@ class TestFiles:
         if content:
             path.write_bytes(content)
         with pytest.raises(ValueError, match=r'weights=.* cannot be read .* wrote'):
-            load_converted(nn.Identity(), path)
+            load_weights(nn.Identity(), path)
 
     def test_the_verb_knows_every_converter(
         self, capsys: pytest.CaptureFixture[str]

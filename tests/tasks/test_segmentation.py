@@ -351,6 +351,23 @@ class TestArguments:
         with pytest.raises(ValueError, match=r"weights='ResNet18_Weights\.MARS' must"):
             known_task(weights='ResNet18_Weights.MARS')
 
+    def test_begins_with_another_training(self, tmp_path: Path) -> None:
+        path = tmp_path / 'last.ckpt'
+        other = toy_task()
+        trainer, _ = fit(other, BlocksDataModule(), max_epochs=1)
+        trainer.save_checkpoint(path)
+        with pytest.warns(UserWarning, match='start untrained: .*segmentation_head'):
+            task = toy_task(in_channels=4, num_classes=7, weights=str(path))
+        trained, begun = (t.model.network.state_dict() for t in (other, task))
+        same = {name for name in trained if trained[name].equal(begun[name])}
+        assert {name.split('.')[0] for name in trained.keys() - same} == {
+            'segmentation_head'
+        }
+        with pytest.raises(ValueError, match='has no weights of a AnySize with this'):
+            known_task(backbone='mit_b1', weights=str(path))
+        with pytest.raises(ValueError, match=r'weights=.* cannot be read .*No such'):
+            known_task(weights=str(tmp_path / 'none.ckpt'))
+
     def test_hyperparameters_are_plain(self) -> None:
         task = known_task(class_weights=[1.0, 2.0, 3.0])
         plain = (str, int, float, bool, list, type(None))

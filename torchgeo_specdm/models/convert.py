@@ -1,7 +1,7 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Published weights, renamed and reordered for the networks of this package."""
+"""Weights of other trainings, renamed and reordered for networks of this package."""
 
 import pickle
 import re
@@ -74,6 +74,7 @@ _UNET_ENDS = {
 _UNET_KEY = 'model.diffusion_model.'
 _UNET_AVERAGED = 'model_ema.diffusion_model'
 _FIRST_STAGE = 'first_stage_model.'
+_OWN_KEY = 'model.'
 
 
 def changeformer_weights(state: Mapping[str, Tensor]) -> State:
@@ -268,34 +269,41 @@ def convert_file(network: str, checkpoint: Path, out: Path) -> None:
     write_tensors(out, CONVERTERS[network](read_weights(checkpoint)))
 
 
-def load_converted(network: nn.Module, path: str | Path) -> None:
-    """Start a network from converted weights.
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Start a network from the weights of another training.
 
     Layers of another shape, as the first one for other bands and the last one for other
     classes, stay as they are, with a warning.
 
     Args:
-        network: The network that the weights were converted for.
-        path: File that :func:`convert_file` wrote.
+        network: The same network, apart from bands and classes.
+        path: File that :func:`convert_file` wrote, or a checkpoint of a task of this
+            package.
 
     Raises:
         ValueError: If the file cannot be read, or has the weights of another network.
     """
     try:
-        state, wanted = load_file(path), network.state_dict()
-    except (OSError, SafetensorError) as error:
+        state, wanted = read_weights(Path(path)), network.state_dict()
+    except (OSError, ValueError) as error:
         raise ValueError(
             f'weights={str(path)!r} cannot be read ({error}). Name a file that '
-            'torchgeo-specdm convert wrote, or use true or false.'
+            'torchgeo-specdm convert or torchgeo fit wrote, or use true or false.'
         ) from error
+    # a task keeps its network under this name, beside what it trains with
+    own = [name for name in state if name.startswith(_OWN_KEY)]
+    state = {name.removeprefix(_OWN_KEY): state[name] for name in own} or state
     different = sorted(set(state) ^ set(wanted))
-    if different:
+    shared = wanted.keys() - different
+    other = [n for n in wanted if n in shared and state[n].shape != wanted[n].shape]
+    # a smaller backbone of the same kind has the same names
+    if different or len(other) > len(wanted) / 2:
+        wrong = different or other
         raise ValueError(
             f'{path} has no weights of a {type(network).__name__} with this backbone: '
-            f'{len(different)} names differ, such as {different[0]!r}. Convert the '
-            'checkpoint of the same network, or give another backbone.'
+            f'{len(wrong)} layers differ, such as {wrong[0]!r}. Take the weights of '
+            'the same network, or give another backbone.'
         )
-    other = [name for name in wanted if state[name].shape != wanted[name].shape]
     if other:
         warnings.warn(
             f'Layers of another shape in {path} start untrained: {", ".join(other)}.',

@@ -91,8 +91,10 @@ class MultispectralChangeDetectionTask(PixelTask):
             num_classes: Number of classes; None for that of the datamodule's ``spec``.
             weights: Whether to fetch ImageNet weights for the encoder; or the name of
                 weights of TorchGeo, such as ``'ResNet18_Weights.SENTINEL2_ALL_MOCO'``,
-                which fetches them for FC-Siam networks; or a file that
-                ``torchgeo-specdm convert`` wrote for ChangeFormer or SiamCRNN.
+                which fetches them for FC-Siam networks; or a file to begin with: a
+                checkpoint of this task with the same model and backbone, trained on
+                other data, or what ``torchgeo-specdm convert`` wrote for ChangeFormer
+                or SiamCRNN.
             loss: Cross-entropy, or its sum with 0.75 times the Lovasz loss, as
                 SiamCRNN's authors train (docs/notes/networks.md).
             class_weights: Weight of each class in the cross-entropy, above 0;

@@ -23,7 +23,7 @@ from torchgeo.models import get_weight
 from ..compat import BaseTask
 from ..datamodules.support.adapter import digital_numbers
 from ..metrics.segmentation import SegmentationScores, count_labelled
-from ..models.convert import load_converted
+from ..models.convert import load_weights
 from ..pairs.spec import SampleSpec
 from ..pairs.valid import fill_missing
 from .support.guards import StepGuard
@@ -63,7 +63,7 @@ class PixelTask(
     #: Channels of red, green and blue, where a spec tells them.
     rgb: tuple[int, int, int] | None = None
     class_weights: Tensor | None
-    #: Whether to fetch ImageNet weights; or TorchGeo's by name; or a converted file.
+    #: Whether to fetch ImageNet weights; or TorchGeo's by name; or a file.
     weights: bool | str
     model: nn.Module | None
 
@@ -296,10 +296,10 @@ class PixelTask(
         return encoder
 
     def _load_weights(self, weights: str) -> None:
-        """Start from TorchGeo's weights of a backbone, or from a converted file."""
+        """Start from TorchGeo's weights of a backbone, or from a file."""
         assert self.model is not None
         if '_Weights.' not in weights:
-            load_converted(self.model, weights)
+            load_weights(self.model, weights)
             return
         try:
             found = get_weight(weights).get_state_dict(progress=True)

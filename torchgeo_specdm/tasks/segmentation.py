@@ -93,8 +93,9 @@ class MultispectralSegmentationTask(PixelTask):
                 ``spec``, else at random.
             weights: Whether to fetch ImageNet weights for the backbone; or the name of
                 weights of TorchGeo, such as ``'ResNet18_Weights.SENTINEL2_ALL_MOCO'``,
-                which fetches them; or a file that ``torchgeo-specdm convert pfsegnet``
-                wrote.
+                which fetches them; or a file to begin with: a checkpoint of this task
+                with the same model and backbone, trained on other data, or what
+                ``torchgeo-specdm convert pfsegnet`` wrote.
             loss: Cross-entropy, or its sum with soft Dice, which favours rare classes.
                 ``'pfsegnet'`` trains on the cross-entropy of the hard pixels and on
                 edges (see :func:`~torchgeo_specdm.models.pfsegnet.pfsegnet_loss`); its
