@@ -363,7 +363,7 @@ class TestArguments:
         assert {name.split('.')[0] for name in trained.keys() - same} == {
             'segmentation_head'
         }
-        with pytest.raises(ValueError, match='has no weights of a AnySize with this'):
+        with pytest.raises(ValueError, match='has no weights of a Segformer with this'):
             known_task(backbone='mit_b1', weights=str(path))
         with pytest.raises(ValueError, match=r'weights=.* cannot be read .*No such'):
             known_task(weights=str(tmp_path / 'none.ckpt'))

@@ -298,9 +298,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     other = [n for n in wanted if n in shared and state[n].shape != wanted[n].shape]
     # a smaller backbone of the same kind has the same names
     if different or len(other) > len(wanted) / 2:
-        wrong = different or other
+        wrong, kind = different or other, type(getattr(network, 'network', network))
         raise ValueError(
-            f'{path} has no weights of a {type(network).__name__} with this backbone: '
+            f'{path} has no weights of a {kind.__name__} with this backbone: '
             f'{len(wrong)} layers differ, such as {wrong[0]!r}. Take the weights of '
             'the same network, or give another backbone.'
         )

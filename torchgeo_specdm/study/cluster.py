@@ -189,7 +189,8 @@ class _Shared:
         """Whether a worker is free for a step.
 
         What waits at a worker counts as what it dies of, so nothing does; but where
-        workers may join, one step waits, or nobody would see that more are wanted.
+        workers may join, one step waits, or nobody would see that more are wanted. What
+        a worker may have died of runs by itself, so that it alone is to blame.
         """
         if step in self.suspects:
             return not self.running
