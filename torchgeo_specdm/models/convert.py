@@ -276,7 +276,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     classes, stay as they are, with a warning.
 
     Args:
-        network: The same network, apart from bands and classes.
+        network: Network that was trained, apart from its bands and classes.
         path: File that :func:`convert_file` wrote, or a checkpoint of a task of this
             package.
 

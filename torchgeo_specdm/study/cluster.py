@@ -182,7 +182,7 @@ class _Shared:
         return [*self.client.scheduler_info()['workers'].values()]
 
     def _turn(self, step: Step) -> tuple[bool, bool]:
-        """What others wait for comes first, and what a worker may have died of last."""
+        """Sort what others wait for first, and what a worker may have died of last."""
         return step in self.suspects, step.kind == 'run'
 
     def _has_room(self, step: Step) -> bool:
