@@ -201,6 +201,24 @@ def test_change_is_painted_into_the_real_samples(tmp_path: Path) -> None:
         assert bool(new.any()) and not bool(same[1][:, new].all())
 
 
+def test_change_needs_two_dates_before_anything_is_learned(
+    pair_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = calls_of(monkeypatch, synthetic, 'learn_stage')
+    study = read_study(
+        tmp_path,
+        pair_folder,
+        arms={'painted': arm(source='change')},
+        generators={'own': tiny_recipe({})},
+        seeds=1,
+    )
+    engine, seen = watched(study)
+    (run,) = engine.run([c for c in study.cells() if c.arm == 'painted'])
+    assert 'Change is painted between 2 dates with 2 classes' in run.reason
+    assert 'the data of the study have 1 date(s)' in run.reason
+    assert not learned and not seen
+
+
 def test_each_size_reads_masks_of_its_own(pair_folder: Path, tmp_path: Path) -> None:
     # pairs that the user brings serve all sizes, and nothing is written beside them
     study = read_study(

@@ -17,12 +17,31 @@ from torch.utils.data import Dataset
 from ..datasets.pairs import PairFolder
 from ..datasets.rasters import ImageFolder, MaskFolder
 from ..diffusion.noise import stream_random
+from ..pairs.spec import SampleSpec
 from .generation import BatchDataset, GenerationDataModule
 
 #: The side of a mask is scaled by 2 to a power between these.
 _OCTAVES = (-1.0, 1.0)
 #: Moved masks that are tried before one that meets nothing of an image is taken.
 _TRIES = 20
+
+
+def require_change(spec: SampleSpec, whose: str) -> None:
+    """Refuse samples between which no change can be painted.
+
+    Args:
+        spec: Description of the samples.
+        whose: What has them, and the verb, for the message.
+
+    Raises:
+        ValueError: If they have other than two dates and two classes.
+    """
+    if spec.dates != 2 or spec.num_classes != 2:
+        raise ValueError(
+            f'Change is painted between 2 dates with 2 classes, but {whose} '
+            f'{spec.dates} date(s) and the classes {list(spec.classes)}. Learn a '
+            'generator from pairs of change.'
+        )
 
 
 class ChangeBatches(BatchDataset):
@@ -261,12 +280,7 @@ class ChangeDataModule(GenerationDataModule):
 
     def _require_match(self) -> None:
         """Refuse a generator of other samples, and scenes that do not suit it."""
-        if self.spec.dates != 2 or self.spec.num_classes != 2:
-            raise ValueError(
-                f'Change is painted between 2 dates with 2 classes, but the generator '
-                f'has {self.spec.dates} date(s) and the classes '
-                f'{list(self.spec.classes)}. Train one on pairs of change.'
-            )
+        require_change(self.spec, 'the generator has')
         names = ('bands', 'scale')
         folder = str(self.source_folder)
         self.spec.require_match(self.source.spec, 'the generator', folder, names)

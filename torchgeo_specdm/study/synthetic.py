@@ -11,6 +11,7 @@ from typing import Any
 from torchgeo.datamodules import NonGeoDataModule
 
 from ..codecs import CODECS
+from ..datamodules.painting import require_change
 from ..datamodules.support.adapter import describe_datamodule
 from ..datamodules.support.mixing import decimal
 from ..datamodules.support.mixing_checks import (
@@ -192,6 +193,11 @@ class SyntheticSets:
         recipe = study.generators[name]
         if recipe.folder is not None:
             return
+        uses = [arm.source for arm in study.arms.values() if arm.generator == name]
+        if 'change' in uses:
+            # before a training of hours, not when its first pair is drawn
+            spec = describe_datamodule(self.fitted(), study.spec)
+            require_change(spec, 'the data of the study have')
         size = cell.size if study.protocol == 'same_labels' else 0
         subset, out = study.subset(cell), self._pool(cell) / name
         data = subset_config(study.data, size, subset)
