@@ -6,7 +6,14 @@ import math
 import pytest
 import torch
 
-from torchgeo_specdm.pairs.valid import fill_missing
+from torchgeo_specdm.pairs.valid import fill_missing, labelled_pixels
+
+
+def test_a_label_is_the_position_of_a_class() -> None:
+    masks = torch.tensor([[-1, 0, 2, 3, 255]])
+    wanted = [[False, True, True, False, False]]
+    assert labelled_pixels(masks, 3).tolist() == wanted
+    assert labelled_pixels(masks.numpy(), 3).tolist() == wanted
 
 
 class TestFillMissing:

@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, one_hot
 
 from ..metrics.spectral import mean_spectral_angle
 from ..pairs.spec import SampleSpec
-from ..pairs.valid import fill_missing
+from ..pairs.valid import fill_missing, labelled_pixels
 from .windows import in_windows
 
 Sample = Mapping[str, Tensor]
@@ -296,7 +296,7 @@ class Codec(nn.Module, ABC):
 
     def labelled(self, mask: Tensor) -> Tensor:
         """Where a mask has a class, of the same shape."""
-        return (mask >= 0) & (mask < self.spec.num_classes)
+        return labelled_pixels(mask, self.spec.num_classes)
 
     def coverage(self, sample: Sample) -> Tensor:
         """Share of each latent cell, in each stream, that is known.

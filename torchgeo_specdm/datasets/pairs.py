@@ -28,6 +28,7 @@ from ..pairs.manifest import manifest_lines, require_unchanged
 from ..pairs.memory import SampleMemory
 from ..pairs.plotting import PlottedDataset
 from ..pairs.rasters import Place, Raster, measured_values, place_of, read_raster
+from ..pairs.valid import labelled_pixels
 
 _log = logging.getLogger(__name__)
 
@@ -311,7 +312,7 @@ class PairFolder(PlottedDataset):
         counts = np.zeros(self.spec.num_classes + 1, np.int64)
         for name in self.ids:
             mask = self._read_mask(self.mask_path(name))
-            known = (mask >= 0) & (mask < self.spec.num_classes)
+            known = labelled_pixels(mask, self.spec.num_classes)
             counts += np.bincount(
                 np.where(known, mask, len(counts) - 1).ravel(), minlength=len(counts)
             )

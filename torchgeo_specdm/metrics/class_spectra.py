@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from ..bands import INDICES, index_channels
 from ..pairs.spec import SampleSpec
-from ..pairs.valid import valid_pixels
+from ..pairs.valid import labelled_pixels, valid_pixels
 from .spectral import normalized_difference, spectral_angle
 
 #: Values that are in memory at once as float64.
@@ -119,7 +119,7 @@ class ClassSpectra(Metric):
                 self._count(row, some, labels)
 
     def _count(self, row: int, spectra: Tensor, labels: Tensor) -> None:
-        known = labels[(labels >= 0) & (labels < self.spec.num_classes)]
+        known = labels[labelled_pixels(labels, self.spec.num_classes)]
         for k in known.bincount().nonzero()[:, 0].tolist():
             chosen = spectra[labels == k]
             padded = torch.cat([torch.ones_like(chosen[:, :1]), chosen], 1)

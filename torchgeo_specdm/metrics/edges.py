@@ -11,7 +11,7 @@ from torch.nn.functional import max_pool2d
 from torchmetrics import Metric
 
 from ..pairs.spec import SampleSpec
-from ..pairs.valid import valid_pixels
+from ..pairs.valid import labelled_pixels, valid_pixels
 
 
 class _Counts(NamedTuple):
@@ -170,7 +170,7 @@ def _gradient(images: Tensor, spec: SampleSpec) -> tuple[Tensor, Tensor]:
 
 def _boundary(masks: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """The pixels at a boundary, and those with a label, (B, H - 2, W - 2)."""
-    labelled = (masks >= 0) & (masks < num_classes)
+    labelled = labelled_pixels(masks, num_classes)
     boundary = torch.zeros_like(labelled)
     for axis in (1, 2):
         length = masks.shape[axis] - 1

@@ -15,7 +15,7 @@ from torchgeo.models import RCF, ResNet50_Weights, resnet50
 from torchmetrics import Metric
 
 from ..pairs.spec import SampleSpec
-from ..pairs.valid import fill_missing
+from ..pairs.valid import fill_missing, labelled_pixels
 
 #: Sides of the random kernels; small ones see texture, large ones shapes.
 _KERNELS = (3, 7)
@@ -280,7 +280,7 @@ def mask_planes(masks: Tensor, num_classes: int) -> Tensor:
         1 in the plane of the class, else 0, (B, num_classes, H, W), float32; pixels
         without a label are NaN in all planes.
     """
-    known = (masks >= 0) & (masks < num_classes)
+    known = labelled_pixels(masks, num_classes)
     planes = one_hot(masks.where(known, 0), num_classes).float()
     return planes.where(known[..., None], torch.nan).movedim(-1, 1)
 

@@ -19,6 +19,7 @@ from ..bands import channel
 from ..files import write_text, write_verified
 from .rasters import RGB, without_georeference
 from .spec import SampleSpec, fits_dtype, free_code
+from .valid import labelled_pixels
 
 #: Types of masks, the first that holds all codes is taken.
 _MASK_TYPES = ('uint8', 'uint16', 'int16', 'int32')
@@ -123,7 +124,7 @@ def write_class_raster(
     Raises:
         OSError: If the file does not read back as it was written.
     """
-    known = (mask >= 0) & (mask < spec.num_classes)
+    known = labelled_pixels(mask, spec.num_classes)
     empty = next(iter(spec.no_label), None)
     if empty is None and not known.all():
         empty = free_code(spec.codes)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchgeo.datasets import NonGeoDataset, RGBBandsMissingError
 
 from .spec import SampleSpec
+from .valid import labelled_pixels
 
 
 class PlottedDataset(NonGeoDataset):
@@ -97,7 +98,7 @@ def show_mask(mask: Tensor, spec: SampleSpec) -> NDArray[np.float32]:
         Colours (H, W, 3) in 0..1.
     """
     values = mask.detach().cpu().long().numpy()
-    known = (values >= 0) & (values < spec.num_classes)
+    known = labelled_pixels(values, spec.num_classes)
     palette: NDArray[np.float32] = np.array([*spec.colors, (255,) * 3], np.float32)
     return palette[np.where(known, values, -1)] / np.float32(255)
 

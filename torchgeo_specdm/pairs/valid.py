@@ -1,11 +1,32 @@
 # Copyright (c) torchgeo_specdm Contributors. All rights reserved.
 # Licensed under the MIT License.
 
-"""Missing values: NaN in a sample, and filled before a network sees them."""
+"""Pixels that hold nothing: without a label, or without a measured value.
+
+Missing values are NaN in a sample, and filled before a network sees them.
+"""
+
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
+
+Masks = TypeVar('Masks', Tensor, NDArray[Any])
+
+
+def labelled_pixels(masks: Masks, num_classes: int) -> Masks:
+    """Where a mask has a class.
+
+    Args:
+        masks: Class positions of any shape; values that are none are no label.
+        num_classes: Number of classes K.
+
+    Returns:
+        Boolean, of the same shape.
+    """
+    return (masks >= 0) & (masks < num_classes)
 
 
 def valid_pixels(images: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from .geotiffs import (
 from .layout import DESCRIPTION, image_stems
 from .manifest import MANIFEST, manifest_lines, sort_manifest
 from .spec import SampleSpec
+from .valid import labelled_pixels
 
 #: Folder of the confidence of masks, beside these.
 CONFIDENCE = 'confidence'
@@ -242,7 +243,7 @@ class PairWriter:
                 f'{mask.shape}, but must have ({spec.dates}, {spec.num_bands}, H, W) '
                 'and (H, W) with the same H and W.'
             )
-        known = (mask >= 0) & (mask < spec.num_classes)
+        known = labelled_pixels(mask, spec.num_classes)
         ignored = np.zeros_like(known)
         if spec.ignore_index is not None:
             ignored = mask == spec.ignore_index

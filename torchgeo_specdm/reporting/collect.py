@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..diffusion import Generator, read_errors
 from ..pairs.tiles import TileDataset, Tiles
+from ..pairs.valid import labelled_pixels
 from ..trust.datamodule import TrustDataModule
 from ..trust.measures import read_measures
 from ..trust.scores import read_scores
@@ -85,7 +86,7 @@ def _rows(data: TrustDataModule, generator: Path | None) -> dict[str, Tiles]:
         codec = Generator.load(generator).codec
         decoded, _ = codec.roundtrip({'image': real.images, 'mask': real.masks})
         # where there was nothing, it was filled, and would look like a label
-        labelled = (real.masks >= 0) & (real.masks < data.spec.num_classes)
+        labelled = labelled_pixels(real.masks, data.spec.num_classes)
         masks = decoded['mask'].reshape(real.masks.shape).where(labelled, real.masks)
         images = decoded['image'].where(real.images.isfinite(), torch.nan)
         rows['reconstructed'] = Tiles(images, masks)

@@ -18,6 +18,7 @@ from ..files import sha256
 from ..pairs.copying import CopyWriter
 from ..pairs.fingerprint import read_seen_samples, write_seen_samples
 from ..pairs.manifest import read_manifest, require_unchanged
+from ..pairs.valid import labelled_pixels
 from ..philox import philox
 from .choosing import Decision, choose
 from .choosing import balance as balanced
@@ -136,7 +137,7 @@ class _Samples:
         total = len(self.pairs)
         for position in bar(range(total), 'look', hidden=total < 100):
             _, *masks = self._load(position)
-            labels = [mask[(mask >= 0) & (mask < classes)] for mask in masks]
+            labels = [mask[labelled_pixels(mask, classes)] for mask in masks]
             found.append([np.bincount(x, minlength=classes) for x in labels])
         both = np.array(found)
         return both[:, 0], both[:, 1]

@@ -21,7 +21,7 @@ from ..files import CONFIG, read_json, save_module
 from ..metrics.segmentation import SegmentationScores
 from ..objects import Config, make_object
 from ..pairs.spec import SampleSpec
-from ..pairs.valid import fill_missing
+from ..pairs.valid import fill_missing, labelled_pixels
 from ..tasks.support.plateau import Curve, CurveFile, doublings, enough_updates
 from ..tasks.support.progress import StepProgressBar
 from ..tasks.support.trainer import small_trainer
@@ -229,7 +229,7 @@ class JudgeTraining:
             images, masks = (
                 torch.stack(part).to(device) for part in zip(*cut, strict=True)
             )
-            known = (masks >= 0) & (masks < classes)
+            known = labelled_pixels(masks, classes)
             score.update(judge.read(images)[0], masks.where(known, -1))
         found = score.compute()
         value = found['class_f1'][1] if data.spec.dates > 1 else found['miou']

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import labelled_pixels
 
 #: Side in pixels of what gradients are compared with, to make dim land count as much.
 _AROUND = 9
@@ -68,7 +69,7 @@ def labels(
         return torch.full((height, width), -1)
     mask = mask.reshape(mask.shape[-2:])[::factor, ::factor][:height, :width].long()
     classes = 255 if spec is None else spec.num_classes
-    return torch.where((mask >= 0) & (mask < classes), mask, -1)
+    return torch.where(labelled_pixels(mask, classes), mask, -1)
 
 
 def borders(masks: Tensor) -> Tensor:

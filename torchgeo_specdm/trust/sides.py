@@ -23,6 +23,7 @@ from ..metrics.features import (
 from ..metrics.segmentation import SegmentationScores
 from ..metrics.texture import TextureFeatures
 from ..pairs.spec import SampleSpec
+from ..pairs.valid import labelled_pixels
 
 
 class Readings(NamedTuple):
@@ -60,7 +61,7 @@ class Alignment(nn.Module):
             masks: Class positions (B, H, W); other values are no label.
             readings: Classes that are read in the images.
         """
-        known = (masks >= 0) & (masks < self.spec.num_classes)
+        known = labelled_pixels(masks, self.spec.num_classes)
         labels = masks.where(known, -1)
         for reading in readings.judges:
             self.judge.update(reading, labels)
@@ -247,7 +248,7 @@ def sample_agreement(readings: Tensor, masks: Tensor, spec: SampleSpec) -> Tenso
     """
     right = (readings == masks).float().mean(0)
     if spec.dates == 1:
-        groups = [(masks >= 0) & (masks < spec.num_classes)]
+        groups = [labelled_pixels(masks, spec.num_classes)]
     else:
         groups = [masks == k for k in range(spec.num_classes)]
     shares = [(right * g).sum((1, 2)) / g.sum((1, 2)) for g in groups]

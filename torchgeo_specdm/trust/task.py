@@ -25,6 +25,7 @@ from ..metrics.features import make_extractor
 from ..metrics.memorisation import NearestSamples, TrainingSample
 from ..metrics.segmentation import SegmentationScores
 from ..objects import Settings
+from ..pairs.valid import labelled_pixels
 from ..tasks.support.drawing import draw_missing
 from ..tasks.support.guards import require_writable
 from ..tasks.support.plateau import settled
@@ -291,7 +292,7 @@ class TrustTask(BaseTask):  # type: ignore[misc,unused-ignore]
         read = self._read(wrong['image'], None)
         # where both masks agree, nothing can be told
         told = batch['mask'] != batch['other_mask']
-        known = (batch['mask'] >= 0) & (batch['mask'] < self.spec.num_classes)
+        known = labelled_pixels(batch['mask'], self.spec.num_classes)
         true, other = (
             batch[name].where(told & known, -1) for name in ('mask', 'other_mask')
         )
