@@ -31,7 +31,7 @@ def require_change(spec: SampleSpec, whose: str) -> None:
 
     Args:
         spec: Description of the samples.
-        whose: What has them, and the verb, for the message.
+        whose: Begin of the message's clause, such as 'the generator has'.
 
     Raises:
         ValueError: If they have other than two dates and two classes.
