@@ -31,7 +31,7 @@ def require_change(spec: SampleSpec, whose: str) -> None:
 
     Args:
         spec: Description of the samples.
-        whose: Begin of the message's clause, such as 'the generator has'.
+        whose: Words of the message for who has them, such as 'the generator has'.
 
     Raises:
         ValueError: If they have other than two dates and two classes.
