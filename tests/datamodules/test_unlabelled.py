@@ -93,6 +93,24 @@ class TestBatches:
         assert data.counts == (16, 8)
         assert {b['image'].shape for b in recorder.trained} == {(8, 6, 32, 32)}
 
+    def test_may_be_those_alone_that_resemble_the_labelled_ones(
+        self, pair_folder: Path, tmp_path: Path
+    ) -> None:
+        bright = str(write_images(tmp_path / 'images'))
+        other = str(write_pair_folder(tmp_path / 'other', seed=1))
+        data = UnlabelledDataModule(pairs(pair_folder), [bright, other], nearest=10)
+        recorder = fit(data, tmp_path, 4)
+        assert data.counts == (16, 10) and data.training_record()['unlabelled'] == 10
+        for batch in recorder.trained:
+            digital = (
+                batch['image'] * data.std[:, None, None] + data.mean[:, None, None]
+            )
+            assert float(digital.flatten(1).min(1).values.max()) < MARK - 10
+        # what was not taken was not seen
+        everything = UnlabelledDataModule(pairs(pair_folder), other)
+        fit(everything, tmp_path, 1)
+        assert data.seen_samples() < everything.seen_samples()
+
     def test_of_a_datamodule_without_a_value_for_no_label(self, tmp_path: Path) -> None:
         class Foreign(NonGeoDataset):
             classes = ('a', 'b')

@@ -42,6 +42,10 @@ ARMS: dict[str, tuple[dict[str, Any], list[tuple[int, int, int]]]] = {
     'cutmix': ({'generator': None, 'batch_mix': 'cutmix'}, [(8, 0, 3)]),
     'copy_paste': ({'generator': None, 'batch_mix': 'copy_paste'}, [(8, 0, 3)]),
     'self-training': ({'generator': None, 'unlabelled': ['rest']}, [(8, 8, 3)]),
+    'retrieval': (
+        {'generator': None, 'unlabelled': ['rest'], 'nearest': 5},
+        [(8, 5, 3)],
+    ),
     'images alone': ({'use': 'unlabelled', 'real_share': 0.25}, [(8, 8, 3)]),
     'longer': ({'generator': None, 'longer': 2}, [(8, 0, 6)]),
 }
@@ -107,7 +111,8 @@ class TestUses:
         study = done[0]
         runs = Engine(study).finished(study.cells())
         assert {r.arm: r.unlabelled for r in runs if r.unlabelled} == {
-            'self-training': 8
+            'self-training': 8,
+            'retrieval': 5,
         }
         page = write_study(study, runs).read_text()
         assert 'the same labels for every row, and U real images without' in page

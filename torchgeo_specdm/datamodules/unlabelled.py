@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchgeo.datamodules import BaseDataModule, NonGeoDataModule
 
 from ..datasets.pairs import PairFolder
@@ -23,6 +23,7 @@ from .support.adapter import describe_datamodule
 from .support.mixed import MixedDataModule
 from .support.mixing import MatchedSamples, require_form
 from .support.mixing_checks import hash_held_out, require_room, require_same_units
+from .support.retrieval import nearest_images
 
 #: Name of the protocol in which images of scored places are seen without labels.
 LABELS_HERE = 'labels here, map there'
@@ -73,6 +74,7 @@ class UnlabelledDataModule(MixedDataModule):
         unlabelled: str | BaseDataModule | Sequence[str | BaseDataModule],
         share: float = 0.5,
         scored_places: bool = False,
+        nearest: int | None = None,
     ) -> None:
         """Initialize a new UnlabelledDataModule instance.
 
@@ -86,6 +88,8 @@ class UnlabelledDataModule(MixedDataModule):
             scored_places: Whether images of validation and test samples may be among
                 those without labels. That is a protocol of its own, named in all that
                 is written: labels here, map there.
+            nearest: Number of images to take, those that resemble a labelled one most
+                in spectra and texture; None for all of them.
 
         Raises:
             TypeError: If a datamodule is no NonGeoDataModule.
@@ -112,6 +116,7 @@ class UnlabelledDataModule(MixedDataModule):
                 )
         self.share = share
         self.scored_places = scored_places
+        self.nearest = nearest
 
     @property
     def spec(self) -> SampleSpec:
@@ -139,7 +144,8 @@ class UnlabelledDataModule(MixedDataModule):
 
         Raises:
             ValueError: If the images have other bands, dates or units than the
-                labelled ones, are smaller, or are validation or test images.
+                labelled ones, are smaller, are fewer than *nearest*, or are
+                validation or test images.
         """
         super().setup(stage)
         if stage == 'fit':
@@ -196,6 +202,9 @@ class UnlabelledDataModule(MixedDataModule):
         self._images: Dataset[dict[str, Tensor]] = ConcatDataset(images)
         if not self.scored_places:
             self._require_apart()
+        if self.nearest is not None:
+            near = nearest_images(dataset, self._images, self.nearest)
+            self._images = Subset(self._images, near)
         self.counts = (len(dataset), len(self._images))  # type: ignore[arg-type]
         both = (dataset, self._images)
         return ConcatDataset(

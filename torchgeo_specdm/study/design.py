@@ -127,6 +127,8 @@ class Arm:
             (:class:`~torchgeo_specdm.SelfTraining`): folders of images or of pairs, and
             ``rest`` for the real training samples beyond the size of the run, their
             masks not looked at.
+        nearest: Number of images without labels to retrieve from *unlabelled*, those
+            that resemble a labelled one most; None for all of them.
     """
 
     __pydantic_config__: ClassVar = _STRICT
@@ -141,6 +143,7 @@ class Arm:
     batch_mix: Literal['cutmix', 'copy_paste'] | None = None
     longer: float = 1.0
     unlabelled: tuple[str, ...] = ()
+    nearest: int | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -206,6 +209,11 @@ class Arm:
             raise ValueError(
                 f'arm {name!r} has use={self.use!r} and relabel={self.relabel}, but '
                 'self-training looks at no mask. Leave relabel out.'
+            )
+        if self.nearest is not None and not self.unlabelled:
+            raise ValueError(
+                f'arm {name!r} has nearest={self.nearest}, but no images without labels '
+                'to choose from. Name them in unlabelled, or leave nearest out.'
             )
         alone = {'batch_mix': self.batch_mix, 'unlabelled': list(self.unlabelled)}
         given = [f'{key}={value!r}' for key, value in alone.items() if value]

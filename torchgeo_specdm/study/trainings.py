@@ -207,8 +207,11 @@ class Trainings:
         self, cell: Cell, images: Sequence[str | NonGeoDataModule]
     ) -> NonGeoDataModule:
         """The real samples of a cell and images whose masks are not looked at."""
-        share = 1 - (self.study.arm(cell).real_share or 0.5)
-        return UnlabelledDataModule(self._mixed(cell), images, share)
+        arm = self.study.arm(cell)
+        share = 1 - (arm.real_share or 0.5)
+        return UnlabelledDataModule(
+            self._mixed(cell), images, share, nearest=arm.nearest
+        )
 
     def _images(self, cell: Cell) -> list[str | NonGeoDataModule]:
         """The images without labels of an arm."""
