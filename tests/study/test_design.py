@@ -61,7 +61,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (arms(**MIXED, batch_mix='cutmix'), "batch_mix='cutmix' beside a generator"),
     (arms(**MIXED, unlabelled=['x']), "unlabelled=['x'] beside a generator, but a"),
     (arms(batch_mix='cutmix', unlabelled=['x']), "and unlabelled=['x'], but a rival"),
-    (arms(nearest=5), 'has nearest=5, but no images without labels to choose from'),
+    (arms(nearest=5), 'has nearest=5 and unlabelled=[], but it takes 1 or more of'),
+    (
+        arms(unlabelled=['x'], nearest=0),
+        "has nearest=0 and unlabelled=['x'], but it takes",
+    ),
     (arms(unlabelled=['rest']), '(0 in sizes=[0]) no others remain'),
     (arms(**MIXED, use='unlabelled', relabel=True), 'self-training looks at no mask'),
     (arms(use='unlabelled'), 'has no generator, but use'),

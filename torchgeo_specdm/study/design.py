@@ -210,10 +210,11 @@ class Arm:
                 f'arm {name!r} has use={self.use!r} and relabel={self.relabel}, but '
                 'self-training looks at no mask. Leave relabel out.'
             )
-        if self.nearest is not None and not self.unlabelled:
+        if self.nearest is not None and (self.nearest < 1 or not self.unlabelled):
             raise ValueError(
-                f'arm {name!r} has nearest={self.nearest}, but no images without labels '
-                'to choose from. Name them in unlabelled, or leave nearest out.'
+                f'arm {name!r} has nearest={self.nearest} and unlabelled='
+                f'{list(self.unlabelled)}, but it takes 1 or more of the images of '
+                'unlabelled. Give both, or leave nearest out.'
             )
         alone = {'batch_mix': self.batch_mix, 'unlabelled': list(self.unlabelled)}
         given = [f'{key}={value!r}' for key, value in alone.items() if value]

@@ -15,7 +15,7 @@ from .preparation import measure_statistics
 
 #: Images from which on their comparison shows how far it is.
 _MANY = 500
-#: Least standard deviation of a feature, which one labelled sample alone has not.
+#: Least standard deviation of a feature: a single labelled sample has none.
 _LEAST_SPREAD = 1e-6
 
 
@@ -26,7 +26,8 @@ def nearest_images(
 
     Images are compared by :class:`~torchgeo_specdm.metrics.features.RandomFeatures`,
     that is by spectra and texture, each feature in standard deviations of the labelled
-    samples. An image is as far away as the labelled sample that is nearest to it.
+    samples. An image is as far away as the labelled sample that is nearest to it. One
+    that is larger than the labelled ones is compared as a whole.
 
     Args:
         labelled: Samples with ``image`` (..., C, H, W), digital numbers, NaN where
