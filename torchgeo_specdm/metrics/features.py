@@ -97,6 +97,9 @@ class RandomFeatures(Extractor):
             Features (B, num_features), float64; NaN where no square of 7 pixels is
             known.
         """
+        if min(planes.shape[-2:]) < max(_KERNELS):
+            shape = (len(planes), self.num_features)
+            return planes.new_full(shape, torch.nan, dtype=torch.float64)
         missing = planes.isnan().any(1, keepdim=True)
         # in half precision, real and synthetic differ by how they were rounded
         with torch.autocast(planes.device.type, enabled=False):

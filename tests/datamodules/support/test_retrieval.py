@@ -55,6 +55,17 @@ class TestNearestImages:
         assert nearest_images(LABELLED, many, 1) == [2]
         assert nearest_images(LABELLED, many, 2) == [1, 2]
 
+    def test_images_too_small_come_last(self) -> None:
+        many = Images(image(10, side=5), image(11, 2))
+        assert nearest_images(LABELLED, many, 1) == [1]
+
+    @pytest.mark.parametrize('side', [5, 24])
+    def test_labelled_samples_must_be_known(self, side: int) -> None:
+        holes = image(10, side=side)
+        holes[:, ::6, ::2] = torch.nan
+        with pytest.raises(ValueError, match='none of the labelled samples has one'):
+            nearest_images(Images(holes, holes), LABELLED, 2)
+
     def test_dates_are_compared_in_their_order(self) -> None:
         def dates(seed: int, *levels: float) -> Tensor:
             return torch.stack([image(seed + i, x) for i, x in enumerate(levels)])

@@ -40,7 +40,8 @@ def nearest_images(
         pixels come last of all, equal ones in the order of their positions.
 
     Raises:
-        ValueError: If *count* is out of range.
+        ValueError: If *count* is out of range, or no labelled sample has a square of 7
+            known pixels.
     """
     total = len(images)  # type: ignore[arg-type]
     if not 1 <= count <= total:
@@ -50,8 +51,13 @@ def nearest_images(
         )
     mean, std = measure_statistics(labelled)
     ours = _features(labelled, mean, std)
-    theirs = _features(images, mean, std)
     ours = ours[ours.isfinite().all(1)]
+    if not len(ours):
+        raise ValueError(
+            f'nearest={count} compares squares of 7 pixels, but none of the labelled '
+            'samples has one without a missing pixel. Leave it out for all images.'
+        )
+    theirs = _features(images, mean, std)
     scale = ours.std(0, correction=0).clamp(min=_LEAST_SPREAD)
     gaps = torch.cdist(theirs / scale, ours / scale).nan_to_num(torch.inf)
     order = gaps.amin(1).argsort(stable=True)
