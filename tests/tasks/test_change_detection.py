@@ -107,7 +107,12 @@ def test_learns_scores_and_writes_maps(tmp_path: Path) -> None:
     wanted |= {f'test_stitched_{name}' for name in names}
     wanted |= {'test_loss', 'test_iou/no change', 'test_iou/change'}
     wanted |= {'test_stitched_iou/no change', 'test_stitched_iou/change'}
-    assert set(found) == wanted
+    by_scene = {
+        f'test_stitched_change_{name}/{scene.name}'
+        for name in ('f1', 'precision', 'recall')
+        for scene in Brighter.scenes
+    }
+    assert set(found) == wanted | by_scene
     assert found['test_change_f1'] > 0.8
     assert found['test_change_iou'] == found['test_iou/change']
     both = found['test_iou/change'] + found['test_iou/no change']
@@ -127,6 +132,11 @@ def test_learns_scores_and_writes_maps(tmp_path: Path) -> None:
     precision, recall = hit / (predicted == 1).sum(), hit / (truth == 1).sum()
     assert found['test_stitched_change_precision'] == pytest.approx(float(precision))
     assert found['test_stitched_change_recall'] == pytest.approx(float(recall))
+    for scene, seen, real in zip(Brighter.scenes, predicted, truth, strict=True):
+        precision = real[seen == 1].float().mean()
+        assert found[f'test_stitched_change_precision/{scene.name}'] == pytest.approx(
+            float(precision)
+        )
 
     batches = trainer.predict(task, data)
     assert torch.cat(batches).shape == (8, 32, 32)

@@ -11,7 +11,7 @@ from torchgeo.models import FCSiamConc, FCSiamDiff
 
 from ..choices import require_choice
 from ..metrics.segmentation import SegmentationScores
-from ..metrics.stitching import UNSEEN, Stitcher
+from ..metrics.stitching import UNSEEN, Stitched, Stitcher
 from ..models.changeformer import ChangeFormer
 from ..models.padding import check_pair, pad_to_32
 from ..models.siamcrnn import SiamCRNN
@@ -30,6 +30,8 @@ _BACKBONES = {'changeformer': 'mit_b2'}
 
 #: Position of the changed class where there are two.
 _CHANGE = 1
+#: Scores that are logged for each test scene, if there are two classes.
+_BY_SCENE = ('change_f1', 'change_precision', 'change_recall')
 
 
 class MultispectralChangeDetectionTask(PixelTask):
@@ -48,7 +50,9 @@ class MultispectralChangeDetectionTask(PixelTask):
     * ``val_iou/<class>``, ``val_loss``;
     * the same scores with ``stitched_`` after ``val_``, if the batches say in ``tile``
       where they lie (see :class:`~torchgeo_specdm.metrics.stitching.Stitcher`): there
-      each pixel of a scene counts once, with the mean probabilities of all its tiles.
+      each pixel of a scene counts once, with the mean probabilities of all its tiles;
+    * ``test_stitched_change_f1/<scene>``, and precision and recall alike (with two
+      classes), of several test scenes whose names the data set tells in ``scenes``.
 
     In training, ``train_loss`` is logged at every step. Optimiser and schedule are
     those of :class:`~torchgeo_specdm.tasks.pixelwise.PixelTask`.
@@ -208,18 +212,33 @@ class MultispectralChangeDetectionTask(PixelTask):
         super().log_scores(split, scores)
         found = self.stitcher.scenes()
         if found:
-            total = SegmentationScores(self.hparams['num_classes'], UNSEEN)
-            ignored = self.hparams['ignore_index']
-            for prediction, mask in found.values():
-                mask = mask if ignored is None else mask.where(mask != ignored, UNSEEN)
-                mask = mask.where(prediction != UNSEEN, UNSEEN)
-                total.update(prediction, mask)
-            # the scenes were gathered already
-            total.sync_on_compute = False
-            self.log_values(f'{split}_stitched', total.compute())
+            self.log_values(f'{split}_stitched', self._count(*found.values()))
         if split == 'test':
+            self._log_scenes(found)
             self._write_maps()
         self.stitcher.reset()
+
+    def _count(self, *scenes: Stitched) -> dict[str, Tensor]:
+        """Scores of stitched scenes, each pixel counted once."""
+        total = SegmentationScores(self.hparams['num_classes'], UNSEEN)
+        ignored = self.hparams['ignore_index']
+        for prediction, mask in scenes:
+            mask = mask if ignored is None else mask.where(mask != ignored, UNSEEN)
+            total.update(prediction, mask.where(prediction != UNSEEN, UNSEEN))
+        # the scenes were gathered already
+        total.sync_on_compute = False
+        return total.compute()
+
+    def _log_scenes(self, found: dict[int, Stitched]) -> None:
+        """Log the scores of each test scene: a single one may decide their total."""
+        datamodule = getattr(self.trainer, 'datamodule', None)
+        scenes = getattr(getattr(datamodule, 'test_dataset', None), 'scenes', None)
+        if scenes is None or len(found) < 2:
+            return
+        for number, stitched in found.items():
+            values, scene = self.summary(self._count(stitched)), scenes[number].name
+            for name in [key for key in _BY_SCENE if key in values]:
+                self.log(f'test_stitched_{name}/{scene}', values[name], sync_dist=True)
 
     def on_predict_epoch_end(self) -> None:
         """Write the predicted scenes."""
