@@ -124,4 +124,7 @@ def test_says_what_favours_an_arm(study: Study) -> None:
     page = write_study(told, [r for r in finished(study) if r.arm == REAL]).read_text()
     assert '**Generators saw all labels of the training set, more than' in page
     assert 'synthetic arms train longer, which favours them' in page
-    assert 'up to 3200, as validation asked for' in page
+    assert 'up to 3200, as validation asked for. ' in page
+    arms = {'long': Arm(longer=2), **study.arms}
+    page = write_study(replace(study, arms=arms), finished(study)).read_text()
+    assert '800 updates for every run, 2 times as many for long. ' in page

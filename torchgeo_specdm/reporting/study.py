@@ -72,6 +72,9 @@ def _settings(study: Study, runs: Sequence[Run]) -> list[str]:
     }[study.budget]
     if study.most_updates:
         budget += f' or more, up to {study.most_updates}, as validation asked for'
+    for name, arm in study.arms.items():
+        if arm.longer != 1:
+            budget += f', {arm.longer:g} times as many for {name}'
     split = 'validation' if any(run.split == 'val' for run in runs) else 'test'
     said = (
         f'{len(study.seeds)} seeds, {study.subsets} real subset(s), each with '
